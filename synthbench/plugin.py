@@ -1,0 +1,87 @@
+"""The whole third-party interface: a generator makes labelled faces, an evaluator measures them.
+
+A plugin is one class. Register it under the entry-point group ``synthbench.generators`` or ``synthbench.evaluators``,
+or give the command line the path of its .py file. `synthbench test NAME|FILE` checks the contract; docs/plugins.md tells it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+
+from synthbench.config import Settings
+from synthbench.types import Context, FaceBatch, Score, Slot, UserError, Volume
+
+if TYPE_CHECKING:
+    from synthbench.evaluators.subject import Subject
+
+C = TypeVar("C", bound=Settings)
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a reader of a comparison must know about a generator."""
+
+    paper: str = ""
+    licence: str = ""
+    trains: bool = False  # has a train stage
+    enrolls: bool = False  # has an enroll stage
+    needs_labels: bool = False  # of the real training set
+    new_identities: bool = True  # or are the identities those of the real set
+    real_photographs: str = ""  # which images of the set are photographs of real people, if any
+    pretrained: str = ""  # networks it needs, and what they were trained on
+    finite: bool = False  # has a fixed number of images, so that volume `all` means something
+
+
+class Generator(ABC, Generic[C]):
+    """Makes labelled synthetic faces. An image depends only on the config, the weights, the seed and its slot.
+
+    `Config` is a Settings class whose parts `train`, `enroll` and `sample` enter the keys of the stages of that name, so
+    that changing a sampling setting never retrains. Raise `version` when the same config would give other images.
+    """
+
+    Config: ClassVar[type[Settings]] = Settings
+    version: ClassVar[int] = 1
+    traits: ClassVar[Traits] = Traits()
+
+    def __init__(self, config: C) -> None:
+        self.config = config
+
+    def sources(self, resolution: int) -> dict[str, str]:
+        """Digests of files outside the protocol that change the images, by name; they enter the key of `enroll`."""
+        return {}
+
+    def train(self, context: Context) -> None:
+        """Learn from `context.faces`; weights into `context.out`. Must resume from what it finds there."""
+
+    def enroll(self, count: int, context: Context) -> None:
+        """Choose `count` identities jointly; codes and inquiries into `context.out`. The first k of n must be the same k."""
+
+    def slots(self, volume: Volume, context: Context) -> list[Slot]:
+        """The slots of `volume`. A finite generator answers `all` and complains when asked for more than it has."""
+        if not volume.blocks:
+            raise UserError("this generator makes any number of images; give --volume, such as 200x20")
+        return list(volume.slots())
+
+    @abstractmethod
+    def generate(self, slots: Sequence[Slot], context: Context) -> Iterator[FaceBatch]:
+        """The faces of `slots`, in order, in batches of any size. May be called with any part of a volume.
+
+        Every batch has the same columns; images are (B, 3, R, R) with R = context.resolution.
+        """
+
+
+class Evaluator(ABC, Generic[C]):
+    """Measures a data set or the recognizer trained on it; never learns which generator made it."""
+
+    Config: ClassVar[type[Settings]] = Settings
+    version: ClassVar[int] = 1
+
+    def __init__(self, config: C) -> None:
+        self.config = config
+
+    @abstractmethod
+    def evaluate(self, subject: Subject, context: Context) -> list[Score]:
+        """The scores; per-item results may go into `context.out`. Raise `Skipped` with the reason when an input is absent."""
