@@ -2,10 +2,215 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from synthbench.types import UserError
 
 
 class Settings(BaseModel):
     """Base of every config class: immutable, unknown keys refused, numbers finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+S = TypeVar("S", bound=Settings)
+Keys = tuple[str, ...]
+
+
+# ---------------------------------------------------------------------------------------------------------------- YAML
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML with the scalars of YAML 1.2: `1e-4` is a number, `no` and `on` are words, `1:30` is not 90."""
+
+    yaml_implicit_resolvers: dict = {}
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        return int(node.value.replace("_", ""))
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        return float(node.value.lower().replace(".inf", "inf").replace(".nan", "nan"))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?[0-9][0-9_]*", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+.0123456789"),
+    ("null", r"~|null|Null|NULL|", "~nN\0"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first) + ([""] if _tag == "null" else []))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Settings from one place, with the place of every key: `origin[("sample", "m")]` is "cemiface.yaml:12"."""
+
+    data: dict[str, Any] = field(default_factory=dict)
+    origin: dict[Keys, str] = field(default_factory=dict)
+
+    def below(self, *keys: str) -> Layer:
+        """The part under `keys`; empty when it is not there."""
+        data: Any = self.data
+        for key in keys:
+            data = (data or {}).get(key)
+        origin = {path[len(keys) :]: place for path, place in self.origin.items() if path[: len(keys)] == keys}
+        return Layer(data or {}, origin)
+
+
+def read_layer(path: Path) -> Layer:
+    """A YAML mapping with the line of every key. Raises UserError with file and line when it is not one."""
+    try:
+        text = path.read_text("utf-8")
+        node = yaml.compose(text, _Loader)
+        origin: dict[Keys, str] = {}
+        _places(node, (), path, origin)
+        data = yaml.load(text, _Loader)  # noqa: S506 - _Loader is a SafeLoader
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UserError(f"{path}:{line}: {error.problem or 'not valid YAML'}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
+    if data is not None and not isinstance(data, dict):
+        raise UserError(f"{path}:1: expected `name: value` lines, found {type(data).__name__}")
+    return Layer(data or {}, origin)
+
+
+def _places(node: yaml.Node | None, keys: Keys, path: Path, origin: dict[Keys, str]) -> None:
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key_node, value_node in node.value:
+        place = f"{path}:{key_node.start_mark.line + 1}"
+        inner = (*keys, str(key_node.value))
+        if inner in origin:
+            raise UserError(f"{place}: {key_node.value!r} is given twice, first at {origin[inner]}")
+        origin[inner] = place
+        _places(value_node, inner, path, origin)
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, when the places of its keys do not matter."""
+    return read_layer(Path(path)).data
+
+
+def parse_set(assignments: Iterable[str]) -> Layer:
+    """`["sample.m=0.2", "train.lr=1e-4"]` as a layer; values are YAML, so `[-1, 1]`, `true` and `1e-4` mean what they say."""
+    data: dict[str, Any] = {}
+    origin: dict[Keys, str] = {}
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        keys = tuple(name.strip().split("."))
+        if not equals or not all(keys):
+            raise UserError(f"--set {text!r}: expected NAME=VALUE, such as --set sample.m=0.2")
+        try:
+            parsed = yaml.load(value, _Loader)  # noqa: S506
+        except yaml.YAMLError:
+            raise UserError(f"--set {text!r}: the value is not valid YAML; quote it") from None
+        target = data
+        for i, key in enumerate(keys[:-1]):
+            origin[keys[: i + 1]] = f"--set {text}"
+            target = target.setdefault(key, {})
+            if not isinstance(target, dict):
+                raise UserError(f"--set {text!r}: {'.'.join(keys[: i + 1])} already has a value")
+        target[keys[-1]] = parsed
+        origin[keys] = f"--set {text}"
+    return Layer(data, origin)
+
+
+def merge(layers: Iterable[Layer]) -> Layer:
+    """Later layers win, key by key; lists are replaced whole."""
+    data: dict[str, Any] = {}
+    origin: dict[Keys, str] = {}
+    for layer in layers:
+        _merge_into(data, layer.data)
+        origin.update(layer.origin)
+    return Layer(data, origin)
+
+
+def _merge_into(target: dict[str, Any], source: Mapping[str, Any]) -> None:
+    for key, value in source.items():
+        if isinstance(value, Mapping):
+            child = dict(target[key]) if isinstance(target.get(key), Mapping) else {}
+            _merge_into(child, value)
+            target[key] = child
+        else:
+            target[key] = value
+
+
+# ------------------------------------------------------------------------------------------------------------ settings
+
+
+def build(kind: type[S], *layers: Layer) -> S:
+    """The settings of `layers`, later ones winning. Raises UserError naming place, value and nearest name."""
+    merged = merge(layers)
+    try:
+        return kind.model_validate(merged.data)
+    except ValidationError as error:
+        raise UserError("\n".join(_explain(kind, merged, item) for item in error.errors())) from None
+
+
+def _explain(kind: type[Settings], layer: Layer, item: Any) -> str:
+    keys = tuple(str(part) for part in item["loc"])
+    known = max((path for path in layer.origin if keys[: len(path)] == path), key=len, default=())
+    place = f"{layer.origin[known]}: " if known else ""
+    name = ".".join(keys) or "settings"
+    if item["type"] == "extra_forbidden":
+        names = _field_names(kind, keys[:-1])
+        return f"{place}unknown setting {name!r}" + did_you_mean(keys[-1], names, show_all=True)
+    if item["type"] == "missing":
+        return f"{place}{name} is missing"
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{place}{name} = {item['input']!r}: {message[:1].lower() + message[1:]}"
+
+
+def _field_names(kind: type[BaseModel], keys: Keys) -> list[str]:
+    for key in keys:
+        inner = kind.model_fields.get(key)
+        if inner is None:
+            return []
+        if not (isinstance(inner.annotation, type) and issubclass(inner.annotation, BaseModel)):
+            return []
+        kind = inner.annotation
+    return list(kind.model_fields)
+
+
+def did_you_mean(word: str, known: Iterable[str], show_all: bool = False) -> str:
+    """`; did you mean 'x'?`, or the list of what there is, to be appended to an error."""
+    known = sorted(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; there is {', '.join(known)}" if known and (show_all or len(known) <= 12) else ""
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+CONFIGS = Path(str(resources.files("synthbench") / "configs"))
+
+
+def config_names(kind: str) -> list[str]:
+    """Names of the shipped files of a kind: `protocols`, `recipes`, `generators`."""
+    return sorted(path.stem for path in (CONFIGS / kind).glob("*.yaml"))
+
+
+def config_path(kind: str, name: str) -> Path:
+    """The YAML file called `name`: a shipped one, or a path that ends in .yaml. Raises UserError with the nearest name."""
+    if name.endswith((".yaml", ".yml")):
+        if not Path(name).is_file():
+            raise UserError(f"{name} does not exist")
+        return Path(name)
+    if name not in config_names(kind):
+        raise UserError(f"unknown {kind.removesuffix('s')} {name!r}" + did_you_mean(name, config_names(kind), show_all=True))
+    return CONFIGS / kind / f"{name}.yaml"
