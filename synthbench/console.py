@@ -1,0 +1,133 @@
+"""What the user sees. Results go to stdout, everything else to stderr; bars on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from synthbench.types import Progress
+
+LINE_EVERY = 60.0  # seconds between progress lines when stderr is not a terminal
+LONG = 3600.0  # seconds; work that will take longer is announced
+
+
+def note(text: str) -> None:
+    """A line of information on stderr."""
+    _print(text)
+
+
+def warn(text: str) -> None:
+    _print(f"warning: {text}", style="yellow")
+
+
+def error(text: str) -> None:
+    _print(f"error: {text}", style="bold red")
+
+
+def _print(text: str, style: str = "") -> None:
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.text import Text
+
+        Console(stderr=True).print(Text(text, style=style), soft_wrap=True)
+    else:
+        print(text, file=sys.stderr, flush=True)
+
+
+def duration(seconds: float | None) -> str:
+    """`45 s`, `3 min 20 s`, `2 h 5 min`; `unknown` for None."""
+    if seconds is None:
+        return "unknown"
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 1 else "under 1 s"
+    if seconds < LONG:
+        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+
+
+def size(count: float) -> str:
+    """Bytes as `12 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Progress]:
+    """Yields `report(done, total)`. A bar with rate and time left on a terminal, otherwise a line a minute.
+
+    The first estimate that exceeds an hour is announced on a line of its own.
+    """
+    start = time.monotonic()
+    begun: list[int] = []  # items already done when this process took over, so that a resumed stage has an honest rate
+    announced = False
+    last = start
+
+    def left(done: int, total: int) -> float | None:
+        fresh = done - begun[0]
+        return (time.monotonic() - start) / fresh * (total - done) if fresh > 0 else None
+
+    def announce(done: int, total: int) -> None:
+        nonlocal announced
+        remaining = left(done, total)
+        if not announced and remaining and time.monotonic() - start > 10:
+            announced = True
+            if remaining > LONG:
+                note(f"{title}: about {duration(remaining)} to go; stop it at any time, the same command continues")
+
+    if sys.stderr.isatty():
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bars, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        from rich.console import Console
+
+        with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+            task = bars.add_task(title, total=None, rate="")
+
+            def report(done: int, total: int) -> None:
+                if not begun:
+                    begun.append(max(done - 1, 0))
+                announce(done, total)
+                rate = (done - begun[0]) / max(time.monotonic() - start, 1e-3)
+                bars.update(task, completed=done, total=total, rate=f"{rate:.1f}/s")
+
+            yield report
+    else:
+
+        def report(done: int, total: int) -> None:
+            nonlocal last
+            if not begun:
+                begun.append(max(done - 1, 0))
+            announce(done, total)
+            if time.monotonic() - last > LINE_EVERY:
+                last = time.monotonic()
+                note(f"  {title}: {done:,} of {total:,}, {duration(left(done, total))} left")
+
+        yield report
+
+
+def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], to_stderr: bool = False) -> None:
+    """A table; the first column is left-aligned, the others right. Plain text, tab-free, when not on a terminal."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    stream = sys.stderr if to_stderr else sys.stdout
+    width = None if stream.isatty() else 20 + sum(max(len(str(row[i])) for row in (header, *rows)) + 4 for i in range(len(header)))
+    grid = Table(title=title, box=SIMPLE_HEAD, title_justify="left", title_style="bold")
+    for i, name in enumerate(header):
+        grid.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
+    for row in rows:
+        grid.add_row(*map(str, row))
+    Console(file=stream, width=width).print(grid)

@@ -1,0 +1,62 @@
+"""Names to plugin classes: entry points, or the path of a .py file. A class is imported when it is used."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from synthbench.config import did_you_mean
+from synthbench.plugin import Evaluator, Generator
+from synthbench.types import UserError
+
+KINDS: dict[str, type] = {"generator": Generator, "evaluator": Evaluator}
+
+
+def names(kind: str) -> dict[str, metadata.EntryPoint]:
+    """Registered plugins of `kind` (generator or evaluator) by name."""
+    return {point.name: point for point in metadata.entry_points(group=f"synthbench.{kind}s")}
+
+
+def load(kind: str, name: str) -> Any:
+    """The plugin class called `name`, or the one in the file `name`. Raises UserError when there is none, or several."""
+    if name.endswith(".py"):
+        return _from_file(kind, Path(name))
+    points = names(kind)
+    if name not in points:
+        raise UserError(f"unknown {kind} {name!r}" + did_you_mean(name, points, show_all=True))
+    try:
+        return points[name].load()
+    except ImportError as error:
+        raise UserError(f"{kind} {name!r} ({points[name].value}) cannot be imported: {error}") from error
+
+
+def _from_file(kind: str, path: Path) -> Any:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist")
+    module_name = f"synthbench_plugin_{path.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
+    found = [
+        item
+        for _, item in inspect.getmembers(module, inspect.isclass)
+        if issubclass(item, KINDS[kind]) and item.__module__ == module_name and not inspect.isabstract(item)
+    ]
+    if len(found) != 1:
+        what = "no" if not found else "more than one"
+        raise UserError(f"{path} has {what} {kind}: it must define exactly one class derived from synthbench.plugin.{KINDS[kind].__name__}")
+    return found[0]
+
+
+def short_name(name: str) -> str:
+    """The name a plugin goes by in folders and tables: itself, or the stem of its file."""
+    return Path(name).stem if name.endswith(".py") else name

@@ -1,0 +1,183 @@
+"""Stages: pieces of work with a content key, a folder and a manifest that is written last.
+
+A key is the hash of everything that may change the result, so "the same command again" finds what is done (cached), what was
+begun (resume) and what is missing (run). A crash leaves a folder without manifest: something to resume, never a wrong result.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from synthbench import __version__, console
+from synthbench.types import UserError
+
+MANIFEST = "manifest.json"
+
+
+def content_key(parts: Mapping[str, Any]) -> str:
+    """SHA-256 (first 20 hex digits) of the canonical JSON of `parts`. Floats are written shortest-exact; key order does not matter."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write by rename: readers see the old file or the new one, never half of one."""
+    tmp = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    tmp.write_text(json.dumps(data, indent=1, sort_keys=False, allow_nan=False) + "\n", "utf-8")
+    os.replace(tmp, path)
+
+
+def read_json(path: Path) -> Any:
+    """The JSON in `path`, or None when it is absent or not whole."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One cached piece of work: `name` says what, `key` which."""
+
+    name: str
+    key: str
+    folder: Path
+
+    def manifest(self) -> dict[str, Any] | None:
+        """What was recorded when the stage was finished; None unless it is whole: every file there, with its size."""
+        manifest = read_json(self.folder / MANIFEST)
+        if not isinstance(manifest, dict) or manifest.get("key") != self.key:
+            return None
+        for name, length in manifest["files"].items():
+            path = self.folder / name
+            if not path.is_file() or path.stat().st_size != length:
+                return None
+        return manifest
+
+    @property
+    def state(self) -> str:
+        """`cached`, `resume` or `run`."""
+        if self.manifest():
+            return "cached"
+        return "resume" if self.folder.is_dir() and any(self.folder.iterdir()) else "run"
+
+    @contextmanager
+    def building(self) -> Iterator[Path | None]:
+        """Hold the stage's lock and yield its folder; publish the manifest when the block ends well.
+
+        Yields None when another process has finished the stage in the meantime.
+        """
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(self.folder.with_name(self.folder.name + ".lock"), self.name):
+            if self.manifest():
+                yield None
+                return
+            self.folder.mkdir(exist_ok=True)
+            (self.folder / MANIFEST).unlink(missing_ok=True)  # a damaged stage is built again from what is left
+            start = time.time()
+            details: dict[str, Any] = {}
+            token = _details.get(self.key)
+            _details[self.key] = details
+            try:
+                yield self.folder
+            finally:
+                _details.pop(self.key, None)
+                if token is not None:
+                    _details[self.key] = token
+            self._publish(start, details)
+
+    def record(self, **details: Any) -> None:
+        """Add facts (amount of work, device, rate) to the manifest; inside `building` only."""
+        _details[self.key].update(details)
+
+    def _publish(self, start: float, details: dict[str, Any]) -> None:
+        for leftover in self.folder.rglob("*.tmp"):
+            leftover.unlink()
+        files = {str(path.relative_to(self.folder)): path.stat().st_size for path in sorted(self.folder.rglob("*")) if path.is_file()}
+        manifest = {
+            "name": self.name,
+            "key": self.key,
+            "seconds": round(time.time() - start, 3),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "synthbench": __version__,
+            "host": platform.node(),
+            **details,
+            "files": files,
+        }
+        write_json(self.folder / MANIFEST, manifest)
+
+
+_details: dict[str, dict[str, Any]] = {}  # facts recorded for the stages being built by this process
+
+
+@contextmanager
+def _lock(path: Path, name: str) -> Iterator[None]:
+    """An exclusive lock that the system releases when the process dies, however it dies."""
+    with open(path, "a+") as file:
+        waited = False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not waited:
+                    waited = True
+                    file.seek(0)
+                    console.note(f"{name}: another process ({file.read().strip() or 'unknown'}) is building this stage; waiting for it")
+                time.sleep(0.5)
+        file.truncate(0)
+        file.write(f"pid {os.getpid()} on {platform.node()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+@dataclass(frozen=True)
+class Store:
+    """The runs folder: `stages/<name>/<key>/` and `results/<run>/`."""
+
+    root: Path
+
+    def stage(self, name: str, key: str) -> Stage:
+        return Stage(name, key, self.root / "stages" / name / key)
+
+    def forget(self, stage: Stage) -> None:
+        """Set a stage back to `run`. Its folder is renamed before it is deleted, so a crash cannot leave half of it."""
+        if stage.folder.exists():
+            doomed = stage.folder.with_name(f"{stage.folder.name}.deleted.{os.getpid()}")
+            os.replace(stage.folder, doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
+
+    def rate(self, name: str, label: str) -> float | None:
+        """Median seconds per unit of work of earlier stages of this kind on this machine, or None when there is none."""
+        rates = []
+        for path in (self.root / "stages" / name).glob(f"*/{MANIFEST}"):
+            manifest = read_json(path) or {}
+            if manifest.get("label") == label and manifest.get("host") == platform.node() and manifest.get("fresh_amount"):
+                rates.append(manifest["seconds"] / manifest["fresh_amount"])
+        return sorted(rates)[len(rates) // 2] if rates else None
+
+    def require_space(self, needed: int) -> None:
+        """Raises UserError when the disk has less than `needed` bytes free."""
+        folder = self.root
+        while not folder.exists():
+            folder = folder.parent
+        free = shutil.disk_usage(folder).free
+        if needed > free:
+            raise UserError(
+                f"this needs about {console.size(needed)} in {self.root}, and {console.size(free)} are free there. "
+                "Take a smaller --volume, or another folder with --runs"
+            )
