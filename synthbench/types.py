@@ -28,7 +28,15 @@ class DataMissing(UserError):
 
 
 class Skipped(Exception):
-    """Raised by an evaluator that lacks an input; the message is the reason shown to the user."""
+    """An evaluator lacks an input; the message is the reason shown to the user.
+
+    Raised when nothing can be measured; put among the returned scores, with the name of the `metric`, when only a part cannot.
+    """
+
+    def __init__(self, reason: str, metric: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.metric = metric
 
 
 class Slot(NamedTuple):
