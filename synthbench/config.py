@@ -47,9 +47,11 @@ for _tag, _pattern, _first in (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("int", r"[-+]?[0-9][0-9_]*", "-+0123456789"),
     ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+.0123456789"),
-    ("null", r"~|null|Null|NULL|", "~nN\0"),
+    ("null", r"~|null|Null|NULL|", "~nN"),
 ):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first) + ([""] if _tag == "null" else []))
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), [*_first, ""] if _tag == "null" else [*_first]
+    )
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def read_layer(path: Path) -> Layer:
         node = yaml.compose(text, _Loader)
         origin: dict[Keys, str] = {}
         _places(node, (), path, origin)
-        data = yaml.load(text, _Loader)  # noqa: S506 - _Loader is a SafeLoader
+        data = yaml.load(text, _Loader)  # _Loader is a SafeLoader
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     except yaml.MarkedYAMLError as error:
@@ -115,7 +117,7 @@ def parse_set(assignments: Iterable[str]) -> Layer:
         if not equals or not all(keys):
             raise UserError(f"--set {text!r}: expected NAME=VALUE, such as --set sample.m=0.2")
         try:
-            parsed = yaml.load(value, _Loader)  # noqa: S506
+            parsed = yaml.load(value, _Loader)
         except yaml.YAMLError:
             raise UserError(f"--set {text!r}: the value is not valid YAML; quote it") from None
         target = data

@@ -73,10 +73,11 @@ class Stage:
         return "resume" if self.folder.is_dir() and any(self.folder.iterdir()) else "run"
 
     @contextmanager
-    def building(self) -> Iterator[Path | None]:
-        """Hold the stage's lock and yield its folder; publish the manifest when the block ends well.
+    def building(self) -> Iterator[dict[str, Any] | None]:
+        """Hold the stage's lock and its folder; publish the manifest when the block ends well.
 
-        Yields None when another process has finished the stage in the meantime.
+        Yields a dict for facts to be kept in the manifest (device, amount of work), or None when another process has
+        finished the stage in the meantime.
         """
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         with _lock(self.folder.with_name(self.folder.name + ".lock"), self.name):
@@ -86,22 +87,11 @@ class Stage:
             self.folder.mkdir(exist_ok=True)
             (self.folder / MANIFEST).unlink(missing_ok=True)  # a damaged stage is built again from what is left
             start = time.time()
-            details: dict[str, Any] = {}
-            token = _details.get(self.key)
-            _details[self.key] = details
-            try:
-                yield self.folder
-            finally:
-                _details.pop(self.key, None)
-                if token is not None:
-                    _details[self.key] = token
-            self._publish(start, details)
+            facts: dict[str, Any] = {}
+            yield facts
+            self._publish(start, facts)
 
-    def record(self, **details: Any) -> None:
-        """Add facts (amount of work, device, rate) to the manifest; inside `building` only."""
-        _details[self.key].update(details)
-
-    def _publish(self, start: float, details: dict[str, Any]) -> None:
+    def _publish(self, start: float, facts: dict[str, Any]) -> None:
         for leftover in self.folder.rglob("*.tmp"):
             leftover.unlink()
         files = {str(path.relative_to(self.folder)): path.stat().st_size for path in sorted(self.folder.rglob("*")) if path.is_file()}
@@ -112,13 +102,10 @@ class Stage:
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "synthbench": __version__,
             "host": platform.node(),
-            **details,
+            **facts,
             "files": files,
         }
         write_json(self.folder / MANIFEST, manifest)
-
-
-_details: dict[str, dict[str, Any]] = {}  # facts recorded for the stages being built by this process
 
 
 @contextmanager
@@ -166,8 +153,8 @@ class Store:
         rates = []
         for path in (self.root / "stages" / name).glob(f"*/{MANIFEST}"):
             manifest = read_json(path) or {}
-            if manifest.get("label") == label and manifest.get("host") == platform.node() and manifest.get("fresh_amount"):
-                rates.append(manifest["seconds"] / manifest["fresh_amount"])
+            if manifest.get("label") == label and manifest.get("host") == platform.node() and manifest.get("amount"):
+                rates.append(manifest["seconds"] / manifest["amount"])
         return sorted(rates)[len(rates) // 2] if rates else None
 
     def require_space(self, needed: int) -> None:

@@ -1,0 +1,109 @@
+"""What there is: plugins, protocols, recipes, runs, and the machine. For `list`, `show` and `doctor`."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import shutil
+from importlib import metadata
+from pathlib import Path
+
+import yaml
+
+from synthbench import __version__, console, registry
+from synthbench.config import Layer, build, config_names, config_path, did_you_mean, read_layer
+from synthbench.protocol import load_protocol
+from synthbench.results import cell
+from synthbench.store import Store, read_json
+from synthbench.types import UserError, Volume
+
+Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
+
+
+def listing(what: str, runs: Path) -> Table:
+    """Header and rows of `synthbench list WHAT`."""
+    if what == "generators":
+        return _generators()
+    if what == "evaluators":
+        return ("name", "version", "measures"), [
+            (name, str(kind.version), _first_line(kind))
+            for name, kind in ((n, registry.load("evaluator", n)) for n in registry.names("evaluator"))
+        ]
+    if what == "protocols":
+        loaded = [load_protocol(name) for name in config_names("protocols")]
+        return ("name", "resolution", "recipe", "title"), [(p.name, f"{p.resolution} px", p.recipe, p.title) for p in loaded]
+    if what == "recipes":
+        return ("name", "what"), [
+            (name, config_path("recipes", name).read_text().splitlines()[0].lstrip("# ")) for name in config_names("recipes")
+        ]
+    if what == "volumes":
+        return ("name", "identities", "images"), [
+            (n, f"{v.identities:,}", f"{v.images:,}") for n in Volume.NAMED if (v := Volume.parse(n)).blocks
+        ]
+    rows = []
+    for path in sorted((Store(runs).root / "results").glob("*/run.json"), key=lambda path: path.stat().st_mtime):
+        result = read_json(path)
+        if result is None:
+            console.warn(f"{path} is not a whole result; ignored")
+            continue
+        seeds = str(len(result["seeds"]))
+        rows.append((result["run"], seeds, cell(result, "verification/avg/accuracy"), cell(result, "gap_to_real/points")))
+    return ("run", "seeds", "AVG %", "gap to real"), rows
+
+
+def _generators() -> Table:
+    rows = []
+    for name in registry.names("generator"):
+        traits = registry.load("generator", name).traits
+        new = "new" if traits.new_identities else "of the real set"
+        rows.append((name, traits.paper, new, traits.real_photographs or "none", traits.pretrained or "none", traits.licence))
+    return ("name", "paper", "identities", "real photographs", "pretrained", "licence"), rows
+
+
+def describe(name: str, runs: Path) -> str:
+    """The settings of a generator with its defaults, the text of a protocol or recipe, or a run's scores."""
+    if name in registry.names("generator") or name.endswith(".py"):
+        kind = registry.load("generator", name)
+        layer = read_layer(config_path("generators", name)) if name in config_names("generators") else Layer()
+        settings = build(kind.Config, layer).model_dump(mode="json")
+        head = f"# {_first_line(kind)}\n# version {kind.version}; set any of these with --set NAME=VALUE\n"
+        return head + yaml.safe_dump(settings, sort_keys=False)
+    for folder in ("protocols", "recipes"):
+        if name in config_names(folder):
+            return config_path(folder, name).read_text().rstrip()
+    results = {path.parent.name: path for path in (runs / "results").glob("*/run.json")}
+    if name in results:
+        return results[name].read_text().rstrip()
+    known = [*registry.names("generator"), *config_names("protocols"), *config_names("recipes"), *results]
+    raise UserError(f"nothing is called {name!r}" + did_you_mean(name, known, show_all=True))
+
+
+def _first_line(kind: type) -> str:
+    return (kind.__doc__ or kind.__name__).strip().splitlines()[0]
+
+
+def doctor(runs: Path) -> list[tuple[str, str]]:
+    """Name and finding, for a bug report."""
+    from synthbench.data import sources
+    from synthbench.device import pick_device
+
+    facts = [("synthbench", __version__), ("python", platform.python_version()), ("system", platform.platform())]
+    for package in ("torch", "torchvision", "diffusers", "mlflow", "optuna", "pandas", "scipy", "pytorch-fid", "rich"):
+        facts.append((package, metadata.version(package)))
+    for package, why in (
+        ("onnx2torch", "ONNX encoders"),
+        ("onnxruntime", "ONNX encoders"),
+        ("lmdb", "LMDB sets"),
+        ("pynvml", "GPU metrics"),
+    ):
+        facts.append((package, "installed" if importlib.util.find_spec(package) else f"not installed (only needed for {why})"))
+    facts.append(("device", pick_device("auto")[1]))
+    facts.append(("runs", f"{runs.absolute()}, {console.size(shutil.disk_usage(_existing(runs)).free)} free"))
+    states = [row["state"] for row in sources.status()]
+    facts.append(("data", ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))))
+    return facts
+
+
+def _existing(folder: Path) -> Path:
+    folder = folder.absolute()
+    return folder if folder.exists() else _existing(folder.parent)

@@ -1,0 +1,420 @@
+"""The stages of one run, wired: what each needs, what its key covers, and how it is built.
+
+    real ─┬─ encoder ─┬─ train ── enroll ── generate ── recognizer ── evaluate
+          │           │                        │                        │
+    judge ┴───────────┴── (judge, benchmarks and the real baseline's evaluate enter here) ┘
+
+Nothing is computed while the plan is made: keys depend on settings and digests only, so that a plan is instant and
+`--dry-run` and the run are the same list.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from synthbench import console, registry
+from synthbench.config import Layer, build, config_names, config_path, read_layer
+from synthbench.data import sources
+from synthbench.protocol import Faces, Network, Protocol, PublicNetwork, SourceFaces, WorldFaces
+from synthbench.store import Stage, Store, content_key, read_json, write_json
+from synthbench.types import Context, Progress, Score, Skipped, UserError, Volume
+
+if TYPE_CHECKING:
+    import torch
+
+    from synthbench.models.encoder import Encoder
+    from synthbench.plugin import Generator
+
+MB = 10**6
+Build = Callable[[Path, Progress], "dict[str, Any] | None"]  # (folder, progress) -> facts for the manifest
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a plan."""
+
+    stage: Stage
+    work: str  # for people
+    build: Build = field(repr=False)
+    amount: int = 0  # units of work, for the time estimate; 0 when unknown
+    label: str = ""  # steps with the same name and label take the same time per unit on one machine
+    disk: int = 0  # bytes it will write, roughly
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a user asked for: one generator at one volume under one protocol."""
+
+    store: Store
+    protocol: Protocol
+    generator_name: str
+    volume: Volume
+    device: torch.device
+    settings: Layer = field(default_factory=Layer)  # from `--set`
+
+    @property
+    def short_name(self) -> str:
+        return registry.short_name(self.generator_name)
+
+    @functools.cached_property
+    def generator(self) -> Generator:
+        kind = registry.load("generator", self.generator_name)
+        layers = [self.settings]
+        name = self.short_name
+        if name in self.protocol.generators:
+            layers.insert(0, Layer(self.protocol.generators[name], {(): f"protocol {self.protocol.name}, generators.{name}"}))
+        if name in config_names("generators"):
+            layers.insert(0, read_layer(config_path("generators", name)))
+        return kind(build(kind.Config, *layers))
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """What names the generator in keys: its name and version, and the digest of a plugin file."""
+        parts: dict[str, Any] = {"generator": self.short_name, "version": self.generator.version}
+        if self.generator_name.endswith(".py"):
+            parts["file"] = hashlib.sha256(Path(self.generator_name).read_bytes()).hexdigest()
+        return parts
+
+    def part(self, name: str) -> Any:
+        """The settings that enter the key of the stage `name` (train, enroll, sample), as plain data."""
+        return self.generator.config.model_dump(mode="json").get(name, {})
+
+    # ------------------------------------------------------------------------------------------- the protocol's stages
+
+    def faces_step(self, name: str, faces: Faces) -> Step:
+        """Import or render a set of real faces."""
+        r = self.protocol.resolution
+        if isinstance(faces, WorldFaces):
+            from synthbench.procedural import VERSION
+
+            key = content_key({"stage": "faces", "world": faces.model_dump(), "renderer": VERSION, "resolution": r})
+            count = faces.identities * faces.images
+            work = f"embedded world, {faces.identities:,} people x {faces.images}, {r} px"
+            return Step(
+                self.store.stage(name, key), work, functools.partial(_render_faces, faces, r), count, f"world {r}", _bytes(count, r)
+            )
+        source = sources.find(faces.source, "faces")
+        key = content_key({"stage": "faces", "source": source.digest, "exclude": sorted(faces.exclude), "resolution": r, "version": 1})
+        work = f"{source.title}, {source.images:,} faces, {r} px"
+        build_ = functools.partial(_import_faces, source.path, faces, r)
+        return Step(self.store.stage(name, key), work, build_, source.images, f"import {r}", _bytes(source.images, r))
+
+    @functools.cached_property
+    def real(self) -> Step:
+        return self.faces_step("real", self.protocol.real)
+
+    def network_steps(self, name: str, network: Network) -> list[Step]:
+        """The stages that make an encoder; none for a public checkpoint."""
+        if isinstance(network, PublicNetwork):
+            sources.find(network.weights, "weights")
+            return []
+        faces = self.real if network.faces is None else self.faces_step(f"{name}-faces", network.faces)
+        return [faces, self._train_step(name, network.recipe, network.seed, faces)]
+
+    def network(self, name: str) -> Encoder:
+        """The encoder or the judge, loaded."""
+        from synthbench.models.checkpoints import load_checkpoint
+        from synthbench.models.encoder import load_encoder
+
+        network = getattr(self.protocol, name)
+        if isinstance(network, PublicNetwork):
+            source = sources.find(network.weights, "weights")
+            return load_checkpoint(source.path, name=network.weights, **source.options).to(self.device)
+        return load_encoder(self.network_steps(name, network)[-1].stage.folder).to(self.device)
+
+    def network_key(self, name: str) -> str:
+        network = getattr(self.protocol, name)
+        if isinstance(network, PublicNetwork):
+            source = sources.find(network.weights, "weights")
+            return content_key({"weights": source.digest, "options": source.options})
+        return self.network_steps(name, network)[-1].stage.key
+
+    def _train_step(self, name: str, recipe_name: str, seed: int, faces: Step) -> Step:
+        from synthbench.recognition import load_recipe
+
+        recipe = load_recipe(recipe_name)
+        key = content_key(
+            {"stage": "recognizer", "recipe": recipe.model_dump(mode="json"), "seed": seed, "faces": faces.stage.key, "version": 1}
+        )
+
+        def train(folder: Path, progress: Progress) -> dict[str, Any]:
+            from synthbench import recognition
+            from synthbench.data.faces import open_faces
+
+            seen = 0.0
+            for step in recognition.train(open_faces(faces.stage.folder), recipe, seed=seed, device=self.device, out=folder):
+                progress(step.number, step.total)
+                seen = step.images_per_second
+            return {"images_per_second": round(seen, 1)}
+
+        work = f"recipe {recipe_name}, {recipe.epochs} epochs, seed {seed}"
+        label = f"{recipe_name} {self.protocol.resolution} {self.device.type}"
+        return Step(self.store.stage(name, key), work, train, faces.amount * recipe.epochs, label, disk=200 * MB)
+
+    @functools.cached_property
+    def benchmarks(self) -> Step:
+        """All verification sets at the protocol's resolution, each in a folder of its own."""
+        r = self.protocol.resolution
+        parts: dict[str, Any] = {}
+        for name in self.protocol.benchmarks:
+            if name.startswith("world-"):
+                from synthbench.procedural import VERSION
+
+                parts[name] = {"renderer": VERSION}
+            else:
+                parts[name] = {"digest": sources.find(name, "pairs").digest}
+        key = content_key({"stage": "benchmarks", "sets": parts, "resolution": r, "version": 1})
+
+        def prepare(folder: Path, progress: Progress) -> None:
+            from synthbench.data.pairs import save_pairs
+
+            for i, name in enumerate(self.protocol.benchmarks):
+                progress(i, len(self.protocol.benchmarks))
+                if not (folder / name).exists():
+                    save_pairs(_benchmark(name, r), folder / name)
+
+        count = len(self.protocol.benchmarks)
+        work = ", ".join(self.protocol.benchmarks)
+        return Step(self.store.stage("benchmarks", key), work, prepare, count, f"benchmarks {r}", count * 12_000 * r * r * 3)
+
+    # ------------------------------------------------------------------------------------------ the generator's stages
+
+    def context(self, folder: Path, seed: int, progress: Progress, inputs: dict[str, Path]) -> Context:
+        from synthbench.data.faces import open_faces
+
+        uses_encoder = self.generator.traits.trains or self.generator.traits.enrolls
+        return Context(
+            out=folder,
+            seed=seed,
+            resolution=self.protocol.resolution,
+            device=self.device,
+            faces=open_faces(self.real.stage.folder),
+            encoder=self.network("encoder") if uses_encoder else None,  # type: ignore[arg-type]
+            inputs=inputs,
+            progress=progress,
+        )
+
+    def generator_steps(self, seed: int) -> list[Step]:
+        """train, enroll (where the generator has them) and generate."""
+        traits, r = self.generator.traits, self.protocol.resolution
+        label = f"{self.short_name} {r} {self.device.type}"
+        upstream: dict[str, Any] = {"real": self.real.stage.key}
+        if traits.trains or traits.enrolls:
+            upstream["encoder"] = self.network_key("encoder")
+        steps: list[Step] = []
+        inputs: dict[str, Path] = {}
+
+        def add(name: str, part: str, work: str, run: Callable[[Context], Any], amount: int, disk: int, extra: dict[str, Any]) -> None:
+            parts = {"stage": name, **self.identity, "config": self.part(part), "seed": seed, **upstream, **extra}
+            stage, before = self.store.stage(name, content_key(parts)), dict(inputs)
+            label = f"{self.short_name} {r} {self.device.type} {content_key({'config': parts['config']})[:6]}"
+
+            def build_(folder: Path, progress: Progress) -> Any:
+                return run(self.context(folder, seed, progress, before))
+
+            steps.append(Step(stage, work, build_, amount, label, disk))
+            inputs[name] = stage.folder
+            upstream.clear()
+            upstream["upstream"] = stage.key
+
+        if traits.trains:
+            add("train", "train", f"{self.short_name} on the real set", self.generator.train, 1, 400 * MB, {})
+        count, images, digests = self.volume.identities, self.volume.images, {"sources": self.generator.sources(r)}
+        if traits.enrolls:
+            enroll = functools.partial(self.generator.enroll, count)
+            add("enroll", "enroll", f"{count:,} identities", enroll, count, _bytes(count, r), {"count": count, **digests})
+        if traits.finite:
+            seed = 0  # the images are what they are
+        work = f"{count:,} identities, {images:,} images" if images else "every image there is"
+        extra = {"volume": self.volume.blocks, **digests}
+        add("generate", "sample", work, self._generate, images, _bytes(images or self.real.amount, r), extra)
+        return steps
+
+    def _generate(self, context: Context) -> dict[str, Any]:
+        import time
+
+        from synthbench.data.faces import open_faces
+        from synthbench.data.shards import ShardWriter
+
+        slots = self.generator.slots(self.volume, context)
+        writer = ShardWriter(context.out, rows_per_shard=min(10_000, max(256, len(slots) // 10)))
+        begun, start = writer.done, time.monotonic()
+        done = begun
+        for batch in self.generator.generate(slots[begun:], context):
+            writer.write(batch)
+            done += len(batch.images)
+            context.progress(done, len(slots))
+        writer.finish()
+        faces = open_faces(context.out)  # packs once, for training
+        if len(faces) != len(slots):
+            raise UserError(f"generator {self.short_name} made {len(faces)} images for {len(slots)} slots")
+        return {"images": len(faces), "images_per_second": round((done - begun) / max(time.monotonic() - start, 1e-3), 1)}
+
+    def steps(self, seed: int, baseline: bool = True) -> list[Step]:
+        """Every stage of the run with this seed, in order. `baseline`: with the stages of the real baseline."""
+        protocol = self.protocol
+        uses_encoder = self.generator.traits.trains or self.generator.traits.enrolls
+        steps = [self.real]
+        if uses_encoder:
+            steps += self.network_steps("encoder", protocol.encoder)
+        steps += [*self.network_steps("judge", protocol.judge), self.benchmarks]
+        base: Step | None = None
+        if baseline and self.short_name != "real":
+            real_steps = self.baseline.steps(seed)
+            base = real_steps[-1]
+            steps += real_steps
+        made = self.generator_steps(seed)
+        recognizer = self._train_step("recognizer", protocol.recipe, seed, made[-1])
+        steps += [*made, recognizer, self._evaluate_step(seed, made, recognizer, base)]
+        return list({step.stage.folder: step for step in steps}.values())
+
+    @functools.cached_property
+    def baseline(self) -> Job:
+        """The run that Gap-to-Real is measured against: generator `real` under the same protocol and seed."""
+        return Job(self.store, self.protocol, "real", Volume.parse("all"), self.device)
+
+    def _evaluate_step(self, seed: int, made: list[Step], recognizer: Step, base: Step | None) -> Step:
+        evaluators = {}
+        for name, settings in self.protocol.evaluators.items():
+            kind = registry.load("evaluator", name)
+            config = build(kind.Config, Layer(settings, {(): f"protocol {self.protocol.name}, evaluators.{name}"}))
+            evaluators[registry.short_name(name)] = kind(config)
+        parts = {
+            "stage": "evaluate",
+            "evaluators": {name: [item.version, item.config.model_dump(mode="json")] for name, item in evaluators.items()},
+            "benchmarks": self.benchmarks.stage.key,
+            "faces": made[-1].stage.key,
+            "real": self.real.stage.key,
+            "recognizer": recognizer.stage.key,
+            "judge": self.network_key("judge"),
+            "baseline": base.stage.key if base else None,
+        }
+        inputs = {step.stage.name: step.stage.folder for step in made}
+
+        def evaluate(folder: Path, progress: Progress) -> None:
+            from synthbench.data.faces import open_faces
+            from synthbench.data.pairs import open_pairs
+            from synthbench.evaluators.subject import Subject
+            from synthbench.models.encoder import load_encoder
+
+            inquiries = inputs.get("enroll", Path()) / "inquiries"
+            subject = Subject(
+                faces=open_faces(made[-1].stage.folder),
+                real=open_faces(self.real.stage.folder),
+                judge=self.network("judge"),
+                recognizer=load_encoder(recognizer.stage.folder).to(self.device),
+                benchmarks=[open_pairs(self.benchmarks.stage.folder / name) for name in self.protocol.benchmarks],
+                inquiries=open_faces(inquiries) if inquiries.is_dir() else None,
+                baseline=base.stage.folder if base else None,
+            )
+            context = Context(folder, seed, self.protocol.resolution, self.device, subject.real, None)  # type: ignore[arg-type]
+            _run_evaluators(evaluators, subject, context, progress)
+
+        stage, label = self.store.stage("evaluate", content_key(parts)), f"evaluate {self.protocol.name} {self.device.type}"
+        return Step(stage, ", ".join(evaluators), evaluate, recognizer.amount, label, 100 * MB)
+
+
+# ------------------------------------------------------------------------------------------------------- how to build
+
+
+def _bytes(images: int, resolution: int) -> int:
+    """Disk for a set of faces: PNG shards (about 60 % of raw) and the packed memory map."""
+    return int(images * resolution**2 * 3 * 1.6)
+
+
+def _render_faces(faces: WorldFaces, resolution: int, folder: Path, progress: Progress) -> None:
+    import torch
+
+    from synthbench import procedural
+    from synthbench.data.faces import open_faces
+    from synthbench.data.shards import ShardWriter
+    from synthbench.types import FaceBatch
+
+    total, chunk = faces.identities * faces.images, 256
+    writer = ShardWriter(folder)
+    for first in range(writer.done, total, chunk):
+        slot = torch.arange(first, min(first + chunk, total))
+        identity, sample = slot // faces.images, slot % faces.images
+        writer.write(FaceBatch(procedural.faces(faces.world, identity, sample, resolution, seed=faces.seed), identity))
+        progress(first + len(slot), total)
+    writer.finish()
+    open_faces(folder)
+
+
+def _import_faces(path: Path, faces: SourceFaces, resolution: int, folder: Path, progress: Progress) -> None:
+    from synthbench.data.faces import import_faces
+
+    import_faces(path, folder, resolution, exclude=faces.exclude, progress=progress)
+
+
+def _benchmark(name: str, resolution: int) -> Any:
+    from synthbench.data.pairs import pairs_from_source, world_pair_set
+
+    if name.startswith("world-"):
+        return world_pair_set(name, resolution)
+    return pairs_from_source(sources.find(name, "pairs"), resolution)
+
+
+def _run_evaluators(evaluators: dict[str, Any], subject: Any, context: Context, progress: Progress) -> None:
+    scores: list[Score] = []
+    skipped: list[dict[str, str]] = []
+    for i, (name, evaluator) in enumerate(evaluators.items()):
+        progress(i, len(evaluators))
+        try:
+            found = evaluator.evaluate(subject, context)
+        except Skipped as reason:
+            found = [reason]
+        for item in found:
+            if isinstance(item, Skipped):
+                skipped.append({"metric": getattr(item, "metric", "") or name, "reason": str(item)})
+            else:
+                scores.append(item)
+    write_json(context.out / "scores.json", {"scores": [vars(score) for score in scores], "skipped": skipped})
+
+
+# ---------------------------------------------------------------------------------------------------------------- run
+
+
+def execute(steps: list[Step], store: Store, until: str | None = None) -> list[dict[str, Any]]:
+    """Build what is not cached, in order. Returns name, key, state before, and seconds of each stage."""
+    if until and until not in {step.stage.name for step in steps}:
+        raise UserError(f"--until {until}: this run has no such stage; it has {', '.join(dict.fromkeys(s.stage.name for s in steps))}")
+    states = [step.stage.state for step in steps]
+    store.require_space(sum(step.disk for step, state in zip(steps, states) if state != "cached"))
+    done = []
+    for step, state in zip(steps, states):
+        seconds = 0.0
+        if state != "cached":
+            seconds = _build(step, state)
+        done.append({"name": step.stage.name, "key": step.stage.key, "state": state, "seconds": seconds})
+        if step.stage.name == until:
+            break
+    return done
+
+
+def _build(step: Step, state: str) -> float:
+    stage = step.stage
+    with stage.building() as facts:
+        if facts is None:
+            return 0.0
+        console.note(f"{stage.name}: {step.work}" + (" (resumed)" if state == "resume" else ""))
+        with console.progress(stage.name) as progress:
+            facts.update(step.build(stage.folder, progress) or {})
+        (stage.folder / "checkpoint.pt").unlink(missing_ok=True)
+        facts.update(work=step.work, label=step.label)
+        if state == "run":  # only an uninterrupted build tells the rate
+            facts["amount"] = step.amount
+    manifest = stage.manifest()
+    assert manifest is not None
+    console.note(f"{stage.name}: done in {console.duration(manifest['seconds'])}")
+    return float(manifest["seconds"])
+
+
+def seed_scores(step: Step) -> dict[str, Any]:
+    """What an evaluate stage found: {"scores": [...], "skipped": [...]}."""
+    return read_json(step.stage.folder / "scores.json") or {"scores": [], "skipped": []}

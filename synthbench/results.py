@@ -1,0 +1,136 @@
+"""Run folders: what `synthbench run` leaves behind, prints and answers with `--json`. Files are the truth.
+
+results/<run>/run.json       the JSON contract of README.md, for all seeds of the run
+results/<run>/samples.png    identities x samples
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from synthbench import console
+from synthbench.store import Store, content_key, read_json, write_json
+
+Result = dict[str, Any]  # the JSON contract
+
+SHORT = {"world-mixed": "mixed", "world-profile": "profile", "world-agegap": "agegap", "world-crossage": "xage", "world-crosspose": "xpose"}
+
+
+def run_name(generator: str, volume: str, protocol: str, evaluate_keys: Iterable[str]) -> str:
+    """A folder name that tells what the run is and cannot collide."""
+    safe = re.sub(r"[^A-Za-z0-9.+_-]", "_", f"{generator}-{volume}-{protocol}")
+    return f"{safe}-{content_key({'evaluate': sorted(evaluate_keys)})[:8]}"
+
+
+def values(result: Result, metric: str) -> list[dict[str, Any]]:
+    """The scores called `metric`, one per seed."""
+    return [score for score in result["scores"] if score["metric"] == metric]
+
+
+def cell(result: Result, metric: str, digits: int = 2) -> str:
+    """Mean over seeds ± sampling error, or `-` when it was not measured."""
+    scores = values(result, metric)
+    if not scores:
+        return "-"
+    mean = statistics.fmean(score["value"] for score in scores)
+    errors = [score["stderr"] for score in scores if score["stderr"] is not None]
+    # The seeds are scored on the same pairs, so their sampling errors do not average out.
+    return f"{mean:.{digits}f}" + (f" ±{statistics.fmean(errors):.{digits}f}" if errors else "")
+
+
+def show(results: list[Result], benchmarks: Iterable[str]) -> None:
+    """The table of the runs, to stdout, with what a reader must know below it."""
+    columns = [(SHORT.get(name, name), f"verification/{name}/accuracy", 1) for name in benchmarks]
+    columns += [
+        ("AVG %", "verification/avg/accuracy", 2),
+        ("gap to real", "gap_to_real/points", 2),
+        ("FD judge", "fd/judge/frechet", 3),
+        ("consistency", "separability/intra_class_consistency", 2),
+        ("d'", "separability/d_prime", 2),
+        ("leaked ids %", "leakage/identities_above_threshold", 1),
+    ]
+    rows = [[f"{item['generator']} {item['volume']}", *(cell(item, metric, digits) for _, metric, digits in columns)] for item in results]
+    console.table(f"protocol {results[-1]['protocol']}: {results[-1]['title']}", ["", *(name for name, _, _ in columns)], rows)
+    seeds = results[-1]["seeds"]
+    if len(seeds) > 1:
+        for item in results:
+            spread = statistics.stdev([score["value"] for score in values(item, "verification/avg/accuracy")])
+            console.note(f"{item['generator']}: AVG varies by ±{spread:.2f} (standard deviation) over {len(seeds)} seeds")
+    else:
+        console.note("± is the sampling error over pairs (one standard error); n = 1 seed, so the spread between seeds is not known")
+    for skip in results[-1]["skipped"]:
+        console.note(f"skipped {skip['metric']}: {skip['reason']}")
+
+
+def save(store: Store, result: Result) -> Path:
+    """Write the run folder; returns it."""
+    folder = store.root / "results" / result["run"]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "run.json", result)
+    return folder
+
+
+def grid(rows: list[Any], path: Path, height: int = 96) -> None:
+    """Images (each row a (N, 3, R, R) uint8 tensor) as one PNG, each image `height` pixels high."""
+    import numpy as np
+    from PIL import Image
+
+    gap = 2
+    across = max(len(row) for row in rows)
+    sheet = np.full((len(rows) * (height + gap) - gap, across * (height + gap) - gap, 3), 255, np.uint8)
+    for y, row in enumerate(rows):
+        for x, image in enumerate(row):
+            tile = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((height, height), Image.Resampling.BICUBIC)
+            sheet[y * (height + gap) : y * (height + gap) + height, x * (height + gap) : x * (height + gap) + height] = tile
+    tmp = path.with_name(path.name + ".tmp")
+    Image.fromarray(sheet).save(tmp, "PNG")
+    tmp.replace(path)
+
+
+# ------------------------------------------------------------------------------------------------ answers from the cache
+
+
+def remembered(store: Store, request: str) -> Result | None:
+    """The result of an earlier identical request, if all its stages are still whole. Imports nothing heavy."""
+    memory = read_json(store.root / "requests" / f"{request}.json")
+    if not memory:
+        return None
+    result = read_json(store.root / "results" / memory["run"] / "run.json")
+    if not result or any(not store.stage(stage["name"], stage["key"]).manifest() for stage in result["stages"]):
+        return None
+    for stage in result["stages"]:
+        stage.update(state="cached", seconds=0.0)
+    return result
+
+
+def remember(store: Store, request: str, run: str) -> None:
+    folder = store.root / "requests"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / f"{request}.json", {"run": run})
+
+
+def fingerprint() -> str:
+    """Changes whenever a file of the package does, so that an edited synthbench never answers from an older one's memory."""
+    package = Path(__file__).parent
+    files = sorted(path for path in package.rglob("*") if path.suffix in {".py", ".yaml", ".csv"})
+    return content_key({str(path.relative_to(package)): [path.stat().st_size, path.stat().st_mtime_ns] for path in files})
+
+
+def find_run(store: Store, name: str) -> Path:
+    """The folder of the run called `name`, by its full name, a unique beginning, or `latest`."""
+    from synthbench.config import did_you_mean
+    from synthbench.types import UserError
+
+    folders = sorted((path.parent for path in (store.root / "results").glob("*/run.json")), key=lambda p: (p / "run.json").stat().st_mtime)
+    if name == "latest" and folders:
+        return folders[-1]
+    found = [folder for folder in folders if folder.name == name] or [folder for folder in folders if folder.name.startswith(name)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(f"{name!r} is the beginning of {len(found)} runs: {', '.join(folder.name for folder in found)}")
+    raise UserError(f"no run {name!r} in {store.root / 'results'}" + did_you_mean(name, (f.name for f in folders), show_all=True))

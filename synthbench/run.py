@@ -1,0 +1,213 @@
+"""`synthbench run`: one request from the words of the user to a result."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from synthbench import __version__, console, results
+from synthbench.config import parse_set
+from synthbench.data import sources
+from synthbench.protocol import Protocol, load_protocol
+from synthbench.results import Result
+from synthbench.store import Store, content_key
+from synthbench.types import UserError, Volume
+
+if TYPE_CHECKING:
+    from synthbench.pipeline import Job, Step
+
+
+@dataclass(frozen=True)
+class Request:
+    """The command line of `synthbench run`, as given."""
+
+    generator: str
+    runs: Path
+    volume: str | None = None
+    protocol: str | None = None
+    seeds: int = 1
+    settings: tuple[str, ...] = ()
+    until: str | None = None
+    force: tuple[str, ...] = ()
+    device: str = "auto"
+    tracking: bool = True
+
+
+def choose_protocol(wish: str | None) -> tuple[Protocol, str]:
+    """The protocol and why: the one asked for, else `paper` when its data are registered, else `demo`."""
+    if wish:
+        return load_protocol(wish), "as asked"
+    paper = load_protocol("paper")
+    missing = [name for name in paper.sources() if not sources.registered(name)]
+    if not missing:
+        return paper, "its data are registered"
+    return load_protocol("demo"), f"protocol paper lacks {len(missing)} of its {len(paper.sources())} files (synthbench data status)"
+
+
+def run(request: Request) -> Result | None:
+    """Do what is missing and return the result; None when `until` stops it before the scores."""
+    if not 1 <= request.seeds <= 100:
+        raise UserError(f"--seeds {request.seeds}: must be between 1 and 100")
+    store = Store(request.runs.absolute())
+    protocol, why = choose_protocol(request.protocol)
+    console.note(f"protocol {protocol.name} {protocol.version}: {protocol.title} ({why})")
+    key = _request_key(request, protocol)
+    if not request.force and not request.until and (result := results.remembered(store, key)):
+        return result
+    job = make_job(request, store, protocol)
+    plans = {seed: job.steps(seed) for seed in range(request.seeds)}
+    steps = [step for plan in plans.values() for step in plan]
+    _forget(steps, store, request.force)
+    _announce(steps, store)
+    (store.root / "results").mkdir(parents=True, exist_ok=True)
+    stages: dict[str, dict[str, Any]] = {}
+    start = time.time()
+    from synthbench import pipeline
+
+    for plan in plans.values():
+        for row in pipeline.execute(plan, store, request.until):
+            stages.setdefault(row["key"], row)
+    if request.until:
+        console.note(f"stopped after {request.until}, as asked; the same command without --until continues")
+        return None
+    result = _collect(job, plans, list(stages.values()), time.time() - start)
+    if request.tracking:
+        from synthbench import tracking
+
+        tracking.mirror(store, result)
+    results.save(store, result)
+    results.remember(store, key, result["run"])
+    return result
+
+
+def make_job(request: Request, store: Store, protocol: Protocol) -> Job:
+    """The job of a request: plugin loaded, settings checked, volume and device chosen."""
+    from synthbench.device import pick_device, set_threads
+    from synthbench.pipeline import Job
+
+    set_threads()
+    device, why = pick_device(request.device)
+    console.note(f"device {why}")
+    job = Job(store, protocol, request.generator, Volume.parse("all"), device, parse_set(request.settings))
+    finite = job.generator.traits.finite
+    volume = Volume.parse(request.volume or ("all" if finite else protocol.volume))
+    if not finite and not volume.blocks:
+        raise UserError(f"{job.short_name} makes any number of images; give --volume, such as {protocol.volume}")
+    return Job(store, protocol, request.generator, volume, device, parse_set(request.settings))
+
+
+def plan(request: Request) -> None:
+    """`--dry-run`: what would be done."""
+    from synthbench import plan as plans
+
+    store = Store(request.runs.absolute())
+    protocol, why = choose_protocol(request.protocol)
+    console.note(f"protocol {protocol.name} {protocol.version}: {protocol.title} ({why})")
+    job = make_job(request, store, protocol)
+    steps = list({step.stage.folder: step for seed in range(request.seeds) for step in job.steps(seed)}.values())
+    plans.show(steps, store, f"{job.short_name} @ {job.volume}, protocol {protocol.name} {protocol.version}, {request.seeds} seed(s)")
+
+
+def _request_key(request: Request, protocol: Protocol) -> str:
+    plugin = Path(request.generator)
+    digest = hashlib.sha256(plugin.read_bytes()).hexdigest() if plugin.suffix == ".py" and plugin.is_file() else ""
+    return content_key(
+        {
+            "package": results.fingerprint(),
+            "generator": [request.generator, digest],
+            "volume": request.volume,
+            "protocol": protocol.model_dump(mode="json"),
+            "seeds": request.seeds,
+            "settings": request.settings,
+            "data": sources.fingerprint(),
+        }
+    )
+
+
+def _forget(steps: list[Step], store: Store, names: Sequence[str]) -> None:
+    known = {step.stage.name for step in steps}
+    for name in names:
+        if name not in known:
+            raise UserError(f"--force {name}: this run has no such stage; it has {', '.join(sorted(known))}")
+    for step in steps:
+        if step.stage.name in names:
+            store.forget(step.stage)
+
+
+def _announce(steps: list[Step], store: Store) -> None:
+    from synthbench import plan as plans
+
+    plans.announce(steps, store)
+
+
+def _collect(job: Job, plans: dict[int, list[Step]], stages: list[dict[str, Any]], wall: float) -> Result:
+    """The JSON contract, from the evaluate stages of every seed."""
+    from synthbench.pipeline import seed_scores
+
+    evaluate = {seed: plan[-1] for seed, plan in plans.items()}
+    found = {seed: seed_scores(step) for seed, step in evaluate.items()}
+    run = results.run_name(job.short_name, job.volume.name, job.protocol.name, (step.stage.key for step in evaluate.values()))
+    folder = job.store.root / "results" / run
+    folder.mkdir(parents=True, exist_ok=True)
+    last = plans[0]
+    made = next(step for step in reversed(last) if step.stage.name == "generate")
+    _samples(job, made, folder / "samples.png")
+    generate = made.stage.manifest() or {}
+    return {
+        "run": run,
+        "generator": job.short_name,
+        "volume": job.volume.name,
+        "protocol": job.protocol.name,
+        "title": job.protocol.title,
+        "seeds": list(plans),
+        "scores": [{**score, "seed": seed} for seed, item in found.items() for score in item["scores"]],
+        "skipped": found[0]["skipped"],
+        "stages": stages,
+        "artifacts": {"folder": str(folder), "samples": str(folder / "samples.png"), "faces": str(made.stage.folder)},
+        "baseline": _baseline(job, plans),
+        "settings": job.generator.config.model_dump(mode="json"),
+        "traits": vars(job.generator.traits),
+        "digests": {"faces": generate.get("digest"), "benchmarks": job.benchmarks.stage.key, "real": job.real.stage.key},
+        "cost": {"wall_seconds": round(wall, 1), "device": job.device.type, "images_per_second": generate.get("images_per_second")},
+        "synthbench": __version__,
+        "command": "synthbench " + shlex.join(sys.argv[1:]),
+    }
+
+
+def _baseline(job: Job, plans: dict[int, list[Step]]) -> Result | None:
+    """The real row of the table: the scores of the baseline's evaluate stages."""
+    from synthbench.pipeline import seed_scores
+
+    if job.short_name == "real":
+        return None
+    scores = []
+    for seed in plans:
+        step = job.baseline.steps(seed)[-1]
+        scores += [{**score, "seed": seed} for score in seed_scores(step)["scores"]]
+    return {"generator": "real", "volume": "all", "protocol": job.protocol.name, "seeds": list(plans), "scores": scores}
+
+
+def _samples(job: Job, made: Step, path: Path) -> None:
+    """Eight identities x (the inquiry, if there is one, and eight samples)."""
+    import numpy as np
+    import torch
+
+    from synthbench.data.faces import open_faces
+
+    faces = open_faces(made.stage.folder)
+    real = faces.columns.get("real", np.zeros(len(faces)))
+    enroll = [step for step in job.generator_steps(0) if step.stage.name == "enroll"]
+    inquiries = open_faces(enroll[0].stage.folder / "inquiries") if enroll and (enroll[0].stage.folder / "inquiries").is_dir() else None
+    rows = []
+    for identity in range(min(8, faces.identities)):
+        own = np.flatnonzero(faces.identity == identity)
+        synthetic = own[real[own] == 0] if (real[own] == 0).any() else own
+        images = faces.images(synthetic[:8])
+        rows.append(torch.cat([inquiries.images([identity]), images]) if inquiries else images)
+    results.grid(rows, path)
