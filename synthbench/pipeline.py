@@ -202,7 +202,6 @@ class Job:
     def generator_steps(self, seed: int) -> list[Step]:
         """train, enroll (where the generator has them) and generate."""
         traits, r = self.generator.traits, self.protocol.resolution
-        label = f"{self.short_name} {r} {self.device.type}"
         upstream: dict[str, Any] = {"real": self.real.stage.key}
         if traits.trains or traits.enrolls:
             upstream["encoder"] = self.network_key("encoder")
