@@ -1,0 +1,325 @@
+"""Augmentation of whole batches on the training device.
+
+Images are float (B, 3, R, R) in [0, 1]; every class is one augmentation with its probability and ranges, and keeps the shape.
+Random numbers are drawn per image on the CPU from one generator, so that a batch is the same on every device, and so that
+choosing the images to touch never makes a GPU wait.
+
+Resizing is written as a matrix per image and axis (out = rows @ image @ columns^T), so that every image of a batch can have its own size
+and its own kernel in two batched products.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal, Union
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from synthbench.config import Settings
+
+Range = tuple[float, float]
+Probability = Annotated[float, Field(ge=0, le=1)]
+GREY = (0.299, 0.587, 0.114)  # luma, ITU-R 601, as PIL and torchvision
+METHODS = ("nearest", "bilinear", "area", "bicubic", "lanczos")
+OPERATIONS = (  # of RandAugment: torchvision's set
+    *("identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness", "colour", "contrast"),
+    *("sharpness", "posterize", "solarize", "autocontrast", "equalize"),
+)
+
+
+class Flip(Settings):
+    """Mirror left and right."""
+
+    name: Literal["flip"] = "flip"
+    p: Probability = 0.5
+
+    def __call__(self, images: Tensor, random: torch.Generator) -> Tensor:
+        touched = torch.rand(len(images), generator=random) < self.p
+        return torch.where(on(touched, images)[:, None, None, None], images.flip(3), images)
+
+
+class BlackOutside(Settings):
+    """AdaFace's crop: a random window stays where it is, everything outside becomes black (Kim et al. 2022, section 4.1 and code)."""
+
+    name: Literal["black_outside"] = "black_outside"
+    p: Probability = 0.2
+    scale: Range = (0.2, 1.0)  # share of the area
+    ratio: Range = (3 / 4, 4 / 3)  # width / height
+
+    def __call__(self, images: Tensor, random: torch.Generator) -> Tensor:
+        touched = torch.rand(len(images), generator=random) < self.p
+        inside = (
+            in_window(windows(len(images), images.shape[-1], self.scale, self.ratio, random), images.shape[-1]) | ~touched[:, None, None]
+        )
+        return images * on(inside, images).unsqueeze(1)
+
+
+class LowResolution(Settings):
+    """AdaFace's low resolution: shrink to a share of the side and back, each with a random kernel of cv2, no antialiasing."""
+
+    name: Literal["low_resolution"] = "low_resolution"
+    p: Probability = 0.2
+    side: Range = (0.2, 1.0)
+
+    def __call__(self, images: Tensor, random: torch.Generator) -> Tensor:
+        full = images.shape[-1]
+        draw = torch.rand(len(images), 2, generator=random)
+        kernels = torch.randint(len(METHODS), (len(images), 2), generator=random)
+        rows = (draw[:, 0] < self.p).nonzero().flatten()
+        if not len(rows):
+            return images
+        small = ((self.side[0] + draw[rows, 1] * (self.side[1] - self.side[0])) * full).long().clamp(1, full)
+        matrices = torch.zeros(len(rows), full, full)
+        for i, (size, (down, up)) in enumerate(zip(small.tolist(), kernels[rows].tolist())):
+            matrices[i] = resize_matrix(size, full, METHODS[up]) @ resize_matrix(full, size, METHODS[down])
+        matrices = on(matrices, images)
+        return put(images, rows, apply_matrices(images[on(rows, images)], matrices, matrices).clamp(0, 1))
+
+
+class ColourJitter(Settings):
+    """Brightness, contrast, saturation and hue in random order, as torchvision's ColorJitter."""
+
+    name: Literal["colour_jitter"] = "colour_jitter"
+    p: Probability = 1.0
+    brightness: float = Field(0.0, ge=0)  # factor from [max(0, 1 - x), 1 + x]
+    contrast: float = Field(0.0, ge=0)
+    saturation: float = Field(0.0, ge=0)
+    hue: float = Field(0.0, ge=0, le=0.5)  # shift in turns of the colour circle from [-x, x]
+
+    def __call__(self, images: Tensor, random: torch.Generator) -> Tensor:
+        count = len(images)
+        draw = torch.rand(count, 5, generator=random)
+        order = torch.rand(count, 4, generator=random).argsort(1)
+        strengths = torch.tensor([self.brightness, self.contrast, self.saturation])
+        low = (1 - strengths).clamp(min=0)
+        factors = torch.cat([low + draw[:, :3] * (1 + strengths - low), (2 * draw[:, 3:4] - 1) * self.hue], 1)
+        used = torch.tensor([*(strengths > 0).tolist(), self.hue > 0])
+        for turn in range(4):
+            for kind, adjust in enumerate((brightness, contrast, saturation, shift_hue)):
+                rows = ((order[:, turn] == kind) & (draw[:, 4] < self.p) & used[kind]).nonzero().flatten()
+                if len(rows):
+                    there = on(rows, images)
+                    images = put(images, rows, adjust(images[there], on(factors[rows, kind], images)[:, None, None, None]))
+        return images
+
+
+class ResizedCrop(Settings):
+    """A random window enlarged to the full image, bilinear, as torchvision's RandomResizedCrop."""
+
+    name: Literal["resized_crop"] = "resized_crop"
+    p: Probability = 1.0
+    scale: Range = (0.9, 1.0)
+    ratio: Range = (3 / 4, 4 / 3)
+
+    def __call__(self, images: Tensor, random: torch.Generator) -> Tensor:
+        full = images.shape[-1]
+        touched = torch.rand(len(images), generator=random) < self.p
+        boxes = windows(len(images), full, self.scale, self.ratio, random)
+        boxes = torch.where(touched[:, None], boxes, torch.tensor([0, 0, full, full]))
+        rows = on(crop_matrices(boxes[:, 0], boxes[:, 2], full), images)
+        columns = on(crop_matrices(boxes[:, 1], boxes[:, 3], full), images)
+        return apply_matrices(images, rows, columns)
+
+
+class Erase(Settings):
+    """A random rectangle becomes one colour (Zhong et al. 2020); `fill` 0.5 is zero after normalisation."""
+
+    name: Literal["erase"] = "erase"
+    p: Probability = 0.5
+    scale: Range = (0.02, 0.33)
+    ratio: Range = (0.3, 3.3)
+    fill: Probability = 0.5
+
+    def __call__(self, images: Tensor, random: torch.Generator) -> Tensor:
+        touched = torch.rand(len(images), generator=random) < self.p
+        inside = (
+            in_window(windows(len(images), images.shape[-1], self.scale, self.ratio, random), images.shape[-1]) & touched[:, None, None]
+        )
+        return images.masked_fill(on(inside, images).unsqueeze(1), self.fill)
+
+
+class RandAugment(Settings):
+    """`operations` random operations of one strength (Cubuk et al. 2020; torchvision's set; IDiff-Face: 4 at strength 16 of 30)."""
+
+    name: Literal["rand_augment"] = "rand_augment"
+    operations: int = Field(4, ge=1)
+    magnitude: int = Field(16, ge=0, le=30)
+
+    def __call__(self, images: Tensor, random: torch.Generator) -> Tensor:
+        choice = torch.randint(len(OPERATIONS), (len(images), self.operations), generator=random)
+        sign = torch.randint(2, choice.shape, generator=random) * 2 - 1
+        pixels = (images * 255).round().to(torch.uint8)
+        for turn in range(self.operations):
+            for kind, operation in enumerate(OPERATIONS):
+                for direction in (-1, 1):
+                    rows = ((choice[:, turn] == kind) & (sign[:, turn] == direction)).nonzero().flatten()
+                    if len(rows) and operation != "identity":
+                        there = on(rows, pixels)
+                        pixels = put(pixels, rows, operate(pixels[there], operation, direction * self.magnitude / 30))
+        return pixels.to(images.dtype) / 255
+
+
+Augmentation = Annotated[
+    Union[Flip, BlackOutside, LowResolution, ColourJitter, ResizedCrop, Erase, RandAugment],  # noqa: UP007 - evaluated by pydantic
+    Field(discriminator="name"),
+]
+
+
+def augment(images: Tensor, steps: tuple[Augmentation, ...], random: torch.Generator) -> Tensor:
+    """uint8 (B, 3, R, R) -> float32 in [-1, 1], after `steps` in order."""
+    x = images.float().div_(255)
+    for step in steps:
+        x = step(x, random)
+    return x * 2 - 1
+
+
+def on(tensor: Tensor, like: Tensor) -> Tensor:
+    """The CPU tensor `tensor` on the device of `like`, without waiting."""
+    return tensor if like.device.type == "cpu" else tensor.to(like.device, non_blocking=True)
+
+
+def put(images: Tensor, rows: Tensor, new: Tensor) -> Tensor:
+    """`images` with `rows` (on the CPU) replaced."""
+    return images.index_copy(0, on(rows, images), new)
+
+
+def windows(count: int, full: int, scale: Range, ratio: Range, random: torch.Generator) -> Tensor:
+    """(count, 4) int64 rows of top, left, height, width: torchvision's RandomResizedCrop, ten tries, then the whole image."""
+    draw = torch.rand(count, 10, 4, generator=random)
+    area = (scale[0] + draw[..., 0] * (scale[1] - scale[0])) * full * full
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    aspect = torch.exp(low + draw[..., 1] * (high - low))
+    width, height = torch.sqrt(area * aspect).round().long(), torch.sqrt(area / aspect).round().long()
+    fits = (width >= 1) & (width <= full) & (height >= 1) & (height <= full)
+    first = torch.where(fits.any(1), fits.int().argmax(1), 0)
+    pick = torch.arange(count), first
+    width, height, draw = width[pick], height[pick], draw[pick]
+    whole = ~fits.any(1)
+    width, height = torch.where(whole, full, width), torch.where(whole, full, height)
+    top = (draw[:, 2] * (full - height + 1)).long()
+    left = (draw[:, 3] * (full - width + 1)).long()
+    return torch.stack([top, left, height, width], 1)
+
+
+def in_window(boxes: Tensor, full: int) -> Tensor:
+    """(B, full, full) bool: inside the window of each image."""
+    place = torch.arange(full)
+    top, left, height, width = (boxes[:, i, None] for i in range(4))
+    rows = (place >= top) & (place < top + height)
+    columns = (place >= left) & (place < left + width)
+    return rows[:, :, None] & columns[:, None, :]
+
+
+def crop_matrices(start: Tensor, length: Tensor, full: int) -> Tensor:
+    """(B, full, full): bilinear enlargement of [start, start + length) to `full`, edges held."""
+    source = (torch.arange(full) + 0.5) * length[:, None] / full - 0.5
+    source = source.clamp(min=0).minimum((length[:, None] - 1).float()) + start[:, None]  # (B, full), in pixels of the original
+    return (1 - (source[..., None] - torch.arange(full)).abs()).clamp(min=0)
+
+
+def resize_matrix(before: int, after: int, method: str) -> Tensor:
+    """(after, before) weights of a resize without antialiasing, half-pixel centres: cv2's and F.interpolate's kernels."""
+    if method == "nearest":
+        return F.one_hot((torch.arange(after) * before / after).long().clamp(max=before - 1), before).float()
+    if method == "area":
+        return F.adaptive_avg_pool1d(torch.eye(before), after).T.contiguous()
+    source = (torch.arange(after) + 0.5) * before / after - 0.5
+    reach = {"bilinear": 1, "bicubic": 2, "lanczos": 4}[method]
+    if method == "bilinear":
+        source = source.clamp(min=0)
+    taps = source.floor().long()[:, None] + torch.arange(1 - reach, reach + 1)  # (after, 2 reach)
+    weight = kernel((source[:, None] - taps).abs(), method)
+    weight = weight / weight.sum(1, keepdim=True)
+    return torch.zeros(after, before).scatter_add_(1, taps.clamp(0, before - 1), weight)  # beyond the edge: the edge pixel
+
+
+def kernel(x: Tensor, method: str) -> Tensor:
+    if method == "bilinear":
+        return (1 - x).clamp(min=0)
+    if method == "lanczos":
+        return torch.where(x < 4, torch.sinc(x) * torch.sinc(x / 4), 0.0)
+    a = -0.75  # cubic convolution (Keys 1981) with the constant of cv2 and F.interpolate
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((x - 5) * x + 8) * x * a - 4 * a
+    return torch.where(x <= 1, near, torch.where(x < 2, far, 0.0))
+
+
+def apply_matrices(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """rows[b] @ images[b, c] @ columns[b]^T for every image and channel."""
+    return (rows.unsqueeze(1) @ images @ columns.unsqueeze(1).transpose(2, 3)).contiguous(memory_format=torch.channels_last)
+
+
+def grey(images: Tensor) -> Tensor:
+    return sum(weight * images[:, i : i + 1] for i, weight in enumerate(GREY))  # type: ignore[return-value]
+
+
+def brightness(images: Tensor, factor: Tensor) -> Tensor:
+    return (images * factor).clamp(0, 1)
+
+
+def contrast(images: Tensor, factor: Tensor) -> Tensor:
+    mean = grey(images).mean((2, 3), keepdim=True)
+    return (mean + factor * (images - mean)).clamp(0, 1)
+
+
+def saturation(images: Tensor, factor: Tensor) -> Tensor:
+    flat = grey(images)
+    return (flat + factor * (images - flat)).clamp(0, 1)
+
+
+def shift_hue(images: Tensor, turn: Tensor) -> Tensor:
+    """Hue by `turn` of the colour circle in HSV. Channel n of a colour is v - v s max(0, min(k, 4 - k, 1)), k = (n + 6 h) mod 6."""
+    value, low = images.amax(1, keepdim=True), images.amin(1, keepdim=True)
+    chroma = value - low
+    red, green, blue = images.unbind(1)
+    span = chroma.squeeze(1).clamp(min=1e-12)
+    top = images.argmax(1)
+    hue = torch.where(
+        top == 0, (green - blue) / span, torch.where(top == 1, 2 + (blue - red) / span, 4 + (red - green) / span)
+    )  # in sixths
+    hue = hue.unsqueeze(1) + 6 * turn
+    place = torch.tensor([5.0, 3.0, 1.0]).view(1, 3, 1, 1)
+    k = (on(place, images) + hue) % 6
+    return (value - chroma * torch.minimum(torch.minimum(k, 4 - k), torch.ones_like(k)).clamp(min=0)).clamp(0, 1)
+
+
+def operate(pixels: Tensor, operation: str, strength: float) -> Tensor:
+    """One RandAugment operation on uint8 (B, 3, R, R); `strength` in [-1, 1], its sign used where the operation has two directions."""
+    from torchvision.transforms.v2 import functional as tv
+
+    side, size = pixels.shape[-1], abs(strength)
+
+    def affine(
+        turn: float = 0.0, x: float = 0.0, y: float = 0.0, shear: tuple[float, float] = (0.0, 0.0), centre: list[float] | None = None
+    ) -> Tensor:
+        return tv.affine(pixels, angle=turn, translate=[x, y], scale=1.0, shear=list(shear), center=centre)
+
+    match operation:
+        case "shear_x":
+            return affine(shear=(math.degrees(math.atan(0.3 * strength)), 0.0), centre=[0, 0])
+        case "shear_y":
+            return affine(shear=(0.0, math.degrees(math.atan(0.3 * strength))), centre=[0, 0])
+        case "translate_x":
+            return affine(x=int(150 / 331 * side * strength))
+        case "translate_y":
+            return affine(y=int(150 / 331 * side * strength))
+        case "rotate":
+            return tv.rotate(pixels, 30.0 * strength)
+        case "brightness":
+            return tv.adjust_brightness(pixels, 1 + 0.9 * strength)
+        case "colour":
+            return tv.adjust_saturation(pixels, 1 + 0.9 * strength)
+        case "contrast":
+            return tv.adjust_contrast(pixels, 1 + 0.9 * strength)
+        case "sharpness":
+            return tv.adjust_sharpness(pixels, 1 + 0.9 * strength)
+        case "posterize":
+            return tv.posterize(pixels, 8 - round(4 * size))
+        case "solarize":
+            return tv.solarize(pixels, 255.0 * (1 - size))
+        case "autocontrast":
+            return tv.autocontrast(pixels)
+    return tv.equalize(pixels)

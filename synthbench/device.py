@@ -1,0 +1,85 @@
+"""Device, threads and precision: the only file that asks about CUDA."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from synthbench.types import UserError
+
+WISHES = ("auto", "cpu", "cuda", "mps")
+
+
+def pick_device(wish: str = "auto") -> tuple[torch.device, str]:
+    """The device to work on, and why, in words for the user. `wish`: auto, cpu, cuda, cuda:N or mps.
+
+    Raises UserError for a device that is not there.
+    """
+    kind = wish.split(":")[0]
+    if kind not in WISHES:
+        raise UserError(f"device {wish!r} is not known; use one of {', '.join(WISHES)} or cuda:N")
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if kind == "auto":
+        kind = wish = next(name for name in ("cuda", "mps", "cpu") if there[name])
+        why = "the fastest device found" if kind != "cpu" else "no GPU found"
+    else:
+        why = "as asked"
+    if not there[kind]:
+        raise UserError(
+            f"device {wish!r} is not available: torch {torch.__version__} finds no {kind.upper()} device here. Use --device cpu or auto"
+        )
+    try:
+        device = torch.device(wish)
+    except RuntimeError:
+        raise UserError(f"device {wish!r} is not understood; write cuda:0, cuda:1, ...") from None
+    if kind == "cuda":
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise UserError(f"device {wish!r} is not available: this machine has {torch.cuda.device_count()} CUDA devices, numbered from 0")
+        return device, f"{wish}, {torch.cuda.get_device_name(device)} ({why})"
+    return device, f"cpu, {torch.get_num_threads()} threads ({why})" if kind == "cpu" else f"{wish} ({why})"
+
+
+def set_threads() -> int:
+    """Threads for CPU work: SYNTHBENCH_THREADS, or the cores this process may use. Returns the number set."""
+    text = os.environ.get("SYNTHBENCH_THREADS", "")
+    if text and not (text.isdigit() and int(text) > 0):
+        raise UserError(f"SYNTHBENCH_THREADS is {text!r}; it must be a whole number of at least 1")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(int(text) if text else cores)
+    return torch.get_num_threads()
+
+
+def deterministic() -> None:
+    """Ask for the same result from the same work on the same machine; costs a few percent on a GPU."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """bf16 autocast where it pays (CUDA) and is asked for; fp32 elsewhere. A CPU without bf16 units is slower in bf16."""
+    if precision == "bf16" and device.type == "cuda":
+        return torch.autocast("cuda", dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def ready(module: nn.Module, device: torch.device) -> nn.Module:
+    """Move a convolutional network to `device` in channels_last layout, which is faster on CUDA and, with oneDNN, on the CPU."""
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
+    return module.to(device=device, memory_format=torch.channels_last)
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy to `device`; to CUDA through pinned memory and without waiting."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes of device memory at their highest so far; 0 where it is not known."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0

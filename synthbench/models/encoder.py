@@ -1,0 +1,192 @@
+"""A frozen face encoder behind one interface, and how our own are saved: weights.safetensors beside encoder.json."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from synthbench.device import ready
+from synthbench.models.iresnet import IRSE, IResNet
+from synthbench.models.small import SmallNet
+from synthbench.types import UserError
+
+FAMILIES = ("iresnet", "irse", "small")
+
+
+def build(architecture: Mapping[str, Any], resolution: int, dim: int) -> nn.Module:
+    """A backbone from its description: {family, depth, se, dropout} or, for family small, {family, width, dropout}."""
+    settings = dict(architecture)
+    family = settings.pop("family")
+    make = {"iresnet": IResNet, "irse": IRSE, "small": SmallNet}[family]
+    return make(resolution=resolution, dim=dim, **settings)
+
+
+class Encoder(nn.Module):
+    """A frozen face-recognition network.
+
+    net: takes (B, 3, resolution, resolution) in `colour` order and gives (B, dim) raw embeddings.
+    gain, offset: what `net` wants is gain * x + offset for x in [-1, 1]; (127.5, 127.5) for a network that takes 0..255.
+    differentiable: False for a network that only runs forwards (onnxruntime).
+    digest: sha256 of the weights file. name: for people.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        resolution: int,
+        dim: int,
+        colour: str = "rgb",
+        gain: float = 1.0,
+        offset: float = 0.0,
+        differentiable: bool = True,
+        digest: str = "",
+        name: str = "",
+    ) -> None:
+        super().__init__()
+        if colour not in ("rgb", "bgr"):
+            raise UserError(f"colour order {colour!r} of encoder {name or 'without a name'} must be rgb or bgr")
+        self.net = net.eval().requires_grad_(False)
+        self.resolution, self.dim, self.colour, self.digest, self.name = resolution, dim, colour, digest, name
+        self.gain, self.offset, self.differentiable = gain, offset, differentiable
+        self.register_buffer("place", torch.zeros(()), persistent=False)  # knows the device even when `net` has no parameters
+        self.place: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        return self.place.device
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(p.numel() for p in self.net.parameters())
+
+    def train(self, mode: bool = True) -> Encoder:
+        """Frozen: stays in eval mode, also when it is a part of a network in training."""
+        return super().train(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, r, r) RGB in [-1, 1] -> (B, dim) raw embeddings; gradients flow to `x`. Any r: resized bilinearly."""
+        if not self.differentiable and torch.is_grad_enabled() and x.requires_grad:
+            raise UserError(
+                f"encoder {self.name} runs forwards only (onnxruntime), so nothing can be trained through it. "
+                "Use it as the judge, and as the encoder a checkpoint in PyTorch or an ONNX file that onnx2torch converts"
+            )
+        if x.shape[-2:] != (self.resolution, self.resolution):
+            smaller = x.shape[-1] > self.resolution
+            x = F.interpolate(x, (self.resolution, self.resolution), mode="bilinear", align_corners=False, antialias=smaller)
+        if self.colour == "bgr":
+            x = x.flip(1)
+        if (self.gain, self.offset) != (1.0, 0.0):
+            x = x * self.gain + self.offset
+        return self.net(x)
+
+    @torch.no_grad()
+    def embed(self, images: Tensor, flip: bool = False) -> Tensor:
+        """uint8 (B, 3, r, r) RGB -> (B, dim) float32 unit vectors on the encoder's device.
+
+        flip: the sum of the raw embeddings of image and mirror image, then normalised, as in insightface's verification.
+        """
+        x = images.to(self.device).float().div_(127.5).sub_(1)
+        raw = self(x).float()
+        if flip:
+            raw = raw + self(x.flip(3)).float()
+        return F.normalize(raw, dim=1)
+
+    def embed_all(
+        self, images: Any, batch_size: int = 256, flip: bool = False, progress: Callable[[int, int], None] | None = None
+    ) -> np.ndarray:
+        """All of a FaceSet (anything with `images(rows)` and a length) or of a uint8 tensor (N, 3, r, r): (N, dim) float32 unit vectors."""
+        read = images.images if hasattr(images, "images") else images.__getitem__
+        out = np.empty((len(images), self.dim), np.float32)
+        for first in range(0, len(images), batch_size):
+            rows = slice(first, min(first + batch_size, len(images)))
+            out[rows] = self.embed(read(rows), flip).cpu().numpy()
+            if progress:
+                progress(rows.stop, len(images))
+        return out
+
+
+def save_encoder(module: nn.Module, folder: Path, spec: Mapping[str, Any]) -> Path:
+    """Write the weights and `spec` (architecture, resolution, dim, colour, name, ...) into `folder`, weights first, each by rename."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = folder / "weights.safetensors"
+    tensors = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
+    save_file(tensors, weights.with_name(weights.name + ".tmp"))
+    os.replace(weights.with_name(weights.name + ".tmp"), weights)
+    record = {
+        "colour": "rgb",
+        "name": folder.name,
+        **spec,
+        "parameters": sum(p.numel() for p in module.parameters()),
+        "digest": file_digest(weights),
+    }
+    text = folder / "encoder.json"
+    text.with_name(text.name + ".tmp").write_text(json.dumps(record, indent=2) + "\n")
+    os.replace(text.with_name(text.name + ".tmp"), text)
+    return weights
+
+
+def load_encoder(folder: Path, device: torch.device | str = "cpu") -> Encoder:
+    """The encoder that `save_encoder` wrote into `folder`. Raises UserError for files missing, damaged or of another architecture."""
+    folder = Path(folder)
+    try:
+        spec = json.loads((folder / "encoder.json").read_text())
+        resolution, dim = int(spec["resolution"]), int(spec["dim"])
+        net = build({**spec["architecture"], "dropout": 0.0}, resolution, dim)
+    except FileNotFoundError:
+        raise UserError(f"{folder} holds no encoder: encoder.json is missing") from None
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder / 'encoder.json'} is damaged or of another version: {error!r}") from None
+    fill(net, read_tensors(folder / "weights.safetensors"), folder / "weights.safetensors")
+    encoder = Encoder(net, resolution=resolution, dim=dim, colour=spec["colour"], digest=spec["digest"], name=spec["name"])
+    return ready(encoder, torch.device(device))  # type: ignore[return-value]
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises UserError when it is missing, cut short or of another kind."""
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is not a whole safetensors file: {error}") from None
+
+
+def fill(net: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Load `tensors` into `net`, all of them and nothing else; a mismatch is named."""
+    wanted = net.state_dict()
+    missing = [key for key in wanted if key not in tensors and not key.endswith("num_batches_tracked")]
+    extra = [key for key in tensors if key not in wanted]
+    shapes = [
+        f"{key} {tuple(tensors[key].shape)}, expected {tuple(wanted[key].shape)}"
+        for key in wanted
+        if key in tensors and tensors[key].shape != wanted[key].shape
+    ]
+    problems = [
+        f"{what}: {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
+        for what, keys in (("missing", missing), ("not expected", extra), ("of another shape", shapes))
+        if keys
+    ]
+    if problems:
+        raise UserError(f"{path} does not fit {type(net).__name__}: {'; '.join(problems)}")
+    net.load_state_dict({key: tensors.get(key, value) for key, value in wanted.items()}, strict=True)
+
+
+def file_digest(path: Path) -> str:
+    total = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            total.update(block)
+    return total.hexdigest()

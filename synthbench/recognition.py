@@ -1,0 +1,281 @@
+"""Training a recognizer on a set of labelled faces by a frozen recipe. The caller owns the loop:
+
+    for step in recognition.train(faces, load_recipe("cemiface"), seed=0, device=device, out=folder):
+        console.progress(step)
+
+The last checkpoint is the result; no test set is looked at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from synthbench import config
+from synthbench.augment import Augmentation, augment
+from synthbench.config import Settings
+from synthbench.device import autocast, ready, send
+from synthbench.models.encoder import build, save_encoder
+from synthbench.models.margin import Head
+from synthbench.seeds import derive, torch_generator
+from synthbench.types import UserError
+
+if TYPE_CHECKING:
+    from synthbench.data.faces import FaceSet
+
+REPORT = 20  # steps between two looks at the loss; a look makes a GPU wait
+SAVE = 30.0  # seconds between two checkpoints
+
+
+class Backbone(Settings):
+    """iresnet: arcface_torch's network; irse: that of TFace, AdaFace and CVLface; small: for 32-64 px on a CPU."""
+
+    family: Literal["iresnet", "irse", "small"] = "irse"
+    depth: Literal[18, 34, 50, 100, 200] = 50  # not of `small`
+    se: bool = False  # squeeze-excitation on the residual of every block; not of `small`
+    width: int = Field(32, ge=4)  # channels of `small` in its last stage but two
+
+    def architecture(self, dropout: float) -> dict[str, Any]:
+        own = {"width": self.width} if self.family == "small" else {"depth": self.depth, "se": self.se}
+        return {"family": self.family, **own, "dropout": dropout}
+
+
+class Recipe(Settings):
+    """Frozen training settings of a recognizer. Epochs count from 0; a drop at 26 acts after 26 whole epochs."""
+
+    name: str = "unnamed"
+    backbone: Backbone = Backbone()
+    dim: int = Field(512, ge=2)  # of the embedding
+    dropout: float = Field(0.0, ge=0, lt=1)  # before the last Linear
+
+    head: Literal["cosface", "arcface", "adaface"] = "cosface"
+    margin: float = Field(0.4, ge=0)
+    scale: float = Field(64.0, gt=0)
+    gradient: Literal["straight_through", "exact"] = "straight_through"  # of arcface and adaface
+    h: float = 0.333  # adaface: concentration of the norm statistic
+    t_alpha: float = 0.01  # adaface: rate of its running mean and deviation
+
+    epochs: int = Field(40, ge=1)
+    batch_size: int = Field(512, ge=2)  # images per step, over all devices; smaller sets are one batch
+    lr: float = Field(0.1, gt=0)  # of SGD, at `batch_size`
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+    decay_norm: bool = True  # also on the weights of batch norm
+    schedule: Literal["steps", "polynomial", "cosine"] = "steps"
+    drops: tuple[float, ...] = ()  # steps: epochs after which lr is multiplied by 0.1
+    power: float = 1.0  # polynomial: lr (1 - progress)^power
+    warmup: float = Field(0.0, ge=0)  # epochs of linear warm-up
+    clip: float | None = None  # largest gradient norm of the backbone
+    precision: Literal["bf16", "fp32"] = "bf16"  # of the backbone on a GPU; a CPU works in fp32, and so does the head
+    augmentation: tuple[Augmentation, ...] = ()
+
+    def lr_at(self, step: int, per_epoch: int) -> float:
+        """Learning rate of step number `step` (from 0)."""
+        epoch = step / per_epoch
+        if epoch < self.warmup:
+            return self.lr * (step + 1) / (self.warmup * per_epoch)
+        if self.schedule == "steps":
+            return self.lr * 0.1 ** sum(epoch >= drop for drop in self.drops)
+        progress = (epoch - self.warmup) / (self.epochs - self.warmup)
+        if self.schedule == "polynomial":
+            return self.lr * (1 - progress) ** self.power
+        return self.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@dataclass(frozen=True)
+class Step:
+    """A look at a training. `number` steps of `total` are done; `loss` is the mean since the last look."""
+
+    number: int
+    total: int
+    loss: float
+    lr: float
+    images_per_second: float
+    waiting: float  # share of the time spent waiting for data
+
+
+def load_recipe(name: str) -> Recipe:
+    """The preset called `name`, or the recipe in a YAML file. Raises UserError with file and line, or with the presets there are."""
+    path = config.config_path("recipes", name)
+    return config.build(Recipe, config.Layer({"name": path.stem}), config.read_layer(path))
+
+
+def train(faces: FaceSet, recipe: Recipe, *, seed: int, device: torch.device, out: Path) -> Iterator[Step]:
+    """Train on `faces` and leave weights.safetensors and encoder.json in `out`; yields a Step every 20 steps and at the end.
+
+    Continues from out/checkpoint.pt to the very same weights as without the interruption (on the same device). Weights, order, dropout
+    and augmentation depend on `seed`, `recipe` and `faces` only. Raises UserError for a set that cannot be trained on and for a loss
+    that is not finite.
+    """
+    check(faces)
+    out.mkdir(parents=True, exist_ok=True)
+    batch = min(recipe.batch_size, len(faces))
+    per_epoch = len(faces) // batch
+    total = recipe.epochs * per_epoch
+    backbone, head, optimizer = setup(faces, recipe, seed, device)
+    fingerprint = hashlib.sha256(json.dumps([recipe.model_dump(mode="json"), seed, faces.digest]).encode()).hexdigest()
+    start = restore(out / "checkpoint.pt", fingerprint, backbone, head, optimizer)
+    backbone.train(), head.train()
+
+    losses = torch.zeros(REPORT, device=device)
+    norms = torch.zeros(REPORT, device=device)
+    since = saved = time.monotonic()
+    waited, done = 0.0, start
+    with ThreadPoolExecutor(1) as reader:
+        upcoming = reader.submit(read, faces, seed, start, batch, per_epoch)
+        for step in range(start, total):
+            before = time.monotonic()
+            images, labels = upcoming.result()
+            waited += time.monotonic() - before
+            if step + 1 < total:
+                upcoming = reader.submit(read, faces, seed, step + 1, batch, per_epoch)
+            lr = recipe.lr_at(step, per_epoch)
+            loss, norm = update(backbone, head, optimizer, images, labels, recipe, lr, seed, step, device)
+            losses[step % REPORT], norms[step % REPORT] = loss, norm
+            if (step + 1) % REPORT == 0 or step + 1 == total:
+                fresh = losses[: step % REPORT + 1].cpu()[-(step + 1 - done) :]
+                refuse_non_finite(fresh, norms[: step % REPORT + 1].cpu()[-len(fresh) :], done, recipe, per_epoch)
+                now = time.monotonic()
+                if now - saved > SAVE and step + 1 < total:
+                    save(out / "checkpoint.pt", step + 1, fingerprint, backbone, head, optimizer)
+                    saved = time.monotonic()
+                speed, waiting = len(fresh) * batch / (now - since), waited / (now - since)
+                since, waited, done = time.monotonic(), 0.0, step + 1
+                yield Step(step + 1, total, fresh.mean().item(), lr, speed, waiting)
+
+    spec = {
+        "name": f"recognizer, recipe {recipe.name}",
+        "architecture": recipe.backbone.architecture(recipe.dropout),
+        "resolution": faces.resolution,
+        "dim": recipe.dim,
+        "recipe": recipe.model_dump(mode="json"),
+        "trained_on": {"digest": faces.digest, "images": len(faces), "identities": faces.identities},
+        "seed": seed,
+    }
+    save_encoder(backbone, out, spec)
+    (out / "checkpoint.pt").unlink(missing_ok=True)
+
+
+def check(faces: FaceSet) -> None:
+    labels = torch.as_tensor(faces.identity)
+    if len(labels) == 0:
+        raise UserError("the training set holds no image")
+    if labels.min() < 0 or labels.max() >= faces.identities:
+        raise UserError(
+            f"labels of the training set run from {labels.min()} to {labels.max()}, but there are {faces.identities} identities: "
+            f"labels must lie in 0..{faces.identities - 1}"
+        )
+    if len(labels.unique()) < 2:
+        raise UserError("all images of the training set have the same label; a recognizer needs at least two identities")
+
+
+def setup(faces: FaceSet, recipe: Recipe, seed: int, device: torch.device) -> tuple[nn.Module, Head, torch.optim.SGD]:
+    """Backbone, head and optimizer as they are before the first step."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, "init"))
+        backbone = build(recipe.backbone.architecture(recipe.dropout), faces.resolution, recipe.dim)
+        head = Head(recipe.head, recipe.dim, faces.identities, recipe.scale, recipe.margin, recipe.gradient, recipe.h, recipe.t_alpha)
+    backbone, head = ready(backbone, device), head.to(device)
+    norm = {id(p) for m in backbone.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)) for p in m.parameters()}
+    everything = [p for p in (*backbone.parameters(), *head.parameters()) if p.requires_grad]
+    plain = [p for p in everything if recipe.decay_norm or id(p) not in norm]
+    free = [p for p in everything if not recipe.decay_norm and id(p) in norm]
+    groups = [{"params": plain, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    return backbone, head, torch.optim.SGD([g for g in groups if g["params"]], lr=recipe.lr, momentum=recipe.momentum)
+
+
+def read(faces: FaceSet, seed: int, step: int, batch: int, per_epoch: int) -> tuple[Tensor, Tensor]:
+    """Images (B, 3, R, R) uint8 and labels (B,) int64 of a step: a part of the permutation of its epoch; what is left over is dropped."""
+    epoch, place = divmod(step, per_epoch)
+    order = torch.randperm(len(faces), generator=torch_generator(seed, "epoch", epoch))
+    rows = order[place * batch : (place + 1) * batch].numpy()
+    images = faces.images(rows)
+    if images.shape[1:] != (3, faces.resolution, faces.resolution):
+        raise UserError(f"the training set says {faces.resolution} px, but its images are {tuple(images.shape[1:])}")
+    return images, torch.as_tensor(faces.identity[rows])
+
+
+def update(
+    backbone: nn.Module,
+    head: Head,
+    optimizer: torch.optim.SGD,
+    images: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    lr: float,
+    seed: int,
+    step: int,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """One step of SGD; loss and gradient norm of the backbone, still on the device."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    x = augment(send(images, device), recipe.augmentation, torch_generator(seed, "augment", step))
+    x = x.contiguous(memory_format=torch.channels_last)
+    if recipe.dropout:
+        torch.manual_seed(derive(seed, "dropout", step))
+    with autocast(device, recipe.precision):
+        embedding = backbone(x)
+    loss = F.cross_entropy(head(embedding, labels_on := send(labels, device)), labels_on)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_([p for p in backbone.parameters() if p.requires_grad], recipe.clip or math.inf)
+    optimizer.step()
+    return loss.detach(), norm
+
+
+def refuse_non_finite(losses: Tensor, norms: Tensor, first: int, recipe: Recipe, per_epoch: int) -> None:
+    """Stop with a diagnosis when a loss of the steps `first`, `first` + 1, ... is not finite."""
+    bad = (~losses.isfinite()).nonzero().flatten()
+    if not len(bad):
+        return
+    i = int(bad[0])
+    step = first + i
+    before = f"{norms[i - 1]:.3g}" if i else "not known"
+    raise UserError(
+        f"the loss became {losses[i]:.3g} at step {step} (epoch {step // per_epoch}), lr {recipe.lr_at(step, per_epoch):.3g}, gradient "
+        f"norm of the step before {before}. Likely causes: lr {recipe.lr:g} too high for batch {recipe.batch_size} (try a tenth, or "
+        f"warmup: 1), no gradient clipping (clip: {recipe.clip}; try 5), or images that carry no signal. Checkpoints hold good steps only"
+    )
+
+
+def save(path: Path, step: int, fingerprint: str, backbone: nn.Module, head: Head, optimizer: torch.optim.Optimizer) -> None:
+    state = {
+        "step": step,
+        "fingerprint": fingerprint,
+        "backbone": backbone.state_dict(),
+        "head": head.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    temporary = path.with_name(path.name + ".tmp")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def restore(path: Path, fingerprint: str, backbone: nn.Module, head: Head, optimizer: torch.optim.Optimizer) -> int:
+    """Load a checkpoint if there is one; the number of steps done. One of another recipe, seed or set is not used."""
+    if not path.exists():
+        return 0
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["fingerprint"] != fingerprint:
+            raise UserError(f"{path} belongs to a training with another recipe, seed or set; delete it to start afresh")
+        backbone.load_state_dict(state["backbone"])
+        head.load_state_dict(state["head"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, KeyError, EOFError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}); delete it to start afresh") from None
+    return int(state["step"])
