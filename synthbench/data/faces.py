@@ -1,0 +1,265 @@
+"""Labelled faces as one uint8 memory map: cheap to open, quick to gather from, shared by every process that opens it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from synthbench import console
+from synthbench.data import pixels
+from synthbench.data.readers import Source, read_source, source_digest
+from synthbench.data.shards import ShardWriter, index, locked, read_shards
+from synthbench.store import read_json, write_json
+from synthbench.types import FaceBatch, Progress, UserError
+
+__all__ = ["FaceSet", "ShardWriter", "import_faces", "open_faces", "read_source", "source_digest"]
+
+CHUNK = 512  # images decoded, hashed or written at a time
+
+
+class FaceSet:
+    """Faces of one size with an identity each.
+
+    identity: (N,) int64, dense 0..identities-1 in the order of the source's labels; all -1 when the faces are unlabelled (pair sets).
+    columns: per image, each (N,): sample, m, similarity, real, ...
+    names: of each identity in the source ("07201"), or its label as text.
+    digest: SHA-256 over size, identities and pixels, in order; the same for the same faces however they are stored.
+    """
+
+    def __init__(
+        self, images: np.ndarray, identity: np.ndarray, names: Sequence[str], columns: Mapping[str, np.ndarray], digest: str
+    ) -> None:
+        self._images = images  # (N, R, R, 3) uint8 RGB
+        self.identity = identity
+        self.names = list(names)
+        self.columns = dict(columns)
+        self.resolution = int(images.shape[1])
+        self.digest = digest
+
+    def __len__(self) -> int:
+        return len(self.identity)
+
+    @property
+    def identities(self) -> int:
+        return len(self.names)
+
+    def images(self, rows: slice | Sequence[int] | np.ndarray | torch.Tensor) -> torch.Tensor:
+        """(B, 3, R, R) uint8 RGB of `rows` (slice, indices or mask), a copy; memory is NHWC, which is what channels_last means."""
+        if isinstance(rows, slice):
+            found = np.array(self._images[rows])
+        else:
+            chosen = np.asarray(rows)
+            chosen = np.flatnonzero(chosen) if chosen.dtype == bool else chosen.astype(np.int64)
+            found = np.asarray(self._images).take(chosen, axis=0)
+        return torch.from_numpy(found).permute(0, 3, 1, 2)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        images: torch.Tensor | np.ndarray,
+        identity: Sequence[int] | np.ndarray | torch.Tensor,
+        names: Sequence[str] | None = None,
+        columns: Mapping[str, Any] | None = None,
+    ) -> FaceSet:
+        """In memory, from (N, 3, R, R) or (N, R, R, 3) uint8; `names[label]` as in ShardWriter.finish."""
+        array = np.asarray(images)
+        if array.dtype != np.uint8 or array.ndim != 4:
+            raise ValueError(f"images must be (N, 3, R, R) or (N, R, R, 3) uint8, not {array.shape} {array.dtype}")
+        if array.shape[3] != 3:
+            array = array.transpose(0, 2, 3, 1)
+        array = np.ascontiguousarray(array)
+        dense, found = _dense(np.asarray(identity, dtype=np.int64), names)
+        digest = _digest(dense, array.shape[1])
+        digest.update(memoryview(array))
+        return cls(array, dense, found, {name: np.asarray(values) for name, values in (columns or {}).items()}, digest.hexdigest())
+
+
+def _dense(labels: np.ndarray, names: Sequence[str] | Mapping[str, str] | None) -> tuple[np.ndarray, list[str]]:
+    """Labels as 0..n-1, and the name of each. Negative labels mean none: they stay."""
+    if len(labels) and labels.max() < 0:
+        return labels, []
+    values, dense = np.unique(labels, return_inverse=True)
+    if isinstance(names, Mapping):
+        return dense.astype(np.int64), [str(names.get(str(value), value)) for value in values]
+    known = len(names) if names is not None else 0
+    return dense.astype(np.int64), [str(names[value]) if 0 <= value < known else str(value) for value in values]  # type: ignore[index]
+
+
+def _digest(identity: np.ndarray, resolution: int) -> Any:
+    start = hashlib.sha256(f"faces {len(identity)} {resolution}\n".encode())
+    start.update(np.ascontiguousarray(identity, dtype="<i8"))
+    return start
+
+
+def open_faces(folder: Path | str, progress: Progress = lambda done, total: None) -> FaceSet:
+    """The faces in a folder of finished shards. The first call packs them into `packed.u8`; the next ones only map it.
+
+    Raises UserError when the set is unfinished, empty, damaged or of mixed size, or the disk is full.
+    """
+    folder = Path(folder)
+    shards = [[shard["name"], *_stamp(folder / shard["name"])] for shard in index(folder)["shards"]]
+    info = read_json(folder / "packed.json")
+    if not _fresh(info, shards, folder):
+        with locked(folder / "packed.lock"):  # of two processes one packs, the other waits and finds it done
+            info = read_json(folder / "packed.json")
+            if not _fresh(info, shards, folder):
+                info = _pack(folder, shards, progress)
+    shape = (info["count"], info["resolution"], info["resolution"], 3)
+    with np.load(folder / "packed.npz", allow_pickle=False) as table:
+        columns = {name: table[name] for name in table.files}
+    return FaceSet(
+        np.memmap(folder / "packed.u8", np.uint8, "r", shape=shape), columns.pop("identity"), info["names"], columns, info["digest"]
+    )
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; the index of that folder lists it. Delete the folder and make the set again") from None
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _fresh(info: Any, shards: list, folder: Path) -> bool:
+    if not isinstance(info, dict) or info.get("shards") != shards:
+        return False
+    packed = folder / "packed.u8"
+    return packed.is_file() and packed.stat().st_size == info["count"] * info["resolution"] ** 2 * 3 and (folder / "packed.npz").is_file()
+
+
+def _pack(folder: Path, shards: list, progress: Progress) -> dict[str, Any]:
+    listing = index(folder)
+    columns: dict[str, list[np.ndarray]] = {}
+    for batch in read_shards(folder, _columns(folder)):
+        for name, values in zip(batch.schema.names, batch.columns):
+            columns.setdefault(name, []).append(values.to_numpy(zero_copy_only=False))
+    table = {name: np.concatenate(values) for name, values in columns.items()}
+    if not table or not len(table["label"]):
+        raise UserError(f"{folder}: the set is empty")
+    identity, names = _dense(table.pop("label").astype(np.int64), listing["names"])
+
+    def decoded() -> Iterable[np.ndarray]:
+        cells = ((cell, row) for row, cell in enumerate(c for batch in read_shards(folder, ["image"]) for c in batch.column("image")))
+        return pixels.in_threads(lambda item: pixels.decode(item[0]["bytes"].as_py(), f"{folder}, row {item[1]}"), cells, CHUNK)
+
+    images = iter(decoded())
+    resolution, digest = 0, None
+    tmp = folder / f"packed.{os.getpid()}.tmp"
+    try:
+        with open(tmp, "wb") as file:
+            done = 0
+            while chunk := list(islice(images, CHUNK)):
+                resolution = resolution or chunk[0].shape[0]
+                odd = next((row for row, image in enumerate(chunk) if image.shape != (resolution, resolution, 3)), None)
+                if odd is not None:
+                    raise UserError(f"{folder}, row {done + odd}: {chunk[odd].shape[:2]} pixels where row 0 has {resolution, resolution}")
+                digest = digest or _digest(identity, resolution)
+                block = np.stack(chunk)
+                digest.update(memoryview(block))
+                file.write(block)  # type: ignore[arg-type]
+                done += len(chunk)
+                progress(done, len(identity))
+        table_tmp = folder / f"packed.{os.getpid()}.npz.tmp"
+        with open(table_tmp, "wb") as file:
+            np.savez(file, identity=identity, **table)  # type: ignore[arg-type]
+        os.replace(table_tmp, folder / "packed.npz")
+        os.replace(tmp, folder / "packed.u8")
+        info = {"count": len(identity), "resolution": resolution, "digest": digest.hexdigest(), "names": names, "shards": shards}  # type: ignore[union-attr]
+        write_json(folder / "packed.json", info)
+    except OSError as error:
+        size = len(identity) * resolution**2 * 3 / 1e9
+        raise UserError(f"{folder}: cannot pack {len(identity)} images, {size:.1f} GB ({error.strerror or error}). Make room") from None
+    finally:
+        tmp.unlink(missing_ok=True)
+    return info
+
+
+def _columns(folder: Path) -> list[str]:
+    import pyarrow.parquet as pq
+
+    first = index(folder)["shards"]
+    return [name for name in pq.read_schema(folder / first[0]["name"]).names if name != "image"] if first else []
+
+
+def import_faces(
+    path: Path | str,
+    folder: Path | str,
+    resolution: int,
+    exclude: Iterable[str] = (),
+    progress: Progress = lambda done, total: None,
+    kind: str | None = None,
+    rows_per_shard: int = 10_000,
+) -> FaceSet:
+    """Labelled faces of any kind `read_source` knows as shards in `folder`, each `resolution` pixels square; resumes.
+
+    `exclude` are names of identities to leave out. Images that are not square lose their ends (`pixels.fit`), which is said once.
+    Raises UserError for a set that cannot train anything: no image, one image, one identity.
+    """
+    source = read_source(path, kind)
+    rows = chosen_rows(source, exclude)
+    plan = {"source": source.kind, "images": len(rows), "resolution": resolution, "labels": _labels_digest(source, rows)}
+    writer = ShardWriter(folder, rows_per_shard)
+    note = Path(folder) / "import.json"
+    before = read_json(note)
+    if writer.done and {name: (before or {}).get(name) for name in plan} != plan:
+        raise UserError(f"{folder} holds {writer.done} other faces; delete it or give another folder")
+    if not (writer.finished and writer.done == len(rows)):
+        write_json(note, plan)
+        odd = copy_faces(source, rows[writer.done :], resolution, writer, progress, len(rows))
+        writer.finish(source.names)
+        write_json(note, {**plan, "not_square": odd})
+    return open_faces(folder)
+
+
+def chosen_rows(source: Source, exclude: Iterable[str] = ()) -> np.ndarray:
+    """The rows of a source, identity by identity, without the identities named in `exclude`; refuses what cannot be trained on."""
+    from difflib import get_close_matches
+
+    left_out = {str(name) for name in exclude}
+    for name in sorted(left_out - set(source.names)):
+        near = get_close_matches(name, source.names, 1)
+        raise UserError(f"{source.path}: no identity {name!r} to exclude" + (f"; did you mean {near[0]!r}?" if near else ""))
+    keep = np.array([name not in left_out for name in source.names], bool)
+    rows = np.flatnonzero(keep[source.label]) if len(source) else np.empty(0, np.int64)
+    found = len(np.unique(source.label[rows]))
+    if len(rows) < 2 or found < 2:
+        what = "no images" if not len(rows) else "one image" if len(rows) == 1 else f"{len(rows)} images of one identity, all labels equal"
+        raise UserError(f"{source.path} ({source.kind}): {what}. Faces of at least two identities are needed")
+    return rows[np.argsort(source.label[rows], kind="stable")]
+
+
+def copy_faces(source: Source, rows: np.ndarray, resolution: int, writer: ShardWriter, progress: Progress, total: int) -> int:
+    """Write `rows` of a source; returns how many were not square."""
+    images = read_images(source, rows, resolution)
+    odd = done = 0
+    while chunk := list(islice(images, CHUNK)):
+        labels = source.label[rows[done : done + len(chunk)]]
+        writer.write(FaceBatch(torch.from_numpy(np.stack([image for image, _ in chunk])).permute(0, 3, 1, 2), torch.from_numpy(labels)))
+        odd += sum(not square for _, square in chunk)
+        done += len(chunk)
+        progress(total - len(rows) + done, total)
+    if odd:
+        console.warn(f"{source.path}: {odd} of {len(rows)} images are not square; each was cropped at the centre of its longer side")
+    return odd
+
+
+def read_images(source: Source, rows: Iterable[int], resolution: int) -> Iterable[tuple[np.ndarray, bool]]:
+    """((R, R, 3) uint8, was it square) of each row, in order; bytes are read here, decoded on every core."""
+
+    def one(item: tuple[bytes, int]) -> tuple[np.ndarray, bool]:
+        image = pixels.decode(item[0], source.where(item[1]))
+        return pixels.fit(image, resolution), image.shape[0] == image.shape[1]
+
+    return iter(pixels.in_threads(one, ((source.encoded(int(row)), int(row)) for row in rows)))
+
+
+def _labels_digest(source: Source, rows: np.ndarray) -> str:
+    text = "\n".join(source.names).encode() + b"\n" + np.ascontiguousarray(source.label[rows], dtype="<i8").tobytes()
+    return hashlib.sha256(text).hexdigest()[:16]

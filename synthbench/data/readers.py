@@ -1,0 +1,346 @@
+"""Labelled images as others publish them: image folder, zip, RecordIO, Parquet, LMDB. One Source for all, read lazily."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import unicodedata
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from synthbench.data import pixels
+from synthbench.types import UserError
+
+MAX_BYTES = 256 * 2**20  # one encoded image; more than this in an archive is a bomb
+LABELS = ("label", "identity", "id", "class", "labels")  # column of a Parquet file, first found
+IMAGES = ("image", "img", "jpg", "png", "images")
+SHOWN = 3  # examples in a message
+
+
+@dataclass(frozen=True)
+class Source:
+    """N labelled images somewhere. `for name, image in source` reads them one after the other; `image(row)` any of them."""
+
+    path: Path
+    kind: str  # folder, zip, rec, parquet, lmdb
+    label: np.ndarray  # (N,) int64, index into names
+    names: list[str]
+    encoded: Callable[[int], bytes]  # row -> the bytes of its image file
+    where: Callable[[int], str]  # row -> how to name it in a message
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def image(self, row: int) -> np.ndarray:
+        """(H, W, 3) uint8 RGB."""
+        return pixels.decode(self.encoded(row), self.where(row))
+
+    def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
+        for row in range(len(self)):
+            yield self.names[self.label[row]], self.image(row)
+
+
+def kind_of(path: Path | str) -> str:
+    """folder, zip, rec, parquet or lmdb, by suffix or by what the folder holds."""
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path} does not exist")
+    if path.is_file():
+        kinds = {".zip": "zip", ".rec": "rec", ".parquet": "parquet", ".mdb": "lmdb", ".lmdb": "lmdb"}
+        if path.suffix.lower() in kinds:
+            return kinds[path.suffix.lower()]
+        raise UserError(f"{path}: not a kind of data set known here; known are an image folder, {', '.join(sorted(kinds))}")
+    if any(path.glob("*.rec")):
+        return "rec"
+    if (path / "data.mdb").is_file():
+        return "lmdb"
+    if any(path.glob("*.parquet")) or any(path.glob("data/*.parquet")):
+        return "parquet"
+    return "folder"
+
+
+def read_source(path: Path | str, kind: str | None = None) -> Source:
+    """Open labelled images; `kind` overrides what `kind_of` sees. Identities are in the order of their sorted names.
+
+    Labels are read at once, images when asked for. Raises UserError for what is missing, damaged or ambiguous.
+    """
+    from synthbench.data.recordio import read_rec
+
+    readers = {"folder": read_folder, "zip": read_zip, "rec": read_rec, "parquet": read_parquet, "lmdb": read_lmdb}
+    path = Path(path)
+    chosen = kind or kind_of(path)
+    if chosen not in readers:
+        raise UserError(f"{chosen!r} is not a kind of data set; known are {', '.join(readers)}")
+    if not path.exists():
+        raise UserError(f"{path} does not exist")
+    return readers[chosen](path)
+
+
+def by_name(labels: Sequence[Any] | np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Dense labels and names, in the order of the labels: numbers as numbers, text as text."""
+    values, dense = np.unique(np.asarray(labels), return_inverse=True)
+    return dense.astype(np.int64), [str(value) for value in values]
+
+
+# ---- image folder and zip: <identity>/<image> ----
+
+
+def read_folder(path: Path) -> Source:
+    files = list_folder(path)
+    label, names = _identities(path, files)
+    return Source(path, "folder", label, names, lambda row: (path / files[row]).read_bytes(), lambda row: str(path / files[row]))
+
+
+def read_zip(path: Path) -> Source:
+    archive, files = list_zip(path)
+    order = sorted(files)
+    label, names = _identities(path, order)
+    return Source(
+        path,
+        "zip",
+        label,
+        names,
+        lambda row: zip_bytes(archive, files[order[row]], path),
+        lambda row: f"{path}, {order[row]}",
+    )
+
+
+def list_folder(path: Path) -> list[str]:
+    """Image files below `path`, at most three levels down, as sorted relative names with `/`. Hidden ones are left out."""
+
+    def scan(folder: Path, prefix: str, depth: int) -> Iterator[str]:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith((".", "__MACOSX")):
+                    continue
+                if entry.is_dir():
+                    if depth < 3:  # links are followed, so the depth is bounded
+                        yield from scan(folder / entry.name, f"{prefix}{entry.name}/", depth + 1)
+                elif entry.name.lower().endswith(pixels.SUFFIXES):
+                    yield prefix + entry.name
+
+    return sorted(scan(path, "", 0), key=lambda name: name.split("/"))
+
+
+def list_zip(path: Path) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
+    """The archive and its image entries by name; nothing is ever extracted. Raises UserError for a damaged or hostile archive."""
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UserError(f"{path}: not a whole zip archive ({error}). Fetch it again") from None
+    files: dict[str, zipfile.ZipInfo] = {}
+    for entry in archive.infolist():
+        name = entry.filename.replace("\\", "/")
+        parts = name.split("/")
+        if name.startswith("/") or ".." in parts or ":" in parts[0]:
+            raise UserError(f"{path}: entry {entry.filename!r} points outside the archive; this file is not to be trusted")
+        if entry.is_dir() or any(part.startswith((".", "__MACOSX")) for part in parts) or not name.lower().endswith(pixels.SUFFIXES):
+            continue
+        if entry.flag_bits & 1:
+            raise UserError(f"{path}: the archive is encrypted; unpack it with its password and give the folder")
+        if name in files:
+            raise UserError(f"{path}: two entries are called {name}; the archive is ambiguous")
+        files[name] = entry
+    return archive, files
+
+
+def zip_bytes(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> bytes:
+    if entry.file_size > MAX_BYTES:
+        raise UserError(f"{path}, {entry.filename}: {entry.file_size} bytes is no image of a face")
+    try:
+        return archive.read(entry)
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, ValueError) as error:
+        raise UserError(f"{path}, {entry.filename}: cannot be read ({error}). Fetch the archive again") from None
+    except Exception as error:  # zlib.error, lzma.LZMAError have no common parent
+        raise UserError(f"{path}, {entry.filename}: damaged ({error}). Fetch the archive again") from None
+
+
+def strip_top(files: Sequence[str]) -> int:
+    """1 when all files lie under one extra top folder (top/identity/image), else 0."""
+    return int(len(files) > 0 and all(name.count("/") >= 2 for name in files) and len({name.split("/", 1)[0] for name in files}) == 1)
+
+
+def _identities(path: Path, files: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    if not files:
+        raise UserError(f"{path}: no images (looked for {', '.join(pixels.SUFFIXES)}); one folder per identity is expected")
+    top = strip_top(files)
+    wrong = [name for name in files if name.count("/") != 1 + top]
+    if wrong:
+        raise UserError(
+            f"{path}: {len(wrong)} of {len(files)} images are not in <identity>/<image>, such as {', '.join(wrong[:SHOWN])}. "
+            "One folder per identity is expected, side by side"
+        )
+    folders = [name.split("/")[top] for name in files]
+    names = sorted(set(folders))
+    seen: dict[str, str] = {}
+    for name in names:
+        plain = unicodedata.normalize("NFC", name).casefold().strip()
+        if plain in seen:
+            raise UserError(f"{path}: the identities {seen[plain]!r} and {name!r} would be one on other systems; rename one of them")
+        seen[plain] = name
+    number = {name: label for label, name in enumerate(names)}
+    return np.array([number[folder] for folder in folders], np.int64), names
+
+
+# ---- Parquet: an image column and a label column ----
+
+
+def read_parquet(path: Path) -> Source:
+    """One file, or a folder of them (also in `data/`); image as struct {bytes, path} or binary, label as number or text."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    paths = [path] if path.is_file() else sorted(path.glob("*.parquet")) or sorted(path.glob("data/*.parquet"))
+    if not paths:
+        raise UserError(f"{path}: no .parquet files")
+    labels: list[np.ndarray] = []
+    groups: list[tuple[int, int]] = []  # (file, row group)
+    first = [0]  # first row of each group
+    opened = []
+    for number, file_path in enumerate(paths):
+        try:
+            file = pq.ParquetFile(file_path)
+            image, label = _parquet_columns(file.schema_arrow, file_path)
+            values = file.read([label]).column(label)
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(f"{file_path}: not a whole Parquet file ({error})") from None
+        if values.null_count:
+            raise UserError(f"{file_path}: column {label!r} has {values.null_count} empty labels")
+        labels.append(values.to_numpy())
+        opened.append((file, image))
+        for group in range(file.num_row_groups):
+            groups.append((number, group))
+            first.append(first[-1] + file.metadata.row_group(group).num_rows)
+    starts = np.array(first)
+    held: dict[int, Any] = {}  # the row group read last
+
+    def where(row: int) -> str:
+        group = int(np.searchsorted(starts, row, "right")) - 1
+        number = groups[group][0]
+        return f"{paths[number]}, row {row - starts[next(g for g, (n, _) in enumerate(groups) if n == number)]}"
+
+    def encoded(row: int) -> bytes:
+        group = int(np.searchsorted(starts, row, "right")) - 1
+        if group not in held:
+            held.clear()
+            file, image = opened[groups[group][0]]
+            try:
+                held[group] = file.read_row_group(groups[group][1], [image]).column(image)
+            except (OSError, pa.ArrowException) as error:
+                raise UserError(f"{where(row)}: cannot be read ({error})") from None
+        value = held[group][int(row - starts[group])].as_py()
+        value = value.get("bytes") if isinstance(value, dict) else value
+        if not value:
+            raise UserError(f"{where(row)}: no image bytes. Files that only name a path are not read; embed the images")
+        return value
+
+    if len({values.dtype.kind for values in labels}) > 1:
+        labels = [values.astype(str) for values in labels]
+    dense, names = by_name(np.concatenate(labels))
+    return Source(path, "parquet", dense, names, encoded, where)
+
+
+def _parquet_columns(schema: Any, path: Path) -> tuple[str, str]:
+    import pyarrow.types as types
+
+    def binary(kind: Any) -> bool:
+        return types.is_binary(kind) or types.is_large_binary(kind)
+
+    def holds_images(kind: Any) -> bool:
+        return binary(kind) or (types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and binary(kind.field("bytes").type))
+
+    images = sorted((f.name for f in schema if holds_images(f.type)), key=lambda n: IMAGES.index(n) if n in IMAGES else len(IMAGES))
+    labels = [name for name in LABELS if name in schema.names and name not in images]
+    if not images or not labels:
+        raise UserError(
+            f"{path}: needs an image column (binary, or struct with bytes) and one of {', '.join(LABELS)}; it has {', '.join(schema.names)}"
+        )
+    return images[0], labels[0]
+
+
+# ---- LMDB of SOTA-FR and HSFace: __len__, __keys__, and msgpack((image bytes, label)) under every key ----
+
+
+def read_lmdb(path: Path) -> Source:
+    try:
+        import lmdb
+        import msgpack
+    except ImportError as error:
+        raise UserError(f"{path}: LMDB needs {error.name}; run `pip install synthbench[lmdb]`") from None
+
+    def unpack(data: bytes | None, key: bytes) -> Any:
+        if data is None:
+            raise UserError(f"{path}: no entry {key!r}; this is not the LMDB of SOTA-FR or HSFace, or it was cut short")
+        try:
+            return msgpack.unpackb(bytes(data), raw=False, strict_map_key=True, use_list=False, max_ext_len=0, max_map_len=0)
+        except Exception as error:  # msgpack raises its own family and ValueError
+            raise UserError(f"{path}, entry {key!r}: not msgpack of (image, label) ({error})") from None
+
+    try:
+        transaction = lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False, meminit=False).begin()
+    except lmdb.Error as error:
+        raise UserError(f"{path}: cannot be opened as LMDB ({error})") from None
+
+    def entry(key: bytes) -> tuple[bytes, Any]:
+        value = unpack(transaction.get(key), key)
+        if not (isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], bytes)):
+            raise UserError(f"{path}, entry {key!r}: not (image bytes, label)")
+        return value
+
+    keys = [key if isinstance(key, bytes) else str(key).encode() for key in unpack(transaction.get(b"__keys__"), b"__keys__")]
+    count = unpack(transaction.get(b"__len__"), b"__len__")
+    if count != len(keys):
+        raise UserError(f"{path}: __len__ says {count} but __keys__ lists {len(keys)} entries")
+    label, names = by_name([entry(key)[1] for key in keys])
+    return Source(path, "lmdb", label, names, lambda row: entry(keys[row])[0], lambda row: f"{path}, entry {keys[row]!r}")
+
+
+# ---- digests ----
+
+
+def source_files(path: Path | str) -> list[Path]:
+    """The files a source is made of: beside a .rec its .idx, property and lists count, the benchmarks in that folder do not."""
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise UserError(f"{path} does not exist")
+    if any(path.glob("*.rec")):
+        wanted = (".rec", ".idx", ".lst", ".tsv", ".txt")
+        return sorted(p for p in path.iterdir() if p.is_file() and (p.suffix in wanted or p.name == "property"))
+    found = (Path(folder) / name for folder, _, files in os.walk(path, followlinks=False) for name in files if not name.startswith("."))
+    return sorted(found, key=lambda p: p.relative_to(path).as_posix())
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def source_digest(path: Path | str) -> str:
+    """SHA-256 of a file, or over the sorted (relative name, size, SHA-256) of the files of a folder."""
+    path = Path(path)
+    files = source_files(path)
+    if path.is_file():
+        return file_digest(path)
+    digest = hashlib.sha256()
+    for file, inside in zip(files, pixels.in_threads(file_digest, files)):
+        digest.update(f"{PurePosixPath(file.relative_to(path))}\t{file.stat().st_size}\t{inside}\n".encode())
+    return digest.hexdigest()
+
+
+def fingerprint(path: Path | str) -> str:
+    """A quick sign of change: over names, sizes and times of modification, without reading the files."""
+    path = Path(path)
+    base = path if path.is_dir() else path.parent
+    lines = [f"{file.relative_to(base).as_posix()}\t{file.stat().st_size}\t{file.stat().st_mtime_ns}" for file in source_files(path)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:20]
