@@ -77,7 +77,7 @@ class FaceSet:
         array = np.ascontiguousarray(array)
         dense, found = _dense(np.asarray(identity, dtype=np.int64), names)
         digest = _digest(dense, array.shape[1])
-        digest.update(memoryview(array))
+        digest.update(array.data)
         return cls(array, dense, found, {name: np.asarray(values) for name, values in (columns or {}).items()}, digest.hexdigest())
 
 
@@ -94,7 +94,7 @@ def _dense(labels: np.ndarray, names: Sequence[str] | Mapping[str, str] | None) 
 
 def _digest(identity: np.ndarray, resolution: int) -> Any:
     start = hashlib.sha256(f"faces {len(identity)} {resolution}\n".encode())
-    start.update(np.ascontiguousarray(identity, dtype="<i8"))
+    start.update(identity.astype("<i8").tobytes())
     return start
 
 
@@ -162,7 +162,7 @@ def _pack(folder: Path, shards: list, progress: Progress) -> dict[str, Any]:
                     raise UserError(f"{folder}, row {done + odd}: {chunk[odd].shape[:2]} pixels where row 0 has {resolution, resolution}")
                 digest = digest or _digest(identity, resolution)
                 block = np.stack(chunk)
-                digest.update(memoryview(block))
+                digest.update(block.data)
                 file.write(block)  # type: ignore[arg-type]
                 done += len(chunk)
                 progress(done, len(identity))

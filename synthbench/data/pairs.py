@@ -1,0 +1,344 @@
+"""Verification pairs: InsightFace's .bin (and .bin.xz), or a list of pairs with a folder or zip of images."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import lzma
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from synthbench.data import pixels
+from synthbench.data.faces import FaceSet
+from synthbench.data.readers import file_digest, list_folder, list_zip, source_digest, strip_top, zip_bytes
+from synthbench.store import read_json, write_json
+from synthbench.types import UserError
+
+MAX_XZ = 4 * 2**30  # bytes unpacked; ten times the largest benchmark
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """P pairs of faces. Each distinct image is kept once; `left` and `right` are its rows. The order of the pairs decides the folds."""
+
+    name: str
+    images: FaceSet  # unlabelled: identity is -1
+    left: np.ndarray  # (P,) int64 rows of images
+    right: np.ndarray  # (P,) int64
+    same: np.ndarray  # (P,) bool
+    title: str = ""
+    source_digest: str = ""  # of the files it was read from: two cfp_fp.bin are in circulation, 2 points apart (insightface#1671)
+    digest: str = field(default="")  # SHA-256 over decoded pixels and pairs
+
+    def __post_init__(self) -> None:
+        if not self.digest:
+            digest = hashlib.sha256(f"pairs {self.images.digest}\n".encode())
+            digest.update(np.stack([self.left, self.right]).astype("<i8").tobytes() + self.same.astype("u1").tobytes())
+            object.__setattr__(self, "digest", digest.hexdigest())
+
+    def __len__(self) -> int:
+        return len(self.same)
+
+    @classmethod
+    def from_arrays(cls, name: str, images: torch.Tensor | np.ndarray, left: Any, right: Any, same: Any, **about: str) -> PairSet:
+        """From (N, 3, R, R) or (N, R, R, 3) uint8 and (P,) rows."""
+        faces = FaceSet.from_arrays(images, np.full(len(images), -1))
+        return cls(name, faces, np.asarray(left, np.int64), np.asarray(right, np.int64), np.asarray(same, bool), **about)
+
+
+# ---- .bin ----
+
+
+class _Array:
+    """Stands in for a numpy array while unpickling: keeps the raw bytes, runs nothing."""
+
+    raw = b""
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, kind, _, raw = state
+        if not isinstance(kind, _Kind) or kind.code not in ("u1", "b1", "i1") or len(shape) > 2 or not isinstance(raw, (bytes, bytearray)):
+            raise pickle.UnpicklingError("an array that is not of bytes")
+        self.raw = bytes(raw)
+
+
+class _Kind:
+    """Stands in for numpy.dtype."""
+
+    def __init__(self, code: Any = "", *_: Any) -> None:
+        self.code = (code.decode("ascii", "replace") if isinstance(code, bytes) else str(code)).lstrip("|<>=")
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _frombuffer(raw: Any, kind: Any, shape: Any, order: Any) -> _Array:
+    array = _Array()
+    array.__setstate__((1, shape, kind, False, bytes(raw) if isinstance(raw, (bytes, bytearray)) else None))
+    return array
+
+
+def _scalar(kind: Any, raw: Any = b"") -> bool:
+    if not isinstance(kind, _Kind) or not isinstance(raw, bytes):
+        raise pickle.UnpicklingError("a number that is none")
+    return any(raw)
+
+
+def _encode(text: Any, encoding: Any = "latin1") -> bytes:
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1", b"latin1"):
+        raise pickle.UnpicklingError("text in an unknown encoding")
+    return text.encode("latin-1")
+
+
+def _bytes(value: Any = b"", *rest: Any) -> bytes:
+    if not isinstance(value, (bytes, bytearray)) or rest:
+        raise pickle.UnpicklingError("bytes made of something else")
+    return bytes(value)
+
+
+_ALLOWED: dict[tuple[str, str], Any] = {("_codecs", "encode"): _encode}
+for _core in ("numpy.core", "numpy._core"):
+    _ALLOWED[_core + ".multiarray", "_reconstruct"] = lambda *_: _Array()
+    _ALLOWED[_core + ".multiarray", "scalar"] = _scalar
+    _ALLOWED[_core + ".numeric", "_frombuffer"] = _frombuffer
+_ALLOWED |= {("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Kind}
+_ALLOWED |= {(module, name): _bytes for module in ("builtins", "__builtin__") for name in ("bytes", "bytearray")}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows bytes, text, lists and stand-ins for byte arrays. Neither numpy nor anything else is called by the file."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = _ALLOWED.get((module, name))
+        if found is None:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which a list of images has no use for")
+        # a fresh one each time: a pickle may set attributes of what it was given, and must not reach the next file that way
+        return type(found.__name__, (found,), {}) if isinstance(found, type) else lambda *args: found(*args)
+
+
+def read_bin(path: Path | str, resolution: int, name: str | None = None, title: str | None = None) -> PairSet:
+    """A pickle of (encoded images, same), pair i being images 2i and 2i + 1; Python 2 and 3, bytes or uint8 arrays, .xz of it.
+
+    The pickle is data: whatever it asks for besides byte arrays is refused, nothing is executed. Images become `resolution` square.
+    Raises UserError for a hostile or damaged file, counts that disagree, an image that cannot be decoded (with its number).
+    """
+    path = Path(path)
+    encoded, same = _load_bin(path)
+    if len(encoded) != 2 * len(same):
+        raise UserError(f"{path}: {len(encoded)} images for {len(same)} pairs; there must be two per pair. The file is damaged")
+    if not same:
+        raise UserError(f"{path}: no pairs")
+    rows = _Rows()
+    at = np.array([rows.add(hashlib.sha256(data).digest(), data, f"{path}, image {i}") for i, data in enumerate(encoded)], np.int64)
+    plain = name or path.name.removesuffix(".xz").removesuffix(".bin")
+    return rows.pairs(plain, title or plain, at[0::2], at[1::2], same, resolution, file_digest(path))
+
+
+def _load_bin(path: Path) -> tuple[list[bytes], list[bool]]:
+    try:
+        if path.suffix == ".xz":
+            with lzma.open(path) as file:
+                data = file.read(MAX_XZ + 1)
+            if len(data) > MAX_XZ:
+                raise UserError(f"{path}: unpacks to more than {MAX_XZ // 2**30} GiB; no benchmark is that large")
+        else:
+            data = path.read_bytes()
+        loaded = _Unpickler(io.BytesIO(data), encoding="bytes").load()
+        images, same = loaded
+        return [_image_bytes(item) for item in images], [_truth(value) for value in same]
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except Exception as error:  # a damaged pickle raises nearly anything, MemoryError included
+        raise UserError(
+            f"{path}: not a benchmark of (images, same), or a hostile one: {error or type(error).__name__}. Nothing in it was executed"
+        ) from None
+
+
+def _image_bytes(item: Any) -> bytes:
+    if isinstance(item, (bytes, bytearray)):
+        return bytes(item)
+    if isinstance(item, _Array):
+        return item.raw
+    raise pickle.UnpicklingError(f"an image is a {type(item).__name__}, not bytes")
+
+
+def _truth(value: Any) -> bool:
+    if isinstance(value, (bool, int)) and value in (0, 1):
+        return bool(value)
+    raise pickle.UnpicklingError(f"same or not is {value!r}")
+
+
+class _Rows:
+    """Distinct images in the order they are first named."""
+
+    def __init__(self) -> None:
+        self.row: dict[Any, int] = {}
+        self.items: list[tuple[Any, str]] = []  # (bytes or a function that reads them, how to name it)
+
+    def add(self, key: Any, item: Any, where: str) -> int:
+        if key not in self.row:
+            self.row[key] = len(self.items)
+            self.items.append((item, where))
+        return self.row[key]
+
+    def pairs(
+        self, name: str, title: str, left: np.ndarray, right: np.ndarray, same: Iterable[bool], resolution: int, source: str
+    ) -> PairSet:
+        loaded = ((item() if callable(item) else item, where) for item, where in self.items)
+        images = np.empty((len(self.items), resolution, resolution, 3), np.uint8)
+        for row, image in enumerate(pixels.in_threads(lambda one: pixels.fit(pixels.decode(*one), resolution), loaded)):
+            images[row] = image
+        return PairSet.from_arrays(name, images, left, right, list(same), title=title, source_digest=source)
+
+
+# ---- pair lists ----
+
+
+@dataclass(frozen=True)
+class PairLine:
+    line: int
+    left: str  # image without its ending: Name/Name_0001
+    right: str
+    same: bool
+
+
+def read_pair_list(pairs: Path | str, images: Path | str, resolution: int, name: str | None = None, title: str | None = None) -> PairSet:
+    """LFW's pairs.txt (with header or without), or lines `image image 0|1`, over a folder or zip of `<Name>/<Name>_NNNN.jpg`.
+
+    Raises UserError with the line number for a malformed line or an image that is not there.
+    """
+    pairs, images = Path(pairs), Path(images)
+    lines = parse_pair_list(pairs)
+    files = find_images(images)
+    rows = _Rows()
+
+    def row(line: PairLine, image: str) -> int:
+        if image not in files:
+            raise UserError(f"{pairs}, line {line.line}: no image {image} in {images}")
+        return rows.add(image, files[image], f"{images}, {image}")
+
+    left = np.array([row(line, line.left) for line in lines], np.int64)
+    right = np.array([row(line, line.right) for line in lines], np.int64)
+    source = hashlib.sha256(f"{file_digest(pairs)}\n{source_digest(images)}".encode()).hexdigest()
+    plain = name or pairs.stem
+    return rows.pairs(plain, title or plain, left, right, [line.same for line in lines], resolution, source)
+
+
+def parse_pair_list(path: Path | str) -> list[PairLine]:
+    """The pairs of a list: `Name i j` (same), `Name i Name j` (different), or `image image 0|1`; an LFW header is checked."""
+    path = Path(path)
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as text ({error})") from None
+    found: list[PairLine] = []
+    expected = None
+    for number, line in enumerate(text.splitlines(), 1):
+        fields = [part.strip() for part in (line.split("\t") if "\t" in line else line.split())]
+        if not any(fields) or line.startswith("#"):
+            continue
+        if not found and expected is None and len(fields) <= 2 and all(part.isdigit() for part in fields):
+            expected = 2 * int(fields[-1]) * (int(fields[0]) if len(fields) == 2 else 1)  # folds x (same + different)
+            continue
+        pair = _pair(fields)
+        if pair is None:
+            raise UserError(f"{path}, line {number}: {line[:80]!r} is neither `name i j`, `name i name j` nor `image image 0|1`")
+        found.append(PairLine(number, *pair))
+    if not found:
+        raise UserError(f"{path}: no pairs")
+    if expected not in (None, len(found)):
+        raise UserError(f"{path}: the header promises {expected} pairs, the file has {len(found)}. It was cut short or edited")
+    return found
+
+
+def _pair(fields: list[str]) -> tuple[str, str, bool] | None:
+    def image(person: str, number: str) -> str:
+        return f"{person}/{person}_{int(number):04d}"
+
+    def number(text: str) -> bool:
+        return re.fullmatch("[0-9]{1,9}", text) is not None
+
+    if len(fields) == 3 and fields[2] in ("0", "1") and all(Path(part).suffix.lower() in pixels.SUFFIXES for part in fields[:2]):
+        left, right = (part.replace("\\", "/").removeprefix("./").rsplit(".", 1)[0] for part in fields[:2])
+        return left, right, fields[2] == "1"
+    if len(fields) == 3 and number(fields[1]) and number(fields[2]):
+        return image(fields[0], fields[1]), image(fields[0], fields[2]), True
+    if len(fields) == 4 and number(fields[1]) and number(fields[3]):
+        return image(fields[0], fields[1]), image(fields[2], fields[3]), False
+    return None
+
+
+def find_images(images: Path) -> dict[str, Callable[[], bytes]]:
+    """Name without ending -> function that reads the bytes, for a folder or a zip, one extra top folder left out."""
+    if not images.exists():
+        raise UserError(f"{images} does not exist")
+    if images.is_dir():
+        names = list_folder(images)
+        top = strip_top(names)
+        return {_plain(name, top): (images / name).read_bytes for name in names}
+    if not zipfile.is_zipfile(images):
+        raise UserError(f"{images}: neither a folder nor a zip of images")
+    archive, entries = list_zip(images)
+    top = strip_top(list(entries))
+    return {_plain(name, top): lambda entry=entry: zip_bytes(archive, entry, images) for name, entry in entries.items()}  # type: ignore[misc]
+
+
+def _plain(name: str, top: int) -> str:
+    return name.split("/", top)[-1].rsplit(".", 1)[0]
+
+
+# ---- kept ----
+
+
+def save_pairs(pairs: PairSet, folder: Path | str) -> None:
+    """Decoded, as a memory map; `pairs.json` is written last and makes it whole."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "pairs.json").unlink(missing_ok=True)
+    tmp = folder / f"images.{os.getpid()}.tmp"
+    with open(tmp, "wb") as file:
+        for first in range(0, len(pairs.images), 1024):
+            file.write(pairs.images.images(slice(first, first + 1024)).permute(0, 2, 3, 1).contiguous().numpy().tobytes())
+    os.replace(tmp, folder / "images.u8")
+    tmp = folder / f"pairs.{os.getpid()}.tmp"
+    with open(tmp, "wb") as file:
+        np.savez(file, left=pairs.left, right=pairs.right, same=pairs.same)
+    os.replace(tmp, folder / "pairs.npz")
+    about = {name: getattr(pairs, name) for name in ("name", "title", "digest", "source_digest")}
+    write_json(
+        folder / "pairs.json", {**about, "images": len(pairs.images), "resolution": pairs.images.resolution, "faces": pairs.images.digest}
+    )
+
+
+def open_pairs(folder: Path | str) -> PairSet:
+    """What `save_pairs` kept, memory-mapped. Raises UserError when it is not whole."""
+    folder = Path(folder)
+    about = read_json(folder / "pairs.json")
+    if not isinstance(about, dict):
+        raise UserError(f"{folder}: no benchmark here (pairs.json is missing)")
+    shape = (about["images"], about["resolution"], about["resolution"], 3)
+    if (folder / "images.u8").stat().st_size != int(np.prod(shape)):
+        raise UserError(f"{folder}: images.u8 is not whole; delete the folder")
+    mapped = np.memmap(folder / "images.u8", np.uint8, "r", shape=shape)
+    faces = FaceSet(mapped, np.full(shape[0], -1, np.int64), [], {}, about["faces"])
+    with np.load(folder / "pairs.npz", allow_pickle=False) as table:
+        return PairSet(
+            about["name"],
+            faces,
+            table["left"],
+            table["right"],
+            table["same"],
+            title=about["title"],
+            source_digest=about["source_digest"],
+            digest=about["digest"],
+        )
