@@ -1,0 +1,39 @@
+"""People of the embedded world as a generator: the easiest opponent, and a check of the whole chain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from pydantic import Field
+
+from synthbench import procedural
+from synthbench.config import Settings
+from synthbench.plugin import Generator, Traits
+from synthbench.types import Context, FaceBatch, Slot
+
+
+class Sample(Settings):
+    difficulty: float = Field(
+        1.0, ge=0, le=2, description="factor on the spread of pose, light, expression and age; 1: as in the training set"
+    )
+
+
+class Config(Settings):
+    sample: Sample = Sample()
+
+
+class Procedural(Generator[Config]):
+    """New people drawn from the distribution of the world itself; nothing is learnt, so this is what a perfect generator would make."""
+
+    Config = Config
+    traits = Traits(licence="MIT", new_identities=True, finite=False)
+
+    def generate(self, slots: Sequence[Slot], context: Context) -> Iterator[FaceBatch]:
+        for start in range(0, len(slots), 256):
+            identity, sample = torch.tensor(slots[start : start + 256]).unbind(1)
+            images = procedural.faces(
+                "generator", identity, sample, context.resolution, context.seed, difficulty=self.config.sample.difficulty
+            )
+            yield FaceBatch(images, identity)
+            context.progress(min(start + 256, len(slots)), len(slots))
