@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from synthbench import console
+from synthbench.config import did_you_mean
 from synthbench.data import pixels
 from synthbench.data.readers import Source, read_source, source_digest
 from synthbench.data.shards import ShardWriter, index, locked, read_shards
@@ -220,12 +221,9 @@ def import_faces(
 
 def chosen_rows(source: Source, exclude: Iterable[str] = ()) -> np.ndarray:
     """The rows of a source, identity by identity, without the identities named in `exclude`; refuses what cannot be trained on."""
-    from difflib import get_close_matches
-
     left_out = {str(name) for name in exclude}
     for name in sorted(left_out - set(source.names)):
-        near = get_close_matches(name, source.names, 1)
-        raise UserError(f"{source.path}: no identity {name!r} to exclude" + (f"; did you mean {near[0]!r}?" if near else ""))
+        raise UserError(f"{source.path}: no identity {name!r} to exclude" + did_you_mean(name, source.names))
     keep = np.array([name not in left_out for name in source.names], bool)
     rows = np.flatnonzero(keep[source.label]) if len(source) else np.empty(0, np.int64)
     found = len(np.unique(source.label[rows]))

@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from synthbench.data.faces import FaceSet
 from synthbench.data.readers import file_digest, list_folder, list_zip, source_digest, strip_top, zip_bytes
 from synthbench.store import read_json, write_json
 from synthbench.types import UserError
+
+if TYPE_CHECKING:
+    from synthbench.data.sources import Entry
 
 MAX_XZ = 4 * 2**30  # bytes unpacked; ten times the largest benchmark
 
@@ -295,6 +298,24 @@ def find_images(images: Path) -> dict[str, Callable[[], bytes]]:
 
 def _plain(name: str, top: int) -> str:
     return name.split("/", top)[-1].rsplit(".", 1)[0]
+
+
+# ---- by name ----
+
+
+def world_pair_set(name: str, resolution: int) -> PairSet:
+    """A benchmark of the embedded world, rendered."""
+    from synthbench.world_pairs import WORLD_BENCHMARKS, world_pairs
+
+    images, left, right, same = world_pairs(name, resolution)
+    return PairSet.from_arrays(name, images, left, right, same, title=WORLD_BENCHMARKS[name])
+
+
+def pairs_from_source(entry: Entry, resolution: int) -> PairSet:
+    """A registered benchmark: a .bin, or a pair list with its images."""
+    if "pairs" in entry.options:
+        return read_pair_list(entry.options["pairs"], entry.path, resolution, entry.name, entry.title)
+    return read_bin(entry.path, resolution, entry.name, entry.title)
 
 
 # ---- kept ----

@@ -8,7 +8,7 @@ import unicodedata
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,15 +46,13 @@ class Source:
 
 
 def kind_of(path: Path | str) -> str:
-    """folder, zip, rec, parquet or lmdb, by suffix or by what the folder holds."""
+    """folder, zip, rec, parquet or lmdb, by suffix or by what the folder holds; `file` for a file of another kind."""
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path} does not exist")
     if path.is_file():
         kinds = {".zip": "zip", ".rec": "rec", ".parquet": "parquet", ".mdb": "lmdb", ".lmdb": "lmdb"}
-        if path.suffix.lower() in kinds:
-            return kinds[path.suffix.lower()]
-        raise UserError(f"{path}: not a kind of data set known here; known are an image folder, {', '.join(sorted(kinds))}")
+        return kinds.get(path.suffix.lower(), "file")
     if any(path.glob("*.rec")):
         return "rec"
     if (path / "data.mdb").is_file():
@@ -74,10 +72,10 @@ def read_source(path: Path | str, kind: str | None = None) -> Source:
     readers = {"folder": read_folder, "zip": read_zip, "rec": read_rec, "parquet": read_parquet, "lmdb": read_lmdb}
     path = Path(path)
     chosen = kind or kind_of(path)
-    if chosen not in readers:
-        raise UserError(f"{chosen!r} is not a kind of data set; known are {', '.join(readers)}")
     if not path.exists():
         raise UserError(f"{path} does not exist")
+    if chosen not in readers:
+        raise UserError(f"{path}: not a data set known here; known are an image folder, .zip, .rec, .parquet (file or folder) and LMDB")
     return readers[chosen](path)
 
 
@@ -304,17 +302,16 @@ def read_lmdb(path: Path) -> Source:
 
 
 def source_files(path: Path | str) -> list[Path]:
-    """The files a source is made of: beside a .rec its .idx, property and lists count, the benchmarks in that folder do not."""
+    """The files a source is made of: with a .rec its .idx and lists of labels, but not the benchmarks that lie in the same folder."""
+    from synthbench.data.recordio import rec_files
+
     path = Path(path)
+    if kind_of(path) == "rec":
+        return rec_files(path)
     if path.is_file():
         return [path]
-    if not path.is_dir():
-        raise UserError(f"{path} does not exist")
-    if any(path.glob("*.rec")):
-        wanted = (".rec", ".idx", ".lst", ".tsv", ".txt")
-        return sorted(p for p in path.iterdir() if p.is_file() and (p.suffix in wanted or p.name == "property"))
-    found = (Path(folder) / name for folder, _, files in os.walk(path, followlinks=False) for name in files if not name.startswith("."))
-    return sorted(found, key=lambda p: p.relative_to(path).as_posix())
+    found = (Path(folder) / name for folder, _, files in os.walk(path, followlinks=True) for name in files if not name.startswith("."))
+    return sorted(found, key=lambda file: file.relative_to(path).as_posix())
 
 
 def file_digest(path: Path) -> str:
@@ -327,20 +324,31 @@ def file_digest(path: Path) -> str:
 
 
 def source_digest(path: Path | str) -> str:
-    """SHA-256 of a file, or over the sorted (relative name, size, SHA-256) of the files of a folder."""
+    """SHA-256 of a file, or over the sorted (relative name, size, SHA-256) of the files of a folder or a .rec."""
     path = Path(path)
     files = source_files(path)
-    if path.is_file():
+    if files == [path]:
         return file_digest(path)
+    base = path if path.is_dir() else path.parent
     digest = hashlib.sha256()
     for file, inside in zip(files, pixels.in_threads(file_digest, files)):
-        digest.update(f"{PurePosixPath(file.relative_to(path))}\t{file.stat().st_size}\t{inside}\n".encode())
+        digest.update(f"{file.relative_to(base).as_posix()}\t{file.stat().st_size}\t{inside}\n".encode())
     return digest.hexdigest()
 
 
-def fingerprint(path: Path | str) -> str:
-    """A quick sign of change: over names, sizes and times of modification, without reading the files."""
+def stamp(path: Path | str) -> str:
+    """A quick sign of change, without reading a file: names, sizes and times of what lies at the top of a set."""
+
+    def top(folder: Path) -> list[Path]:
+        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
     path = Path(path)
-    base = path if path.is_dir() else path.parent
-    lines = [f"{file.relative_to(base).as_posix()}\t{file.stat().st_size}\t{file.stat().st_mtime_ns}" for file in source_files(path)]
+    if path.is_file() or kind_of(path) == "rec":
+        entries = source_files(path)
+    else:
+        entries = top(path)
+        if len(entries) == 1 and entries[0].is_dir():
+            entries = top(entries[0])
+    stats = [(entry.name, entry.stat()) for entry in entries]
+    lines = [f"{name}\t{stat.st_size}\t{stat.st_mtime_ns}" for name, stat in stats]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:20]

@@ -131,6 +131,18 @@ def _the_rec(path: Path) -> Path:
     return (preferred or found)[0]
 
 
+def rec_files(path: Path) -> list[Path]:
+    """What decides the images and identities of a .rec: itself, its .idx, the lists that may hold its labels."""
+    rec = _the_rec(path)
+    beside = [rec.with_suffix(".idx"), *(rec.with_name(name) for name in _lists(rec))]
+    return sorted([rec, *(file for file in beside if file.is_file())])
+
+
+def _lists(rec: Path) -> list[str]:
+    own = [rec.with_suffix(ending).name for ending in (".lst", ".txt", ".tsv")]
+    return list(dict.fromkeys([*own, "list.txt", "train.lst", "train.tsv"]))
+
+
 def _scan(data: mmap.mmap, rec: Path) -> Iterator[int]:
     offset = 0
     while offset < len(data):
@@ -183,8 +195,7 @@ def _gather(flat: np.ndarray, at: np.ndarray, width: int, step: int = 1 << 18) -
 def _label_list(rec: Path, keys: np.ndarray, label: float) -> tuple[np.ndarray, list[str]]:
     """Identities from a list beside a .rec whose labels are all equal: `key<TAB>label/name.jpg`, im2rec's .lst or CVLface's .tsv."""
     about = f"{rec}: all {len(keys)} records carry label {label:g}, so the file alone has one identity (DCFace's release is like this)"
-    names = [*(rec.with_suffix(s).name for s in (".lst", ".txt", ".tsv")), "list.txt", "train.lst", "train.tsv"]
-    for path in (rec.with_name(name) for name in dict.fromkeys(names)):
+    for path in (rec.with_name(name) for name in _lists(rec)):
         if not path.is_file():
             continue
         identity: dict[int, str] = {}
@@ -199,7 +210,7 @@ def _label_list(rec: Path, keys: np.ndarray, label: float) -> tuple[np.ndarray, 
             found = sorted(set(chosen), key=int if numbers else str)
             place = {name: number for number, name in enumerate(found)}
             return np.array([place[name] for name in chosen], np.int64), found
-    looked = ", ".join(dict.fromkeys(names))
+    looked = ", ".join(_lists(rec))
     raise UserError(
         f"{about}. No list with the identity of every record lies beside it (looked for {looked}, lines `key<TAB>identity/name.jpg`)"
     )

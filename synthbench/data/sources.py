@@ -1,0 +1,323 @@
+"""What real data and weights there are, what may be done with them, and where they lie on this machine. Nothing is downloaded.
+
+The catalogue below is fixed. What the user registers is kept in `sources.json` in $SYNTHBENCH_DATA, by default ~/.synthbench.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from synthbench.config import did_you_mean
+from synthbench.data.readers import file_digest, read_source, source_digest, source_files, stamp
+from synthbench.data.shards import locked
+from synthbench.store import read_json, write_json
+from synthbench.types import DataMissing, UserError
+
+KINDS = ("faces", "pairs", "weights")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Something that has a name in protocols."""
+
+    name: str
+    kind: str  # faces, pairs, weights
+    title: str
+    licence: str
+    url: str  # where to ask for it
+    images: int = 0  # of a set of faces, as published
+    identities: int = 0
+    pairs: int = 0
+    colour: str = ""  # of weights: the order of the channels they were trained with
+    sha256: str = ""  # how it begins
+
+
+_RESEARCH = "non-commercial research, no redistribution"
+_INSIGHTFACE = "https://github.com/deepinsight/insightface/tree/master/recognition/_datasets_"
+_ADAFACE = "https://github.com/mk-minchul/AdaFace"
+
+CATALOGUE = {
+    source.name: source
+    for source in (
+        Source("casia-webface", "faces", "CASIA-WebFace", _RESEARCH, _INSIGHTFACE, images=490_623, identities=10_572),
+        Source("webface4m-1shot", "faces", "WebFace4M, one image each", _RESEARCH + ", signed", "https://www.face-benchmark.org"),
+        Source("ms1mv2", "faces", "MS1MV2", _RESEARCH, _INSIGHTFACE, images=5_822_653, identities=85_742),
+        Source("celeba", "faces", "CelebA, aligned", _RESEARCH, "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"),
+        Source("lfw", "pairs", "LFW", "research", _INSIGHTFACE, pairs=6_000),
+        Source("cfp-fp", "pairs", "CFP-FP", _RESEARCH, _INSIGHTFACE, pairs=7_000),
+        Source("agedb-30", "pairs", "AgeDB-30", _RESEARCH, _INSIGHTFACE, pairs=6_000),
+        Source("calfw", "pairs", "CALFW", "research", _INSIGHTFACE, pairs=6_000),
+        Source("cplfw", "pairs", "CPLFW", "research", _INSIGHTFACE, pairs=6_000),
+        Source("adaface-ir50-casia", "weights", "AdaFace IR-50, CASIA-WebFace", "MIT; trained on research data", _ADAFACE, colour="bgr"),
+        Source("adaface-ir101-webface4m", "weights", "AdaFace IR-101, WebFace4M", "MIT; trained on research data", _ADAFACE, colour="bgr"),
+        Source(
+            "inception-fid",
+            "weights",
+            "Inception of the Frechet distance (pt_inception-2015-12-05-6726825d.pth)",
+            "Apache-2.0",
+            "https://github.com/mseitzer/pytorch-fid/releases",
+            colour="rgb",
+            sha256="6726825d",
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered source, as it was when it was looked into."""
+
+    name: str
+    kind: str
+    title: str
+    path: Path
+    digest: str  # SHA-256 of the file, or over the files of a folder; of list and images together for a pair list
+    stamp: str  # quick sign of change
+    size: int  # bytes
+    added: str  # UTC
+    images: int = 0  # of a pair set: distinct images
+    identities: int = 0
+    pairs: int = 0
+    note: str = ""
+    options: dict[str, Any] = field(default_factory=dict)  # weights: colour; pair lists: pairs, the path of the list
+
+
+def home() -> Path:
+    """The folder of the registry."""
+    return Path(os.environ.get("SYNTHBENCH_DATA") or Path.home() / ".synthbench").expanduser()
+
+
+def _registry() -> dict[str, dict[str, Any]]:
+    path = home() / "sources.json"
+    found = read_json(path)
+    if found is None and path.exists():
+        raise UserError(f"{path} is not readable as JSON; mend it, or delete it and register again")
+    return found or {}
+
+
+def _entry(name: str) -> Entry | None:
+    found = _registry().get(name)
+    return Entry(**{**found, "path": Path(found["path"])}) if found else None
+
+
+def names_registered() -> list[str]:
+    return sorted(_registry())
+
+
+def registered(name: str) -> bool:
+    """Is it registered, and still there?"""
+    entry = _entry(name)
+    return entry is not None and all(path.exists() for path in _paths(entry))
+
+
+def _paths(entry: Entry) -> list[Path]:
+    return [entry.path, Path(entry.options["pairs"])] if "pairs" in entry.options else [entry.path]
+
+
+def _stamp(entry_paths: list[Path]) -> str:
+    return "-".join(stamp(path) for path in entry_paths)
+
+
+def _digest(paths: list[Path]) -> str:
+    if len(paths) == 1:
+        return source_digest(paths[0])
+    images, pairs = paths
+    return hashlib.sha256(f"{file_digest(pairs)}\n{source_digest(images)}".encode()).hexdigest()
+
+
+def _save(entry: Entry) -> None:
+    folder = home()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / "sources.lock"):
+            found = _registry()
+            found[entry.name] = {**asdict(entry), "path": str(entry.path)}
+            write_json(folder / "sources.json", found)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); set SYNTHBENCH_DATA to another folder") from None
+
+
+def add(name: str, path: Path | str, kind: str | None = None, colour: str | None = None, pairs: Path | str | None = None) -> Entry:
+    """Look into `path` and register it as `name`. A name outside the catalogue needs `kind`, weights outside it need `colour`.
+
+    Raises UserError when it cannot be read, is of another kind, or is known not to be what the catalogue means.
+    """
+    known = CATALOGUE.get(name)
+    if known is None and kind is None:
+        raise UserError(
+            f"{name!r} is not in the catalogue{did_you_mean(name, CATALOGUE)}; for a name of your own give --kind {'|'.join(KINDS)}"
+        )
+    if known is not None and kind not in (None, known.kind):
+        raise UserError(f"{name} is {known.kind}, not {kind}; choose another name")
+    kind = known.kind if known else str(kind)
+    if kind not in KINDS:
+        raise UserError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
+    if colour and kind != "weights":
+        raise UserError(f"{name}: only weights have a colour order")
+    if pairs and kind != "pairs":
+        raise UserError(f"{name}: a pair list goes with kind pairs, not {kind}")
+    path = Path(path).expanduser().absolute()
+    if not path.exists():
+        raise UserError(f"{path} does not exist")
+    options: dict[str, Any] = {"pairs": str(Path(pairs).expanduser().absolute())} if pairs else {}
+    if kind == "weights":
+        options["colour"] = _colour(name, known, colour)
+    looked = {"faces": _look_faces, "pairs": _look_pairs, "weights": _look_weights}[kind](path, options, known)
+    paths = [path, Path(options["pairs"])] if pairs else [path]
+    entry = Entry(
+        name=name,
+        kind=kind,
+        title=known.title if known else name,
+        path=path,
+        digest=_digest(paths),
+        stamp=_stamp(paths),
+        size=sum(file.stat().st_size for file in source_files(path)),
+        added=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        options=options,
+        note=_note(known, looked),
+        **looked,
+    )
+    if known and known.sha256 and not entry.digest.startswith(known.sha256):
+        raise UserError(f"{path} is not {known.title}: its SHA-256 begins {entry.digest[:8]}, not {known.sha256}. Fetch it at {known.url}")
+    _save(entry)
+    return entry
+
+
+def _colour(name: str, known: Source | None, colour: str | None) -> str:
+    if known and colour not in (None, known.colour):
+        raise UserError(f"{name} was trained with {known.colour} images, not {colour}; register another checkpoint under another name")
+    chosen = colour or (known.colour if known else None)
+    if chosen not in ("rgb", "bgr"):
+        raise UserError(f"{name}: say the colour order it was trained with, --colour rgb or --colour bgr; the file does not tell")
+    return chosen
+
+
+def _look_faces(path: Path, options: dict[str, Any], known: Source | None) -> dict[str, int]:
+    from synthbench.data.faces import chosen_rows
+
+    source = read_source(path)
+    rows = chosen_rows(source)
+    for row in (*rows[:2], rows[-1]):
+        source.image(int(row))
+    return {"images": len(source), "identities": len(source.names)}
+
+
+def _look_pairs(path: Path, options: dict[str, Any], known: Source | None) -> dict[str, int]:
+    from synthbench.data.pairs import read_bin, read_pair_list
+
+    if "pairs" not in options and (path.is_dir() or path.suffix.lower() == ".zip"):
+        raise UserError(f"{path}: images alone are no benchmark; give the list of pairs too, --pairs pairs.txt")
+    found = read_pair_list(options["pairs"], path, 32) if "pairs" in options else read_bin(path, 32)
+    if known and known.pairs and len(found) != known.pairs:
+        raise UserError(f"{path}: {known.title} has {known.pairs} pairs, this file has {len(found)}; register it under another name")
+    return {"images": len(found.images), "pairs": len(found)}
+
+
+def _look_weights(path: Path, options: dict[str, Any], known: Source | None) -> dict[str, int]:
+    if path.is_file() and path.stat().st_size == 0:
+        raise UserError(f"{path}: the file is empty")
+    return {}
+
+
+def _note(known: Source | None, looked: dict[str, int]) -> str:
+    wrong = [
+        f"{looked[what]:,} {what}, published with {getattr(known, what):,}"
+        for what in ("images", "identities")
+        if known and getattr(known, what) and looked.get(what) != getattr(known, what)
+    ]
+    return "; ".join(wrong)
+
+
+def find(name: str, kind: str | None = None) -> Entry:
+    """The registered source `name`. Raises DataMissing when it is not there, UserError when it is unknown or was changed since."""
+    entry = _entry(name)
+    known = CATALOGUE.get(name)
+    if entry is None and known is None:
+        raise UserError(f"no data or weights are called {name!r}" + did_you_mean(name, {*CATALOGUE, *names_registered()}))
+    if entry is None and known is not None:
+        raise DataMissing(
+            f"{known.title} is not registered, and nothing is ever downloaded. Licence: {known.licence}. Ask for it at {known.url}, "
+            f"then run `synthbench data add {name} PATH`"
+        )
+    assert entry is not None
+    if kind and entry.kind != kind:
+        raise UserError(f"{name} is registered as {entry.kind}, but {kind} are needed here")
+    for path in _paths(entry):
+        if not path.exists():
+            raise DataMissing(f"{entry.title} was registered at {path} but is not there any more. Run `synthbench data add {name} PATH`")
+    if _stamp(_paths(entry)) != entry.stamp:
+        return verify(name)
+    return entry
+
+
+def verify(name: str) -> Entry:
+    """Hash again. Raises UserError when the content is not what was registered, DataMissing when it is gone."""
+    entry = _entry(name)
+    if entry is None:
+        return find(name)
+    for path in _paths(entry):
+        if not path.exists():
+            raise DataMissing(f"{entry.title} was registered at {path} but is not there any more. Run `synthbench data add {name} PATH`")
+    now = _digest(_paths(entry))
+    if now != entry.digest:
+        raise UserError(
+            f"{name} at {entry.path} has changed since it was registered on {entry.added}: SHA-256 {now[:12]}, was {entry.digest[:12]}. "
+            f"If the new content is what you want, run `synthbench data add {name} {entry.path}` again"
+        )
+    current = Entry(**{**asdict(entry), "stamp": _stamp(_paths(entry))})
+    if current.stamp != entry.stamp:  # touched or copied, not changed
+        _save(current)
+    return current
+
+
+def status() -> list[dict[str, str]]:
+    """A row per source: the catalogue, then the user's own. state: registered, changed (by date or size), gone, missing."""
+    found = _registry()
+    rows = []
+    for name in [*CATALOGUE, *sorted(set(found) - set(CATALOGUE))]:
+        known, entry = CATALOGUE.get(name), _entry(name)
+        state = "missing" if entry is None else "registered"
+        if entry is not None:
+            here = all(path.exists() for path in _paths(entry))
+            state = "gone" if not here else "registered" if _stamp(_paths(entry)) == entry.stamp else "changed"
+        rows.append(
+            {
+                "name": name,
+                "kind": entry.kind if entry else known.kind if known else "",
+                "state": state,
+                "title": known.title if known else name,
+                "path": str(entry.path) if entry else "",
+                "licence": known.licence if known else "the user's",
+                "url": known.url if known else "",
+                "note": entry.note if entry else "",
+            }
+        )
+    return rows
+
+
+def fingerprint() -> str:
+    """Changes when anything registered does: part of the answer to `is this the same command on the same data`."""
+    rows = [(row["name"], row["state"], _registry().get(row["name"], {}).get("digest")) for row in status()]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:20]
+
+
+__all__ = [
+    "CATALOGUE",
+    "Entry",
+    "Source",
+    "add",
+    "find",
+    "fingerprint",
+    "home",
+    "kind_of",
+    "names_registered",
+    "registered",
+    "status",
+    "verify",
+]

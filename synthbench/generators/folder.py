@@ -1,0 +1,64 @@
+"""Somebody's published set as a generator, so that it is trained on and scored under the same protocol."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from synthbench.config import Settings
+from synthbench.data.faces import chosen_rows, read_images, read_source, source_digest
+from synthbench.data.finite import rows_of, slots_of
+from synthbench.data.readers import Source
+from synthbench.plugin import Generator, Traits
+from synthbench.types import Context, FaceBatch, Slot, UserError, Volume
+
+
+class Sample(Settings):
+    path: str = Field(default="", description="image folder, zip, .rec, .parquet (file or folder) or LMDB with an identity per image")
+    exclude: tuple[str, ...] = Field(default=(), description="identities left out, by their name in the set")
+
+
+class FolderConfig(Settings):
+    sample: Sample = Sample()
+
+
+class Folder(Generator[FolderConfig]):
+    """A labelled set on disk; images that are not square are cropped, all are resized to the protocol's resolution."""
+
+    Config = FolderConfig
+    traits = Traits(paper="any published set", licence="that of the set", real_photographs="unknown", finite=True)
+
+    def sources(self, resolution: int) -> dict[str, str]:
+        return {"folder": source_digest(self._path())}
+
+    def slots(self, volume: Volume, context: Context) -> list[Slot]:
+        return slots_of(volume, np.bincount(self._identity), f"{self._path()} ({self._source.kind})")
+
+    def generate(self, slots: Sequence[Slot], context: Context) -> Iterator[FaceBatch]:
+        batches = [(part, self._rows[places]) for part, places in rows_of(slots, self._identity, context.batch_size)]
+        images = iter(read_images(self._source, np.concatenate([rows for _, rows in batches]) if batches else [], context.resolution))
+        for part, _ in batches:
+            stacked = np.stack([next(images)[0] for _ in part])
+            yield FaceBatch(torch.from_numpy(stacked).permute(0, 3, 1, 2), torch.tensor([slot.identity for slot in part]))
+
+    def _path(self) -> str:
+        if not self.config.sample.path:
+            raise UserError("say which set: --set sample.path=DIR (image folder, zip, .rec, .parquet or LMDB)")
+        return self.config.sample.path
+
+    @functools.cached_property
+    def _source(self) -> Source:
+        return read_source(self._path())
+
+    @functools.cached_property
+    def _rows(self) -> np.ndarray:
+        return chosen_rows(self._source, self.config.sample.exclude)
+
+    @functools.cached_property
+    def _identity(self) -> np.ndarray:
+        """(N,) dense identity of each of `_rows`."""
+        return np.unique(self._source.label[self._rows], return_inverse=True)[1]

@@ -1,0 +1,34 @@
+"""The real training set as a generator: the baseline that every synthetic set is held against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from synthbench.config import Settings
+from synthbench.data.finite import rows_of, slots_of
+from synthbench.plugin import Generator, Traits
+from synthbench.types import Context, FaceBatch, Slot, Volume
+
+
+class RealConfig(Settings):
+    """Nothing to set."""
+
+
+class Real(Generator[RealConfig]):
+    """The photographs (or rendered people) of the protocol's real set, as they are."""
+
+    Config = RealConfig
+    traits = Traits(paper="baseline", licence="that of the real set", new_identities=False, real_photographs="all", finite=True)
+
+    def slots(self, volume: Volume, context: Context) -> list[Slot]:
+        """`all`, or the first identities that have enough images; sample k is the k-th image of the identity."""
+        counts = np.bincount(context.faces.identity, minlength=context.faces.identities)
+        return slots_of(volume, counts, "the real set")
+
+    def generate(self, slots: Sequence[Slot], context: Context) -> Iterator[FaceBatch]:
+        for part, rows in rows_of(slots, context.faces.identity, context.batch_size):
+            identity = torch.tensor([slot.identity for slot in part])
+            yield FaceBatch(context.faces.images(rows), identity, {"real": torch.ones(len(part), dtype=torch.int64)})
