@@ -30,9 +30,14 @@ Keys = tuple[str, ...]
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML with the scalars of YAML 1.2: `1e-4` is a number, `no` and `on` are words, `1:30` is not 90."""
+    """Safe YAML with the scalars of YAML 1.2: `1e-4` is a number, `no` and `on` are words, `1:30` is not 90. No aliases."""
 
     yaml_implicit_resolvers: dict = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):  # a few lines of them unfold to gigabytes, or into themselves
+            raise yaml.MarkedYAMLError(problem="an alias (*name); write the value out", problem_mark=self.peek_event().start_mark)
+        return super().compose_node(parent, index)
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         return int(node.value.replace("_", ""))
@@ -85,12 +90,18 @@ def read_layer(path: Path) -> Layer:
         raise UserError(f"{path}:{line}: {error.problem or 'not valid YAML'}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, a thousand brackets
+        raise UserError(f"{path}: cannot be read: {error}") from None
     if data is not None and not isinstance(data, dict):
         raise UserError(f"{path}:1: expected `name: value` lines, found {type(data).__name__}")
     return Layer(data or {}, origin)
 
 
 def _places(node: yaml.Node | None, keys: Keys, path: Path, origin: dict[Keys, str]) -> None:
+    if isinstance(node, yaml.SequenceNode):
+        for i, item in enumerate(node.value):
+            origin[(*keys, str(i))] = f"{path}:{item.start_mark.line + 1}"
+            _places(item, (*keys, str(i)), path, origin)
     if not isinstance(node, yaml.MappingNode):
         return
     for key_node, value_node in node.value:
@@ -118,7 +129,7 @@ def parse_set(assignments: Iterable[str]) -> Layer:
             raise UserError(f"--set {text!r}: expected NAME=VALUE, such as --set sample.m=0.2")
         try:
             parsed = yaml.load(value, _Loader)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):
             raise UserError(f"--set {text!r}: the value is not valid YAML; quote it") from None
         target = data
         for i, key in enumerate(keys[:-1]):

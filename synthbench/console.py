@@ -40,17 +40,20 @@ def duration(seconds: float | None) -> str:
     """`45 s`, `3 min 20 s`, `2 h 5 min`; `unknown` for None."""
     if seconds is None:
         return "unknown"
-    if seconds < 60:
-        return f"{seconds:.0f} s" if seconds >= 1 else "under 1 s"
-    if seconds < LONG:
-        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
-    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+    if seconds < 1:
+        return "under 1 s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def size(count: float) -> str:
     """Bytes as `12 MB`."""
     for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
+        if round(count) < 1000:
             return f"{count:.0f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
@@ -80,7 +83,8 @@ def progress(title: str) -> Iterator[Progress]:
                 note(f"{title}: about {duration(remaining)} to go; stop it at any time, the same command continues")
 
     if sys.stderr.isatty():
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bars, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
 
         columns = (
             TextColumn("{task.description}"),
@@ -130,4 +134,4 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], to_s
         grid.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
     for row in rows:
         grid.add_row(*map(str, row))
-    Console(file=stream, width=width).print(grid)
+    Console(file=stream, width=width, markup=False, emoji=False).print(grid)  # cells are text: paths may hold brackets

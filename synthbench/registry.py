@@ -29,9 +29,12 @@ def load(kind: str, name: str) -> Any:
     if name not in points:
         raise UserError(f"unknown {kind} {name!r}" + did_you_mean(name, points, show_all=True))
     try:
-        return points[name].load()
-    except ImportError as error:
-        raise UserError(f"{kind} {name!r} ({points[name].value}) cannot be imported: {error}") from error
+        found = points[name].load()
+    except Exception as error:  # of somebody else's package
+        raise UserError(f"{kind} {name!r} ({points[name].value}) cannot be imported: {type(error).__name__}: {error}") from error
+    if not (inspect.isclass(found) and issubclass(found, KINDS[kind])):
+        raise UserError(f"{kind} {name!r} ({points[name].value}) is not a class derived from synthbench.plugin.{KINDS[kind].__name__}")
+    return found
 
 
 def _from_file(kind: str, path: Path) -> Any:
@@ -47,13 +50,14 @@ def _from_file(kind: str, path: Path) -> Any:
     except Exception as error:
         raise UserError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
     found = [
-        item
-        for _, item in inspect.getmembers(module, inspect.isclass)
-        if issubclass(item, KINDS[kind]) and item.__module__ == module_name and not inspect.isabstract(item)
+        item for _, item in inspect.getmembers(module, inspect.isclass) if issubclass(item, KINDS[kind]) and item.__module__ == module_name
     ]
+    found = [item for item in found if not inspect.isabstract(item)] or found
     if len(found) != 1:
         what = "no" if not found else "more than one"
         raise UserError(f"{path} has {what} {kind}: it must define exactly one class derived from synthbench.plugin.{KINDS[kind].__name__}")
+    if missing := sorted(found[0].__abstractmethods__):
+        raise UserError(f"{path}: {found[0].__name__} does not define {', '.join(missing)}")
     return found[0]
 
 

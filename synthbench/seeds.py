@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from operator import index
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,9 +14,10 @@ if TYPE_CHECKING:
 def derive(seed: int, *names: str | int) -> int:
     """A 63-bit seed for the stream called `names`, e.g. ``derive(seed, "image", identity, sample)``.
 
-    SHA-256 of the unambiguous text form, so that streams stay independent and the same on every machine.
+    SHA-256 of the unambiguous text form, so that streams stay independent and the same on every machine. Whole numbers of NumPy
+    and torch mean what Python's mean.
     """
-    text = "/".join(f"{type(name).__name__}:{name}" for name in (int(seed), *names))
+    text = "/".join(f"str:{name}" if isinstance(name, str) else f"int:{index(name)}" for name in (seed, *names))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 

@@ -57,7 +57,7 @@ class Stage:
     def manifest(self) -> dict[str, Any] | None:
         """What was recorded when the stage was finished; None unless it is whole: every file there, with its size."""
         manifest = read_json(self.folder / MANIFEST)
-        if not isinstance(manifest, dict) or manifest.get("key") != self.key:
+        if not isinstance(manifest, dict) or manifest.get("key") != self.key or "files" not in manifest:
             return None
         for name, length in manifest["files"].items():
             path = self.folder / name

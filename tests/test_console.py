@@ -1,0 +1,72 @@
+"""Results on stdout, everything else on stderr; nothing that only a terminal understands in a log."""
+
+from __future__ import annotations
+
+import pytest
+
+from synthbench import console
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "unknown"),
+        (0, "under 1 s"),
+        (0.99, "under 1 s"),
+        (45, "45 s"),
+        (59.7, "1 min 0 s"),
+        (200, "3 min 20 s"),
+        (3599.9, "1 h 0 min"),
+        (7500, "2 h 5 min"),
+    ],
+)
+def test_duration(seconds: float | None, text: str) -> None:
+    assert console.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1500, "2 kB"), (12_000_000, "12 MB"), (999_999, "1 MB"), (3.2e12, "3.2 TB")]
+)
+def test_size(count: float, text: str) -> None:
+    assert console.size(count) == text
+
+
+def test_words_go_to_stderr_and_tables_to_stdout(capsys: pytest.CaptureFixture) -> None:
+    console.note("a note [bold]with[/bold] brackets")
+    console.warn("careful")
+    console.error("wrong")
+    console.table("title", ("", "AVG %"), [("real all", "93.15 ±0.20"), ("[x]" * 40, "1")])
+    out, err = capsys.readouterr()
+    assert err == "a note [bold]with[/bold] brackets\nwarning: careful\nerror: wrong\n"
+    assert "93.15 ±0.20" in out and "[x]" * 40 in out  # neither cut, wrapped, nor read as markup
+    assert "\x1b" not in out + err and "\t" not in out
+
+
+def test_a_table_may_go_to_stderr(capsys: pytest.CaptureFixture) -> None:
+    console.table("title", ("a",), [("b",)], to_stderr=True)
+    assert capsys.readouterr().out == ""
+
+
+def test_progress_in_a_log_is_a_line_a_minute(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with console.progress("train") as report:
+        for done in range(1, 131):
+            now[0] += 1.0
+            report(done, 1300)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "of 1,300" in line] == lines and len(lines) == 2
+    assert lines[0].startswith("  train: 61 of 1,300, ")
+
+
+def test_long_work_is_announced_once_and_a_resumed_stage_has_an_honest_rate(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with console.progress("train") as report:
+        for done in range(900_000, 900_050):  # resumed at 900,000 of 1,000,000; one a second: 28 hours left, not 5 seconds
+            now[0] += 1.0
+            report(done, 1_000_000)
+    err = capsys.readouterr().err
+    assert err.count("to go; stop it at any time") == 1 and "about 27 h" in err

@@ -1,0 +1,240 @@
+"""Keys, states, locks: nothing half-built is ever taken for finished, and two processes never build the same thing twice."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from synthbench import store
+from synthbench.store import MANIFEST, Stage, Store, content_key, read_json, write_json
+from synthbench.types import UserError
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    return Store(tmp_path).stage("train", content_key({"a": 1}))
+
+
+def build(stage: Stage, text: str = "whole") -> None:
+    with stage.building() as facts:
+        assert facts is not None
+        (stage.folder / "inner").mkdir(exist_ok=True)
+        (stage.folder / "inner" / "weights").write_text(text)
+        facts["label"] = "here"
+
+
+# ---------------------------------------------------------------------------------------------------------------- keys
+
+
+def test_keys_do_not_depend_on_order_or_container() -> None:
+    assert content_key({"a": 1, "b": [1, 2], "c": {"x": 1, "y": 2}}) == content_key({"c": {"y": 2, "x": 1}, "b": (1, 2), "a": 1})
+    assert len(content_key({})) == 20
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"m": 0.1}, {"m": 0.1000000000000001}),
+        ({"a": "1"}, {"a": 1}),
+        ({"a": None}, {}),
+        ({"a": True}, {"a": 1}),
+        ({"a": [1, 2]}, {"a": [2, 1]}),
+    ],
+)
+def test_keys_tell_what_differs(one: dict, other: dict) -> None:
+    assert content_key(one) != content_key(other)
+
+
+def test_keys_of_numbers_without_a_text_form_are_refused() -> None:
+    with pytest.raises(ValueError):
+        content_key({"m": float("nan")})
+    with pytest.raises(TypeError):
+        content_key({"m": object()})
+
+
+def test_the_key_of_a_known_value_never_changes() -> None:
+    # A change here makes every cached result of every user unknown. The oracle: sha256sum of the text below.
+    import hashlib
+
+    text = b'{"config":{"lr":0.0001,"m":[-1.0,1]},"seed":0,"stage":"train","title":"\\u00e9"}'
+    parts = {"stage": "train", "seed": 0, "config": {"m": [-1.0, 1], "lr": 1e-4}, "title": "é"}
+    assert content_key(parts) == hashlib.sha256(text).hexdigest()[:20]
+
+
+# -------------------------------------------------------------------------------------------------------------- states
+
+
+def test_states_from_run_to_cached(stage: Stage) -> None:
+    assert stage.state == "run"
+    build(stage)
+    assert stage.state == "cached"
+    manifest = stage.manifest()
+    assert manifest and manifest["files"] == {"inner/weights": 5} and manifest["label"] == "here" and manifest["key"] == stage.key
+
+
+def test_a_crash_in_the_block_leaves_resume_and_the_files(stage: Stage) -> None:
+    with pytest.raises(RuntimeError), stage.building():
+        (stage.folder / "checkpoint").write_text("half")
+        raise RuntimeError
+    assert stage.state == "resume" and (stage.folder / "checkpoint").read_text() == "half"
+    build(stage)  # the lock is free again
+    assert stage.state == "cached"
+
+
+def test_an_empty_folder_is_not_something_to_resume(stage: Stage) -> None:
+    stage.folder.mkdir(parents=True)
+    assert stage.state == "run"
+
+
+@pytest.mark.parametrize("damage", ["cut", "longer", "gone", "folder"])
+def test_a_damaged_file_is_not_cached(stage: Stage, damage: str) -> None:
+    build(stage)
+    weights = stage.folder / "inner" / "weights"
+    if damage in ("gone", "folder"):
+        weights.unlink()
+    else:
+        weights.write_text("who" if damage == "cut" else "wholesome")
+    if damage == "folder":
+        weights.mkdir()
+    assert stage.state == "resume"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"key": "other", "files": {}}'])
+def test_a_damaged_or_foreign_manifest_is_not_cached(stage: Stage, text: str) -> None:
+    build(stage)
+    (stage.folder / MANIFEST).write_text(text)
+    assert stage.state == "resume"
+
+
+def test_a_manifest_without_files_is_not_cached(stage: Stage) -> None:
+    build(stage)
+    (stage.folder / MANIFEST).write_text(json.dumps({"key": stage.key}))
+    assert stage.state == "resume"
+
+
+def test_extra_files_do_not_matter_and_leftovers_are_removed(stage: Stage) -> None:
+    with stage.building():
+        (stage.folder / "half.tmp").write_text("x")
+        (stage.folder / "whole").write_text("x")
+    (stage.folder / "cache").write_text("written by a reader, later")
+    assert stage.state == "cached" and not (stage.folder / "half.tmp").exists()
+
+
+def test_a_cached_stage_is_not_built_again(stage: Stage) -> None:
+    build(stage)
+    with stage.building() as facts:
+        assert facts is None
+
+
+def test_while_a_damaged_stage_is_rebuilt_it_is_not_cached(stage: Stage) -> None:
+    build(stage)
+    (stage.folder / "inner" / "weights").write_text("damaged!")
+    with stage.building() as facts:
+        assert facts is not None and stage.state == "resume"
+        (stage.folder / "inner" / "weights").write_text("whole")
+        assert stage.state == "resume"  # right sizes, but the manifest is written last
+    assert stage.state == "cached"
+
+
+def test_forget_sets_back_to_run(stage: Stage, tmp_path: Path) -> None:
+    build(stage)
+    Store(tmp_path).forget(stage)
+    assert stage.state == "run" and not stage.folder.exists()
+    assert not list(tmp_path.rglob("weights"))
+    Store(tmp_path).forget(stage)  # twice is fine
+
+
+# --------------------------------------------------------------------------------------------------------------- locks
+
+
+def _slow_build(root: Path, began: multiprocessing.Queue) -> None:
+    with Store(root).stage("train", "k").building() as facts:
+        began.put("built" if facts is not None else "waited")
+        if facts is not None:
+            time.sleep(0.3)
+            (root / "stages" / "train" / "k" / "file").write_text(str(os.getpid()))
+
+
+def test_of_two_processes_one_builds_and_one_waits(tmp_path: Path) -> None:
+    began: multiprocessing.Queue = multiprocessing.get_context("fork").Queue()
+    both = [multiprocessing.get_context("fork").Process(target=_slow_build, args=(tmp_path, began)) for _ in range(2)]
+    for process in both:
+        process.start()
+    found = sorted(began.get(timeout=20) for _ in both)
+    for process in both:
+        process.join(20)
+    assert found == ["built", "waited"]
+    assert Store(tmp_path).stage("train", "k").state == "cached"
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from synthbench.store import Store
+with Store(Path(sys.argv[1])).stage("train", "k").building():
+    (Path(sys.argv[1]) / "stages/train/k/half").write_text("x")
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_kill_9_releases_the_lock_and_leaves_resume(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout and holder.stdout.readline() == "held\n"
+    lock = tmp_path / "stages" / "train" / "k.lock"
+    assert lock.read_text().startswith(f"pid {holder.pid} on ")  # what a waiting process tells its user
+    holder.send_signal(signal.SIGKILL)
+    holder.wait(10)
+    stage = Store(tmp_path).stage("train", "k")
+    assert stage.state == "resume"
+    build(stage)
+    assert stage.state == "cached" and "half" in stage.manifest()["files"]  # type: ignore[index]
+    assert "waiting" not in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------------- the rest of it
+
+
+def test_write_json_replaces_in_one_go(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(ValueError):
+        write_json(path, {"a": float("nan")})
+    assert read_json(path) == {"a": 1} and list(tmp_path.iterdir()) == [path]
+    assert read_json(tmp_path / "absent") is None
+    path.write_text('{"a":')
+    assert read_json(path) is None
+
+
+def test_too_little_disk_is_told_before_anything_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "not" / "there" / "yet"
+    Store(root).require_space(1)
+    assert not root.exists()
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: store.shutil._ntuple_diskusage(100, 50, 50))
+    with pytest.raises(UserError, match=r"about 51 B in .*yet, and 50 B are free"):
+        Store(root).require_space(51)
+
+
+def test_the_rate_is_the_median_of_comparable_stages_of_this_machine(tmp_path: Path) -> None:
+    runs = Store(tmp_path)
+    assert runs.rate("train", "a") is None
+    for key, seconds, facts in [
+        ("1", 10, {"label": "a", "amount": 10}),
+        ("2", 30, {"label": "a", "amount": 10}),
+        ("3", 50, {"label": "a", "amount": 10}),
+        ("4", 99, {"label": "b", "amount": 1}),
+        ("5", 99, {"label": "a"}),
+        ("6", 99, {"label": "a", "amount": 1, "host": "elsewhere"}),
+    ]:
+        folder = tmp_path / "stages" / "train" / key
+        folder.mkdir(parents=True)
+        write_json(folder / MANIFEST, {"host": store.platform.node(), "seconds": seconds, **facts})
+    assert runs.rate("train", "a") == 3.0
