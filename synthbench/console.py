@@ -121,17 +121,17 @@ def progress(title: str) -> Iterator[Progress]:
         yield report
 
 
-def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], to_stderr: bool = False) -> None:
-    """A table; the first column is left-aligned, the others right. Plain text, tab-free, when not on a terminal."""
+def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on stdout; columns that hold numbers are right-aligned. Never cut when stdout is not a terminal."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    stream = sys.stderr if to_stderr else sys.stdout
-    width = None if stream.isatty() else 20 + sum(max(len(str(row[i])) for row in (header, *rows)) + 4 for i in range(len(header)))
+    width = None if sys.stdout.isatty() else 20 + sum(max(len(str(row[i])) for row in (header, *rows)) + 4 for i in range(len(header)))
     grid = Table(title=title, box=SIMPLE_HEAD, title_justify="left", title_style="bold")
     for i, name in enumerate(header):
-        grid.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
+        numeric = i > 0 and all(str(row[i])[:1] in "-+0123456789" for row in rows)
+        grid.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         grid.add_row(*map(str, row))
-    Console(file=stream, width=width, markup=False, emoji=False).print(grid)  # cells are text: paths may hold brackets
+    Console(file=sys.stdout, width=width, markup=False, emoji=False).print(grid)  # cells are text: paths may hold brackets

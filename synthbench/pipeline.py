@@ -27,6 +27,7 @@ from synthbench.types import Context, Progress, Score, Skipped, UserError, Volum
 if TYPE_CHECKING:
     import torch
 
+    from synthbench.data.pairs import PairSet
     from synthbench.models.encoder import Encoder
     from synthbench.plugin import Generator
 
@@ -46,6 +47,16 @@ class Step:
     disk: int = 0  # bytes it will write, roughly
 
 
+def load_generator(name: str, protocol: Protocol, *layers: Layer) -> Generator:
+    """The generator `name` with its settings: its own defaults, its shipped file, what the protocol changes, then `layers`."""
+    kind = registry.load("generator", name)
+    name = registry.short_name(name)
+    shipped = read_layer(config_path("generators", name)) if name in config_names("generators") else Layer()
+    changes = protocol.generators.get(name)
+    changed = Layer(changes, {(): f"protocol {protocol.name}, generators.{name}"}) if changes else Layer()
+    return kind(build(kind.Config, shipped, changed, *layers))
+
+
 @dataclass(frozen=True)
 class Job:
     """What a user asked for: one generator at one volume under one protocol."""
@@ -63,14 +74,7 @@ class Job:
 
     @functools.cached_property
     def generator(self) -> Generator:
-        kind = registry.load("generator", self.generator_name)
-        layers = [self.settings]
-        name = self.short_name
-        if name in self.protocol.generators:
-            layers.insert(0, Layer(self.protocol.generators[name], {(): f"protocol {self.protocol.name}, generators.{name}"}))
-        if name in config_names("generators"):
-            layers.insert(0, read_layer(config_path("generators", name)))
-        return kind(build(kind.Config, *layers))
+        return load_generator(self.generator_name, self.protocol, self.settings)
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
@@ -134,7 +138,7 @@ class Job:
             return content_key({"weights": source.digest, "options": source.options})
         return self.network_steps(name, network)[-1].stage.key
 
-    def _train_step(self, name: str, recipe_name: str, seed: int, faces: Step) -> Step:
+    def _train_step(self, name: str, recipe_name: str, seed: int, faces: Step, whose: str = "") -> Step:
         from synthbench.recognition import load_recipe
 
         recipe = load_recipe(recipe_name)
@@ -152,9 +156,16 @@ class Job:
                 seen = step.images_per_second
             return {"images_per_second": round(seen, 1)}
 
-        work = f"recipe {recipe_name}, {recipe.epochs} epochs, seed {seed}"
+        work = f"{whose}recipe {recipe_name}, {recipe.epochs} epochs, seed {seed}"
         label = f"{recipe_name} {self.protocol.resolution} {self.device.type}"
-        return Step(self.store.stage(name, key), work, train, faces.amount * recipe.epochs, label, disk=200 * MB)
+        return Step(
+            self.store.stage(name, key),
+            work,
+            train,
+            faces.amount * recipe.epochs,
+            label,
+            10 * MB if recipe.backbone.family == "small" else 600 * MB,
+        )
 
     @functools.cached_property
     def benchmarks(self) -> Step:
@@ -222,14 +233,16 @@ class Job:
             upstream["upstream"] = stage.key
 
         if traits.trains:
-            add("train", "train", f"{self.short_name} on the real set", self.generator.train, 1, 400 * MB, {})
+            add("train", "train", f"{self.short_name}: on the real set", self.generator.train, 1, 400 * MB, {})
         count, images, digests = self.volume.identities, self.volume.images, {"sources": self.generator.sources(r)}
         if traits.enrolls:
             enroll = functools.partial(self.generator.enroll, count)
-            add("enroll", "enroll", f"{count:,} identities", enroll, count, _bytes(count, r), {"count": count, **digests})
+            add(
+                "enroll", "enroll", f"{self.short_name}: {count:,} identities", enroll, count, _bytes(count, r), {"count": count, **digests}
+            )
         if traits.finite:
             seed = 0  # the images are what they are
-        work = f"{count:,} identities, {images:,} images" if images else "every image there is"
+        work = f"{self.short_name}: " + (f"{count:,} identities, {images:,} images" if images else "every image there is")
         extra = {"volume": self.volume.blocks, **digests}
         add("generate", "sample", work, self._generate, images, _bytes(images or self.real.amount, r), extra)
         return steps
@@ -268,7 +281,7 @@ class Job:
             base = real_steps[-1]
             steps += real_steps
         made = self.generator_steps(seed)
-        recognizer = self._train_step("recognizer", protocol.recipe, seed, made[-1])
+        recognizer = self._train_step("recognizer", protocol.recipe, seed, made[-1], f"{self.short_name}: ")
         steps += [*made, recognizer, self._evaluate_step(seed, made, recognizer, base)]
         return list({step.stage.folder: step for step in steps}.values())
 
@@ -315,7 +328,7 @@ class Job:
             _run_evaluators(evaluators, subject, context, progress)
 
         stage, label = self.store.stage("evaluate", content_key(parts)), f"evaluate {self.protocol.name} {self.device.type}"
-        return Step(stage, ", ".join(evaluators), evaluate, recognizer.amount, label, 100 * MB)
+        return Step(stage, f"{self.short_name}: {', '.join(evaluators)}", evaluate, recognizer.amount, label, 100 * MB)
 
 
 # ------------------------------------------------------------------------------------------------------- how to build
@@ -351,12 +364,17 @@ def _import_faces(path: Path, faces: SourceFaces, resolution: int, folder: Path,
     import_faces(path, folder, resolution, exclude=faces.exclude, progress=progress)
 
 
-def _benchmark(name: str, resolution: int) -> Any:
-    from synthbench.data.pairs import pairs_from_source, world_pair_set
+def _benchmark(name: str, resolution: int) -> PairSet:
+    from synthbench.data import pairs
 
     if name.startswith("world-"):
-        return world_pair_set(name, resolution)
-    return pairs_from_source(sources.find(name, "pairs"), resolution)
+        from synthbench.world_pairs import WORLD_BENCHMARKS, world_pairs
+
+        return pairs.PairSet.from_arrays(name, *world_pairs(name, resolution), title=WORLD_BENCHMARKS[name])
+    source = sources.find(name, "pairs")
+    if "pairs" in source.options:
+        return pairs.read_pair_list(Path(source.options["pairs"]), source.path, resolution, name)
+    return pairs.read_bin(source.path, resolution, name)
 
 
 def _run_evaluators(evaluators: dict[str, Any], subject: Any, context: Context, progress: Progress) -> None:

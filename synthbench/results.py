@@ -31,39 +31,46 @@ def values(result: Result, metric: str) -> list[dict[str, Any]]:
     return [score for score in result["scores"] if score["metric"] == metric]
 
 
-def cell(result: Result, metric: str, digits: int = 2) -> str:
+def cell(result: Result, metric: str, digits: int = 2, scale: float = 1.0) -> str:
     """Mean over seeds ± sampling error, or `-` when it was not measured."""
     scores = values(result, metric)
     if not scores:
         return "-"
-    mean = statistics.fmean(score["value"] for score in scores)
-    errors = [score["stderr"] for score in scores if score["stderr"] is not None]
+    mean = statistics.fmean(score["value"] for score in scores) * scale
+    errors = [score["stderr"] * scale for score in scores if score["stderr"] is not None]
     # The seeds are scored on the same pairs, so their sampling errors do not average out.
     return f"{mean:.{digits}f}" + (f" ±{statistics.fmean(errors):.{digits}f}" if errors else "")
 
 
+COLUMNS = (  # heading, metric, digits, factor; after one column per benchmark
+    ("AVG %", "verification/avg/accuracy", 2, 1.0),
+    ("gap to real", "gap_to_real/points", 2, 1.0),
+    ("FD (judge)", "fd/judge/frechet", 3, 1.0),
+    ("intra-class sim.", "separability/intra_class_similarity", 2, 1.0),
+    ("d'", "separability/d_prime", 2, 1.0),
+    ("leaked ids %", "leakage/identities_with_a_leaked_image", 1, 100.0),
+)
+
+
 def show(results: list[Result], benchmarks: Iterable[str]) -> None:
     """The table of the runs, to stdout, with what a reader must know below it."""
-    columns = [(SHORT.get(name, name), f"verification/{name}/accuracy", 1) for name in benchmarks]
-    columns += [
-        ("AVG %", "verification/avg/accuracy", 2),
-        ("gap to real", "gap_to_real/points", 2),
-        ("FD judge", "fd/judge/frechet", 3),
-        ("consistency", "separability/intra_class_consistency", 2),
-        ("d'", "separability/d_prime", 2),
-        ("leaked ids %", "leakage/identities_above_threshold", 1),
-    ]
-    rows = [[f"{item['generator']} {item['volume']}", *(cell(item, metric, digits) for _, metric, digits in columns)] for item in results]
-    console.table(f"protocol {results[-1]['protocol']}: {results[-1]['title']}", ["", *(name for name, _, _ in columns)], rows)
+    columns = [(SHORT.get(name, name), f"verification/{name}/accuracy", 1, 1.0) for name in benchmarks]
+    columns += COLUMNS
+    rows = [[f"{item['generator']} {item['volume']}", *(cell(item, *column) for _, *column in columns)] for item in results]
+    console.table(f"{results[-1]['protocol']}: {results[-1]['title']}", ["", *(column[0] for column in columns)], rows)
     seeds = results[-1]["seeds"]
     if len(seeds) > 1:
+        console.note("± is the sampling error over pairs (one standard error)")
         for item in results:
             spread = statistics.stdev([score["value"] for score in values(item, "verification/avg/accuracy")])
             console.note(f"{item['generator']}: AVG varies by ±{spread:.2f} (standard deviation) over {len(seeds)} seeds")
     else:
         console.note("± is the sampling error over pairs (one standard error); n = 1 seed, so the spread between seeds is not known")
+    reasons: dict[str, list[str]] = {}
     for skip in results[-1]["skipped"]:
-        console.note(f"skipped {skip['metric']}: {skip['reason']}")
+        reasons.setdefault(skip["reason"], []).append(skip["metric"])
+    for reason, metrics in reasons.items():
+        console.note(f"skipped {', '.join(metrics)}: {reason}")
 
 
 def save(store: Store, result: Result) -> Path:

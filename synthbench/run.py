@@ -16,7 +16,7 @@ from synthbench.config import parse_set
 from synthbench.data import sources
 from synthbench.protocol import Protocol, load_protocol
 from synthbench.results import Result
-from synthbench.store import Store, content_key
+from synthbench.store import Store, content_key, read_json
 from synthbench.types import UserError, Volume
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def _request_key(request: Request, protocol: Protocol) -> str:
             "protocol": protocol.model_dump(mode="json"),
             "seeds": request.seeds,
             "settings": request.settings,
-            "data": sources.fingerprint(),
+            "data": read_json(sources.home() / "sources.json"),
         }
     )
 
