@@ -1,0 +1,404 @@
+"""CemiFace: Center-based Semi-hard Synthetic Face Generation for Face Recognition (Sun, Song, Patras, Tzimiropoulos, NeurIPS 2024).
+
+arXiv 2409.18876; equation numbers are those of version 2, with version 1 in brackets where it differs. A diffusion model is told an
+identity, the embedding of an inquiry image, and a similarity m. It learns to paint faces whose embedding has cosine m to the inquiry, so
+that a training set can sit at a chosen distance from its class centres, neither too easy nor wrong. No labels and no image pairs: in
+training every image is its own inquiry (Alg. 1). The paper leaves open points; each is a field of Train or Sample, marked "open".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field, field_validator, model_validator
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from synthbench import diffusion, inquiries
+from synthbench.config import Settings
+from synthbench.device import autocast, ready, send
+from synthbench.models.ema import EMA
+from synthbench.models.unet import Shape, UNet
+from synthbench.plugin import Generator, Traits
+from synthbench.seeds import derive, numpy_generator, torch_generator
+from synthbench.types import Context, FaceBatch, Slot, UserError, Volume
+
+SAVE_EVERY = 30  # seconds between checkpoints
+LOG_EVERY = 20  # steps between lines of metrics.jsonl
+CPU_CHUNK = 32  # images sampled at a time on a CPU, always: the last bits of a convolution depend on the shape of its batch
+
+# ---------------------------------------------------------------------------------------------------------------- config
+
+
+class Train(Settings):
+    unet: Shape = Shape()
+    tokens: Literal["separate", "joined"] = Field("separate", description="open: cat(C_id, C_sim) as two tokens, or one of twice the width")
+    embedding: Literal["unit", "raw"] = Field("unit", description="open: C_id with length 1, or as the encoder gives it (DCFace)")
+    m_low: float = Field(-1.0, ge=-1, le=1, description="similarities seen in training, from")
+    m_high: float = Field(1.0, ge=-1, le=1, description="to")
+    m_interval: float = Field(0.04, ge=0, le=2, description="in steps of this; 0: any number between (the paper warns against it)")
+    similarity_weight: float = Field(0.05, ge=0, description="lambda of Eq. 13 [12]")
+    distance: Literal["cosine", "euclidean"] = Field("cosine", description="similarity is the cosine, or 1 - the distance of unit vectors")
+    norm: Literal["absolute", "squared", "batch"] = Field("absolute", description="open: |1 - cos|, its square, or the batch's Euclidean norm")
+    clip_x0: bool = Field(True, description="open: clip the estimate of x_0 to [-1, 1] before the encoder (DCFace)")
+    per_image: bool = Field(True, description="open: t and m for each image, or one for the batch")
+    schedule: diffusion.Schedule = "linear"
+    prediction: diffusion.Prediction = "epsilon"
+    weighting: diffusion.Weighting = Field("uniform", description="of the squared error; uniform: L_MSE of the paper")
+    times: diffusion.Times = "uniform"
+    T: int = Field(1000, ge=2, description="diffusion steps")
+    flip: bool = Field(True, description="mirror every second image (DCFace)")
+    epochs: float = Field(10, gt=0)
+    steps: int = Field(0, ge=0, description="0: epochs x images / batch_size")
+    batch_size: int = Field(160, ge=1)
+    lr: float = Field(1e-4, gt=0, description="open: DCFace's code says 1e-4")
+    lr_schedule: Literal["constant", "cosine"] = "constant"
+    warmup: int = Field(0, ge=0, description="steps")
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(0.01, ge=0)
+    max_norm: float = Field(0.0, ge=0, description="gradients are clipped to this length; 0: not")
+    ema_limit: float = Field(0.9999, ge=0, lt=1, description="highest decay of the weight average (DCFace)")
+    precision: Literal["bf16", "fp32"] = Field("bf16", description="bf16 only where the device is CUDA")
+
+    @model_validator(mode="after")
+    def _range(self) -> Train:
+        if self.m_low > self.m_high:
+            raise ValueError(f"m_low {self.m_low} is above m_high {self.m_high}")
+        return self
+
+
+class Interval(Settings):
+    low: float
+    high: float
+
+
+class Sample(Settings):
+    m: float | tuple[float, ...] | Interval = Field(0.0, description="similarity wanted: a number, a list taken in turn, or {low, high}")
+    steps: int = Field(20, ge=1, description="DDIM steps")
+    eta: float = Field(1.0, ge=0, le=1, description="open: 1 as in DCFace's code; 0 is deterministic")
+    clip_x0: bool = True
+    spacing: diffusion.Spacing = "leading"
+    copies: int = Field(5, ge=0, description="copies of the inquiry added to every identity (oversampling); column `real` is 1 there")
+    precision: Literal["bf16", "fp32"] = Field("bf16", description="bf16 only where the device is CUDA")
+
+    @field_validator("m")
+    @classmethod
+    def _within(cls, m: float | tuple[float, ...] | Interval) -> float | tuple[float, ...] | Interval:
+        values = (m.low, m.high) if isinstance(m, Interval) else m if isinstance(m, tuple) else (m,)
+        wrong = [value for value in values if not -1 <= value <= 1]
+        if wrong:
+            raise ValueError(f"m is a cosine similarity; {wrong[0]} is outside [-1, 1]")
+        if not values or (isinstance(m, Interval) and m.low > m.high):
+            raise ValueError("m must be a number, a list of at least one, or {low: a, high: b} with a <= b")
+        return m
+
+
+class Config(Settings):
+    train: Train = Train()
+    enroll: inquiries.Inquiries = inquiries.Inquiries()
+    sample: Sample = Sample()
+
+
+# --------------------------------------------------------------------------------------------------------------- network
+
+
+class Denoiser(nn.Module):
+    """The UNet with its two conditions: C_att = F2(cat(C_id, F1(m))), Eqs. 5-7. F2 is `unet.context`."""
+
+    def __init__(self, train: Train, resolution: int, dim: int) -> None:
+        super().__init__()
+        self.tokens, self.embedding = train.tokens, train.embedding
+        self.F1 = nn.Linear(1, dim)
+        self.unet = UNet(train.unet, resolution, dim if train.tokens == "separate" else 2 * dim)
+
+    def condition(self, code: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values from raw embeddings (B, dim) and similarities (B,): once per image, whatever the number of steps."""
+        identity = F.normalize(code, dim=1) if self.embedding == "unit" else code
+        both = torch.stack([identity, self.F1(m[:, None])], dim=1)  # (B, 2, dim)
+        return self.unet.condition(both if self.tokens == "separate" else both.flatten(1)[:, None])
+
+    def forward(self, x: Tensor, t: Tensor, condition: tuple[Tensor, Tensor]) -> Tensor:
+        return self.unet(x, t, condition)
+
+
+# ------------------------------------------------------------------------------------------------------------------ loss
+
+
+def similarity(a: Tensor, b: Tensor, distance: str) -> Tensor:
+    """(B,) in [-1, 1] between embeddings (B, dim): the cosine, or 1 minus the Euclidean distance of the unit vectors (0..2)."""
+    a, b = F.normalize(a.float(), dim=1), F.normalize(b.float(), dim=1)
+    return (a * b).sum(1) if distance == "cosine" else 1 - (a - b).norm(dim=1)
+
+
+def similarity_loss(reached: Tensor, m: Tensor, gamma: Tensor, norm: str = "absolute") -> Tensor:
+    """L_SimMat = (1 - gamma_t) L_rec + gamma_t L_sim with gamma_t = t / T, Eqs. 9-12 [8-11]; all (B,), answers a scalar.
+
+    L_rec = ||1 - cos||, L_sim = ||m - cos||: near t = 0 the identity is restored, near t = T the estimate sits at similarity m.
+    """
+    rec, sim = 1 - reached, m - reached
+    if norm == "batch":
+        return ((1 - gamma) * rec).norm() + (gamma * sim).norm()
+    if norm == "squared":
+        return ((1 - gamma) * rec.square() + gamma * sim.square()).mean()
+    return ((1 - gamma) * rec.abs() + gamma * sim.abs()).mean()
+
+
+# ------------------------------------------------------------------------------------------------------------- generator
+
+
+class CemiFace(Generator[Config]):
+    """The generator called `cemiface`."""
+
+    Config = Config
+    version = 1
+    traits = Traits(
+        paper="CemiFace: Center-based Semi-hard Synthetic Face Generation for Face Recognition, arXiv 2409.18876",
+        licence="paper CC BY 4.0; this is an independent implementation",
+        trains=True,
+        enrolls=True,
+        real_photographs="the inquiry of each identity, `sample.copies` times (column `real`), when inquiries are photographs",
+        pretrained="the protocol's encoder",
+    )
+
+    def sources(self, resolution: int) -> dict[str, str]:
+        return inquiries.digests(self.config.enroll)
+
+    def train(self, context: Context) -> None:
+        train(self.config.train, context)
+
+    def enroll(self, count: int, context: Context) -> None:
+        inquiries.enroll(count, self.config.enroll, context)
+
+    def slots(self, volume: Volume, context: Context) -> list[Slot]:
+        """Copies of the inquiry are samples -1, -2, ..., after the generated ones, so that a slot means the same in every volume."""
+        slots: list[Slot] = []
+        for slot in super().slots(volume, context):
+            if slots and slots[-1].identity != slot.identity:
+                slots += self._copies(slots[-1].identity)
+            slots.append(slot)
+        return slots + self._copies(slots[-1].identity)
+
+    def _copies(self, identity: int) -> list[Slot]:
+        return [Slot(identity, -1 - i) for i in range(self.config.sample.copies)]
+
+    def generate(self, slots: Sequence[Slot], context: Context) -> Iterator[FaceBatch]:
+        """Columns: sample, m (requested; nan for copies), similarity (realised cosine to the inquiry under the encoder), real."""
+        settings, sample = self.config.train, self.config.sample
+        known = inquiries.load(context.inputs["enroll"])
+        encoder = context.encoder
+        denoiser = Denoiser(settings, context.resolution, encoder.dim)
+        denoiser.load_state_dict(load_file(context.inputs["train"] / "weights.safetensors"))
+        denoiser = ready(denoiser, context.device).eval().requires_grad_(False)
+        abar = diffusion.signal(settings.schedule, settings.T)
+        size = CPU_CHUNK if context.device.type == "cpu" else context.batch_size
+        for chunk in chunks(slots, size):
+            made = [slot for slot in chunk if slot.sample >= 0]
+            padded = (made + made[-1:] * size)[:size]  # every chunk has the same shape, so that an image does not depend on its neighbours
+            images, m, reached = torch.empty(0), torch.empty(0), torch.empty(0)
+            if made:
+                wanted = torch.tensor([requested(sample.m, slot, context.seed) for slot in padded])
+                codes = known.codes[[slot.identity for slot in padded]].to(context.device)
+                noise = diffusion.Noise(
+                    [torch_generator(context.seed, "image", *slot) for slot in padded], (3, *[context.resolution] * 2), context.device
+                )
+                with torch.inference_mode(), autocast(context.device, sample.precision):
+                    condition = denoiser.condition(codes, wanted.to(context.device))
+                    for step in diffusion.ddim(
+                        lambda x, t: denoiser(x, t, condition).float(),  # noqa: B023 (used up before the next chunk)
+                        noise, abar, sample.steps, sample.eta, settings.prediction, sample.clip_x0, sample.spacing,
+                    ):  # fmt: skip
+                        x = step.x
+                    images = to_uint8(x)
+                    reached = (encoder.embed(images).float() * F.normalize(codes, dim=1)).sum(1).cpu()
+                images, m = images.cpu(), wanted
+            yield _batch(chunk, known, images, m, reached)
+
+
+def chunks(slots: Sequence[Slot], size: int) -> Iterator[list[Slot]]:
+    """`slots` in order, cut so that each part has at most `size` images to generate; copies (sample < 0) ride along."""
+    part: list[Slot] = []
+    made = 0
+    for slot in slots:
+        if (slot.sample >= 0 and made == size) or len(part) == 4 * size:
+            yield part
+            part, made = [], 0
+        part.append(slot)
+        made += slot.sample >= 0
+    if part:
+        yield part
+
+
+def requested(m: float | tuple[float, ...] | Interval, slot: Slot, seed: int) -> float:
+    """The similarity asked for in a slot. Of a list: in turn. Of an interval: spread evenly over each identity's samples."""
+    if isinstance(m, tuple):
+        return m[slot.sample % len(m)]
+    if isinstance(m, Interval):
+        start = derive(seed, "m", slot.identity) / 2**63
+        return m.low + (m.high - m.low) * ((start + slot.sample * 0.6180339887498949) % 1)  # golden ratio: any number of samples is even
+    return m
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """[-1, 1] -> 0..255, rounded."""
+    return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def _batch(chunk: list[Slot], known: inquiries.Codes, images: Tensor, m: Tensor, reached: Tensor) -> FaceBatch:
+    made = torch.tensor([slot.sample >= 0 for slot in chunk])
+    count = int(made.sum())
+    identity = torch.tensor([slot.identity for slot in chunk])
+    pictures = known.images[identity]
+    asked, found = torch.full((len(chunk),), torch.nan), torch.ones(len(chunk))
+    if count:
+        pictures[made], asked[made], found[made] = images[:count], m[:count], reached[:count]
+    columns = {"sample": torch.tensor([slot.sample for slot in chunk]), "m": asked, "similarity": found, "real": (~made).to(torch.uint8)}
+    return FaceBatch(pictures, identity, columns)
+
+
+# -------------------------------------------------------------------------------------------------------------- training
+
+
+def train(settings: Train, context: Context) -> None:
+    """Alg. 1. Writes weights.safetensors (the averaged weights, F1 and F2 included) and metrics.jsonl into context.out; resumes."""
+    weights, log = context.out / "weights.safetensors", context.out / "metrics.jsonl"
+    if weights.exists():
+        return
+    faces, encoder, device = context.faces, context.encoder, context.device
+    if not encoder.differentiable:
+        raise UserError(f"encoder {encoder.name} runs forwards only; CemiFace trains through it. Give the protocol one with weights in PyTorch")
+    size = min(settings.batch_size, len(faces))
+    total = settings.steps or max(1, round(settings.epochs * len(faces) / size))
+    codes = embed_twice(context, settings.flip)
+
+    torch.manual_seed(derive(context.seed, "weights"))
+    denoiser = ready(Denoiser(settings, context.resolution, encoder.dim), device).eval()  # nothing in it depends on the mode
+    average = EMA(denoiser, settings.ema_limit)
+    optimizer = torch.optim.AdamW(denoiser.parameters(), settings.lr, settings.betas, weight_decay=settings.weight_decay)
+    first = restore(context.out / "checkpoint.pt", log, denoiser, average, optimizer, device)
+    abar = diffusion.signal(settings.schedule, settings.T)
+    order, epoch = np.empty(0, np.int64), -1
+    began, saved, begun = time.monotonic(), time.monotonic(), first
+
+    for step in range(first, total):
+        # what this step sees depends on the seed and the step alone, so that a killed run goes on as if nothing had happened
+        if step * size // len(faces) != epoch:
+            epoch = step * size // len(faces)
+            order = np.concatenate([numpy_generator(context.seed, "order", e).permutation(len(faces)) for e in (epoch, epoch + 1)])
+        start = step * size - epoch * len(faces)
+        rows = order[start : start + size]
+        draw = torch_generator(context.seed, "step", step)
+        mirror = (torch.rand(size, generator=draw) < 0.5) & settings.flip
+        t = diffusion.sample_times(size, abar, draw, settings.times)
+        m = sample_m(size, settings, draw)
+        if not settings.per_image:
+            t, m = t[:1].expand(size), m[:1].expand(size)
+        noise = torch.randn(size, 3, context.resolution, context.resolution, generator=draw)
+
+        x0 = send(faces.images(rows), device).float() / 127.5 - 1
+        x0 = torch.where(mirror.to(device)[:, None, None, None], x0.flip(3), x0)
+        code, share = codes[mirror.long(), torch.from_numpy(rows)].to(device), abar[t].to(device)
+        t, m, noise = t.to(device), m.to(device), send(noise, device)
+
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(settings, step, total)
+        with autocast(device, settings.precision):
+            x_t = diffusion.add_noise(x0, noise, share)  # Eq. 4
+            output = denoiser(x_t, t, denoiser.condition(code, m)).float()
+            error = (output - diffusion.target(x0, noise, share, settings.prediction)).square().mean((1, 2, 3))
+            mse = (error * diffusion.weight(share, settings.prediction, settings.weighting)).mean()  # L_MSE
+            estimate = diffusion.estimate(output, x_t, share, settings.prediction).x0
+            if settings.clip_x0:
+                estimate = estimate.clamp(-1, 1)
+            reached = similarity(encoder(estimate), code, settings.distance)
+            matching = similarity_loss(reached, m, t / settings.T, settings.norm)
+            loss = mse + settings.similarity_weight * matching  # Eq. 13 [12]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if settings.max_norm:
+            nn.utils.clip_grad_norm_(denoiser.parameters(), settings.max_norm)
+        optimizer.step()
+        average.update(denoiser)
+
+        done = step + 1
+        context.progress(done, total)
+        keep = time.monotonic() - saved > SAVE_EVERY
+        if done % LOG_EVERY == 0 or done == total or keep:
+            row = {"step": done, "loss": loss, "mse": mse, "similarity_loss": matching, "similarity": reached.mean()}
+            line = {name: round(float(value), 6) for name, value in row.items()}
+            if not np.isfinite(line["loss"]):
+                raise UserError(
+                    f"the loss of CemiFace became {line['loss']} at step {done} (squared error {line['mse']}, similarity loss "
+                    f"{line['similarity_loss']}). Lower train.lr, set train.max_norm=1 or train.precision=fp32"
+                )
+            rate = (done - begun) * size / max(time.monotonic() - began, 1e-9)
+            with open(log, "a", encoding="utf-8") as file:
+                file.write(json.dumps({**line, "images_per_second": round(rate, 1)}) + "\n")
+        if keep and done < total:
+            state = {"step": done, "denoiser": denoiser.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
+            torch.save(state, context.out / "checkpoint.pt.tmp")
+            os.replace(context.out / "checkpoint.pt.tmp", context.out / "checkpoint.pt")
+            saved = time.monotonic()
+
+    tensors = {name: value.detach().cpu().contiguous() for name, value in average.model.state_dict().items()}
+    save_file(tensors, weights.with_name("weights.safetensors.tmp"))
+    os.replace(weights.with_name("weights.safetensors.tmp"), weights)
+    (context.out / "checkpoint.pt").unlink(missing_ok=True)
+    (context.out / "codes.safetensors").unlink(missing_ok=True)
+
+
+def sample_m(count: int, settings: Train, draw: torch.Generator) -> Tensor:
+    """(count,) similarities from the grid m_low, m_low + m_interval, ..., m_high."""
+    span = settings.m_high - settings.m_low
+    if settings.m_interval == 0:
+        return settings.m_low + span * torch.rand(count, generator=draw)
+    points = int(span / settings.m_interval + 1e-6) + 1
+    return settings.m_low + settings.m_interval * torch.randint(points, (count,), generator=draw).float()
+
+
+def learning_rate(settings: Train, step: int, total: int) -> float:
+    """Linear warm-up, then constant or half a cosine down to zero."""
+    if step < settings.warmup:
+        return settings.lr * (step + 1) / settings.warmup
+    if settings.lr_schedule == "constant":
+        return settings.lr
+    return settings.lr * 0.5 * (1 + float(np.cos(np.pi * (step - settings.warmup) / max(1, total - settings.warmup))))
+
+
+def embed_twice(context: Context, flip: bool) -> Tensor:
+    """C_id of every training image and, with `flip`, of its mirror image: (2 or 1, N, dim) raw embeddings. E_id is frozen, so once will do."""
+    path = context.out / "codes.safetensors"
+    if path.exists():
+        return load_file(path)["codes"]
+    faces, encoder = context.faces, context.encoder
+    codes = torch.empty(2 if flip else 1, len(faces), encoder.dim)
+    with torch.inference_mode():
+        for first in range(0, len(faces), 256):
+            rows = slice(first, min(first + 256, len(faces)))
+            x = send(faces.images(rows), context.device).float() / 127.5 - 1
+            for mirrored in range(len(codes)):
+                codes[mirrored, rows] = encoder(x.flip(3) if mirrored else x).float().cpu()
+    save_file({"codes": codes}, path.with_name("codes.safetensors.tmp"))
+    os.replace(path.with_name("codes.safetensors.tmp"), path)
+    return codes
+
+
+def restore(path: Path, log: Path, denoiser: nn.Module, average: EMA, optimizer: torch.optim.Optimizer, device: torch.device) -> int:
+    """The number of steps done by the run that `path` comes from, everything loaded; 0 when there is none. Cuts the log back to it."""
+    if not path.exists():
+        log.unlink(missing_ok=True)
+        return 0
+    state = torch.load(path, map_location=device, weights_only=True)
+    denoiser.load_state_dict(state["denoiser"])
+    average.load_state_dict(state["average"])
+    optimizer.load_state_dict(state["optimizer"])
+    lines = log.read_text("utf-8").splitlines(keepends=True) if log.exists() else []
+    log.write_text("".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state["step"]), "utf-8")
+    return state["step"]

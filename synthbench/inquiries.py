@@ -1,0 +1,141 @@
+"""Inquiries: the images that define new identities, chosen so that no two look alike (CemiFace, arXiv 2409.18876, section 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from pydantic import Field
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from synthbench import console
+from synthbench.config import Settings
+from synthbench.data import faces as data
+from synthbench.data.shards import ShardWriter
+from synthbench.store import write_json
+from synthbench.types import Context, FaceBatch, UserError
+
+BLOCK = 256  # candidates embedded and compared at a time
+
+
+class Inquiries(Settings):
+    """The `enroll` part of a generator's config."""
+
+    source: str = Field("real", description="real: the protocol's real set | world | a registered source | path of images or of a generated set")
+    threshold: float = Field(0.3, ge=-1, le=1, description="highest cosine between two inquiries under the encoder (CemiFace: below 0.3)")
+    tries: int = Field(20, ge=1, description="candidates looked at per identity wanted, where there is no end of them (world)")
+
+
+class Codes(NamedTuple):
+    """What `enroll` chose."""
+
+    codes: Tensor  # (N, dim) float32, raw embeddings by the encoder; their directions are the identity centres
+    images: Tensor  # (N, 3, R, R) uint8
+
+
+def enroll(count: int, settings: Inquiries, context: Context) -> None:
+    """Write `count` inquiries into context.out: `inquiries/` (shards, one image per identity), codes.safetensors, enroll.json.
+
+    Candidates come in a fixed order and each is kept when it resembles none kept before, so the first k of n are the same k.
+    Raises UserError when too few fit.
+    """
+    limit, batches = candidates(settings, context, settings.tries * count)
+    encoder = context.encoder
+    kept = torch.empty(count, encoder.dim)
+    codes, pictures, names, tried, n = [], [], [], 0, 0
+    for images, labels in batches:
+        with torch.no_grad():
+            raw = encoder(images.to(context.device).float() / 127.5 - 1).float().cpu()
+        unit = torch.nn.functional.normalize(raw, dim=1)
+        chosen = choose(unit, kept[:n], settings.threshold, count - n)
+        kept[n : n + len(chosen)] = unit[chosen]
+        n += len(chosen)
+        codes.append(raw[chosen])
+        pictures.append(images[chosen])
+        names += [labels[i] for i in chosen]
+        tried += len(images) if n < count else (int(chosen[-1]) + 1 if len(chosen) else 0)
+        context.progress(n, count)
+        if n == count:
+            break
+    if n < count:
+        raise UserError(
+            f"enroll.source {settings.source!r}: {tried:,} of {limit:,} candidates tried, {n:,} fit with every two below cosine "
+            f"{settings.threshold}, but {count:,} identities are wanted. Ask for a volume of at most {n:,} identities, raise "
+            "enroll.threshold, or give a source with more people"
+            + ("; or raise enroll.tries" if settings.source == "world" else "")
+        )
+    console.note(f"inquiries: {tried:,} candidates tried, {n:,} kept (pairwise cosine below {settings.threshold})")
+    writer = ShardWriter(context.out / "inquiries")
+    images = torch.cat(pictures)
+    if not writer.finished:  # one write: whole or not there
+        writer.write(FaceBatch(images[writer.done :], torch.arange(writer.done, n)))
+        writer.finish(names)
+    tmp = context.out / "codes.safetensors.tmp"
+    save_file({"codes": torch.cat(codes).contiguous()}, tmp)
+    tmp.replace(context.out / "codes.safetensors")
+    write_json(context.out / "enroll.json", {"source": settings.source, "tried": tried, "kept": n, "threshold": settings.threshold})
+
+
+def choose(unit: Tensor, kept: Tensor, threshold: float, most: int) -> Tensor:
+    """Indices (k,) of the rows of `unit` (B, dim) that stay below `threshold` to all of `kept` (N, dim) and to those chosen before."""
+    free = (unit @ kept.T).amax(1) < threshold if len(kept) else torch.ones(len(unit), dtype=torch.bool)
+    alike = unit @ unit.T
+    chosen: list[int] = []
+    for i in range(len(unit)):
+        if len(chosen) == most:
+            break
+        if free[i] and (not chosen or bool((alike[i, chosen] < threshold).all())):
+            chosen.append(i)
+    return torch.tensor(chosen, dtype=torch.long)
+
+
+def candidates(settings: Inquiries, context: Context, most: int) -> tuple[int, Iterator[tuple[Tensor, list[str]]]]:
+    """(how many there are, blocks of (images (B, 3, R, R) uint8, names)), always in the same order."""
+    if settings.source == "world":
+        return most, _blocks(most, lambda rows: _world(rows, context.resolution), lambda row: f"inquiry {row}")
+    if settings.source == "real":
+        rows = np.unique(context.faces.identity, return_index=True)[1]  # the first image of each identity
+        return len(rows), _blocks(len(rows), lambda some: context.faces.images(rows[some]), lambda row: context.faces.names[row])
+    source = data.read_source(locate(settings.source))
+    rows = np.unique(source.label, return_index=True)[1]
+
+    def read(some: np.ndarray) -> Tensor:
+        images = [image for image, _ in data.read_images(source, rows[some], context.resolution)]
+        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+
+    return len(rows), _blocks(len(rows), read, lambda row: source.names[source.label[rows[row]]])
+
+
+def locate(source: str) -> Path:
+    """The path of a registered source, or `source` itself when it is a path. Raises UserError or DataMissing when neither."""
+    from synthbench.data import sources
+
+    return Path(source) if "/" in source or "\\" in source or Path(source).exists() else Path(sources.find(source).path)
+
+
+def digests(settings: Inquiries) -> dict[str, str]:
+    """The digest of what inquiries are read from, for the key of the stage."""
+    return {} if settings.source in ("world", "real") else {"inquiries": data.source_digest(locate(settings.source))}
+
+
+def load(folder: Path) -> Codes:
+    """What `enroll` wrote into `folder`."""
+    inquiries = data.open_faces(folder / "inquiries")
+    return Codes(load_file(folder / "codes.safetensors")["codes"], inquiries.images(slice(None)))
+
+
+def _blocks(count: int, read: Callable[[np.ndarray], Tensor], name: Callable[[int], str]) -> Iterator[tuple[Tensor, list[str]]]:
+    for first in range(0, count, BLOCK):
+        rows = np.arange(first, min(first + BLOCK, count))
+        yield read(rows), [name(int(row)) for row in rows]
+
+
+def _world(rows: np.ndarray, resolution: int) -> Tensor:
+    from synthbench import procedural
+
+    people = torch.from_numpy(rows)
+    return procedural.faces("inquiry", people, torch.zeros_like(people), resolution, frontal=True)

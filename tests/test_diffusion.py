@@ -1,0 +1,143 @@
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+
+from synthbench import diffusion
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("linear", "linear"), ("cosine", "squaredcos_cap_v2")])
+def test_signal_matches_diffusers(ours, theirs):
+    reference = DDPMScheduler(1000, beta_start=1e-4, beta_end=0.02, beta_schedule=theirs).alphas_cumprod
+    torch.testing.assert_close(diffusion.signal(ours), reference, rtol=2e-4, atol=1e-9)
+
+
+def test_linear_signal_has_the_published_values():
+    abar = diffusion.signal("linear")
+    assert abar[0] == pytest.approx(0.9999, abs=1e-6)
+    assert abar[500] == pytest.approx(0.0778, abs=1e-4)
+    assert abar[999] == pytest.approx(4.04e-5, rel=2e-3)
+
+
+def test_add_noise_matches_diffusers():
+    torch.manual_seed(0)
+    x0, noise, t = torch.randn(5, 3, 4, 4), torch.randn(5, 3, 4, 4), torch.tensor([0, 10, 400, 800, 999])
+    reference = DDPMScheduler(1000, beta_start=1e-4, beta_end=0.02).add_noise(x0, noise, t)
+    torch.testing.assert_close(diffusion.add_noise(x0, noise, diffusion.signal("linear")[t]), reference, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v", "x0"])
+def test_a_perfect_output_gives_back_image_and_noise(prediction):
+    torch.manual_seed(0)
+    x0, noise = torch.randn(4, 3, 4, 4, dtype=torch.float64), torch.randn(4, 3, 4, 4, dtype=torch.float64)
+    abar = diffusion.signal("cosine")[[1, 300, 700, 990]].double()
+    x_t = diffusion.add_noise(x0, noise, abar)
+    found = diffusion.estimate(diffusion.target(x0, noise, abar, prediction), x_t, abar, prediction)
+    torch.testing.assert_close(found.x0, x0)
+    torch.testing.assert_close(found.epsilon, noise)
+
+
+def test_v_target_matches_diffusers():
+    torch.manual_seed(0)
+    x0, noise, t = torch.randn(3, 3, 4, 4), torch.randn(3, 3, 4, 4), torch.tensor([5, 500, 950])
+    reference = DDPMScheduler(1000, beta_start=1e-4, beta_end=0.02).get_velocity(x0, noise, t)
+    torch.testing.assert_close(diffusion.target(x0, noise, diffusion.signal("linear")[t], "v"), reference, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("weighting", ["uniform", "min_snr", "edm"])
+def test_weight_means_the_same_whatever_is_predicted(weighting):
+    """The weighted error of one wrong estimate of x0 is the same number, expressed in epsilon, v or x0."""
+    torch.manual_seed(0)
+    x0, noise, wrong = torch.randn(3, 3, 4, 4).double(), torch.randn(3, 3, 4, 4).double(), torch.randn(3, 3, 4, 4).double()
+    abar = diffusion.signal("linear")[[10, 400, 900]].double()
+    x_t = diffusion.add_noise(x0, noise, abar)
+    a, s = abar.sqrt()[:, None, None, None], (1 - abar).sqrt()[:, None, None, None]
+    epsilon = (x_t - a * wrong) / s
+    outputs = {"x0": wrong, "epsilon": epsilon, "v": a * epsilon - s * wrong}
+    losses = [
+        (output - diffusion.target(x0, noise, abar, p)).square().mean((1, 2, 3)) * diffusion.weight(abar, p, weighting)
+        for p, output in outputs.items()
+    ]
+    torch.testing.assert_close(losses[0], losses[1])
+    torch.testing.assert_close(losses[0], losses[2])
+
+
+def test_weights_in_closed_form():
+    abar = diffusion.signal("linear")
+    assert torch.equal(diffusion.weight(abar, "epsilon", "uniform"), torch.ones(1000))  # the paper's plain epsilon error
+    snr = abar / (1 - abar)
+    torch.testing.assert_close(diffusion.weight(abar, "v", "min_snr"), torch.minimum(snr, torch.tensor(5.0)) / (snr + 1))
+    sigma = snr.rsqrt()
+    torch.testing.assert_close(diffusion.weight(abar, "x0", "edm"), (sigma**2 + 0.25) / (sigma * 0.5) ** 2, rtol=1e-4, atol=1e-4)
+
+
+def test_sampled_times():
+    abar = diffusion.signal("linear")
+    draw = torch.Generator().manual_seed(0)
+    uniform = diffusion.sample_times(20_000, abar, draw)
+    counts = torch.bincount(uniform // 100, minlength=10)
+    assert counts.sum() == 20_000 and ((counts - 2000).abs() < 5 * np.sqrt(2000)).all()
+    normal = diffusion.sample_times(20_000, abar, draw, "log_normal", mean=0.3, std=0.7)
+    log_sigma = 0.5 * ((1 - abar) / abar).log()[normal]
+    assert log_sigma.mean() == pytest.approx(0.3, abs=0.03) and log_sigma.std() == pytest.approx(0.7, abs=0.03)
+    mixture = diffusion.sample_times(20_000, abar, draw, "mixture", mean=-2.0, std=0.1)
+    assert (mixture[:10_000] > 500).float().mean() == pytest.approx(0.5, abs=0.03) and (mixture[10_000:] < 500).all()
+
+
+def test_time_steps_match_dcface_and_diffusers():
+    assert diffusion.time_steps(20) == list(range(950, -1, -50))
+    for steps, spacing in [(50, "leading"), (20, "leading"), (12, "trailing"), (20, "trailing"), (1000, "leading")]:
+        scheduler = DDIMScheduler(1000, timestep_spacing=spacing)
+        scheduler.set_timesteps(steps)
+        assert diffusion.time_steps(steps, 1000, spacing) == scheduler.timesteps.tolist()
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("prediction", ["epsilon", "v", "x0"])
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+def test_every_ddim_step_matches_diffusers(eta, prediction, spacing):
+    torch.manual_seed(1)
+    mixing = torch.randn(3, 3) * 0.5
+
+    def network(x, t):
+        return torch.einsum("oc,bchw->bohw", mixing, x) * (0.5 + float(t) / 1000)
+
+    names = {"epsilon": "epsilon", "v": "v_prediction", "x0": "sample"}
+    scheduler = DDIMScheduler(
+        1000, beta_start=1e-4, beta_end=0.02, prediction_type=names[prediction], clip_sample=True, timestep_spacing=spacing
+    )
+    scheduler.set_timesteps(20)
+    noise = diffusion.Noise([torch.Generator().manual_seed(i) for i in range(2)], (3, 8, 8))
+    same = diffusion.Noise([torch.Generator().manual_seed(i) for i in range(2)], (3, 8, 8))
+    x = same()
+    ours = list(diffusion.ddim(network, noise, diffusion.signal("linear"), 20, eta, prediction, spacing=spacing))
+    assert len(ours) == 20
+    for t, step in zip(scheduler.timesteps, ours):
+        extra = same() if eta > 0 and t != scheduler.timesteps[-1] else torch.zeros_like(x)
+        result = scheduler.step(network(x, t), t, x, eta=eta, variance_noise=extra)
+        x = result.prev_sample
+        assert step.t == int(t)
+        torch.testing.assert_close(step.x0, result.pred_original_sample, atol=3e-4, rtol=3e-3)
+        torch.testing.assert_close(step.x, x, atol=3e-4, rtol=3e-3)
+
+
+def test_ddim_finds_a_point_distribution():
+    """With the exact denoiser of one image, any number of steps and any eta lands on that image."""
+    image = torch.rand(1, 3, 4, 4) * 1.6 - 0.8
+    abar = diffusion.signal("linear")
+    for steps, eta in [(1, 0.0), (7, 0.0), (20, 1.0)]:
+        noise = diffusion.Noise([torch.Generator().manual_seed(3)], (3, 4, 4))
+        *_, last = diffusion.ddim(lambda x, t: image.expand_as(x), noise, abar, steps, eta, "x0")
+        torch.testing.assert_close(last.x, image, atol=1e-5, rtol=0)
+
+
+def test_noise_of_an_image_does_not_depend_on_its_neighbours():
+    alone = diffusion.Noise([torch.Generator().manual_seed(7)], (3, 8, 8))
+    among = diffusion.Noise([torch.Generator().manual_seed(s) for s in (1, 7, 3)], (3, 8, 8))
+    for _ in range(3):
+        assert torch.equal(alone()[0], among()[1])
+
+
+def test_steps_outside_the_schedule_are_refused():
+    with pytest.raises(ValueError, match=r"1\.\.1000"):
+        diffusion.time_steps(0)
