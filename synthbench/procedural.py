@@ -13,6 +13,7 @@ from synthbench import heads
 from synthbench.seeds import derive
 from synthbench.types import UserError
 
+VERSION = 1  # raise it when the same slot would look different: it enters the key of everything rendered
 PARTS = ("train", "judge", "inquiry", "benchmark", "generator")  # disjoint people
 IDENTITY_SPREAD = 1.0  # factor on the spread of every normal row of PERSON: larger makes people easier to tell apart
 NUISANCE_SPREAD = 1.0  # factor on the spread of every normal row of NUISANCE: larger makes recognition harder
@@ -26,11 +27,11 @@ PERSON: dict[str, tuple[str, float, float]] = {
     "hair_red": ("normal", 0.0, 0.6),
     "hair_length": ("normal", 0.45, 0.25),
     "hair_volume": ("normal", 6.0, 2.2),
-    "hairline": ("normal", 12.5, 3.0),  # px of forehead between brow level and hair
-    "temple": ("normal", 32.0, 2.0),
+    "hairline": ("normal", 13.0, 4.5),  # px of forehead between brow level and hair
+    "temple": ("normal", 34.0, 2.0),
     "part": ("normal", 0.0, 0.8),
     "fringe_wave": ("normal", 0.6, 0.5),
-    "recede": ("normal", 0.25, 0.4),
+    "recede": ("normal", 0.3, 0.5),
     "grey_age": ("normal", 60.0, 9.0),
     "face_width": ("normal", 1.0, 0.05),
     "face_length": ("normal", 1.0, 0.035),
@@ -58,7 +59,7 @@ PERSON: dict[str, tuple[str, float, float]] = {
     "lid": ("normal", 0.0, 0.6),
     "nose_y": ("normal", 0.0, 1.5),
     "nose_width": ("normal", 9.0, 1.2),
-    "nose_out": ("normal", 15.0, 2.0),
+    "nose_out": ("normal", 12.5, 1.6),
     "nose_tip": ("normal", 5.8, 0.7),
     "nose_turn": ("normal", 0.1, 0.15),
     "nose_bend": ("normal", 0.0, 0.5),
@@ -68,6 +69,8 @@ PERSON: dict[str, tuple[str, float, float]] = {
     "mouth_bow": ("normal", 0.0, 0.5),
     "lip_upper": ("normal", 2.8, 0.6),
     "lip_lower": ("normal", 3.6, 0.7),
+    "mouth_tilt": ("normal", 0.0, 0.025),
+    "hollow": ("normal", 0.03, 0.08),
     "lip_red": ("normal", 0.0, 1.0),
     "ear_size": ("normal", 12.0, 1.2),
     "ear_out": ("normal", 1.6, 0.7),
@@ -92,7 +95,7 @@ NUISANCE: dict[str, tuple[str, float, float]] = {
     "scale": ("normal", 1.0, 0.03),
     "light_az": ("normal", 0.0, 32.0),
     "light_el": ("normal", 25.0, 18.0),
-    "ambient": ("uniform", 0.35, 0.75),
+    "ambient": ("uniform", 0.42, 0.75),
     "warm": ("normal", 0.0, 0.05),
     "exposure": ("normal", 1.0, 0.11),
     "smile": ("normal", 0.25, 0.45),
@@ -100,8 +103,8 @@ NUISANCE: dict[str, tuple[str, float, float]] = {
     "teeth": ("uniform", 0.0, 2.0),
     "brow_raise": ("normal", 0.0, 0.5),
     "blink": ("normal", 0.0, 0.2),
-    "gaze_x": ("normal", 0.0, 0.5),
-    "gaze_y": ("normal", 0.0, 0.4),
+    "gaze_x": ("normal", 0.0, 0.4),
+    "gaze_y": ("normal", 0.0, 0.25),
     "age": ("normal", 36.0, 13.0),  # years
     "glasses": ("uniform", 0.0, 1.0),  # worn below GLASSES
     "rim": ("uniform", 0.6, 1.6),
@@ -112,6 +115,8 @@ NUISANCE: dict[str, tuple[str, float, float]] = {
     "hair_volume": ("normal", 0.0, 0.8),
     "fringe": ("normal", 0.0, 0.8),
     "beard": ("normal", 0.0, 0.12),
+    "mask": ("uniform", 0.0, 1.0),
+    "mask_light": ("uniform", 0.2, 1.0),
     "blur": ("uniform", 0.0, 0.9),  # sigma in px
     "back": ("uniform", 0.15, 0.85),
     "back_tint": ("normal", 0.0, 0.05),
@@ -177,7 +182,9 @@ def render(people: Tensor, nuisance: dict[str, Tensor], resolution: int) -> Tens
     for i in range(3):
         p[f"mole{i}_r"] = p[f"mole{i}_r"].clamp(min=0.05)
     n["open"], n["blink"], n["makeup"] = n["open"].clamp(0, 1), n["blink"].clamp(0, 0.9), n["makeup"].clamp(0, 1)
+    n["smile"] = n["smile"].clamp(-0.3, 1.3)
     n["age"] = n["age"].clamp(15, 80)
+    n["mask"] = (n["occlusion"] < 0.04).to(n["mask"])
     n["glasses"] = (n["glasses"] < GLASSES).float()
     for thing in ("back", "cloth"):
         for i, c in enumerate("rgb"):
