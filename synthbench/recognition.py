@@ -36,7 +36,8 @@ from synthbench.types import UserError
 if TYPE_CHECKING:
     from synthbench.data.faces import FaceSet
 
-REPORT = 20  # steps between two looks at the loss; a look makes a GPU wait
+REPORT = 20  # steps between two looks at the loss, at most: a look makes a GPU wait
+LOOK = 1.0  # seconds after which one is taken earlier
 SAVE = 30.0  # seconds between two checkpoints
 
 
@@ -114,7 +115,7 @@ def load_recipe(name: str) -> Recipe:
 
 
 def train(faces: FaceSet, recipe: Recipe, *, seed: int, device: torch.device, out: Path) -> Iterator[Step]:
-    """Train on `faces` and leave weights.safetensors and encoder.json in `out`; yields a Step every 20 steps and at the end.
+    """Train on `faces` and leave weights.safetensors and encoder.json in `out`; yields a Step about once a second.
 
     Continues from out/checkpoint.pt to the very same weights as without the interruption (on the same device). Weights, order, dropout
     and augmentation depend on `seed`, `recipe` and `faces` only. Raises UserError for a set that cannot be trained on and for a loss
@@ -144,15 +145,16 @@ def train(faces: FaceSet, recipe: Recipe, *, seed: int, device: torch.device, ou
                 upcoming = reader.submit(read, faces, seed, step + 1, batch, per_epoch)
             lr = recipe.lr_at(step, per_epoch)
             loss, norm = update(backbone, head, optimizer, images, labels, recipe, lr, seed, step, device)
-            losses[step % REPORT], norms[step % REPORT] = loss, norm
-            if (step + 1) % REPORT == 0 or step + 1 == total:
-                fresh = losses[: step % REPORT + 1].cpu()[-(step + 1 - done) :]
-                refuse_non_finite(fresh, norms[: step % REPORT + 1].cpu()[-len(fresh) :], done, recipe, per_epoch)
+            losses[step - done], norms[step - done] = loss, norm
+            count = step + 1 - done  # steps since the last look
+            if count == REPORT or time.monotonic() - since > LOOK or step + 1 == total:
+                fresh = losses[:count].cpu()
+                refuse_non_finite(fresh, norms[:count].cpu(), done, recipe, per_epoch)
                 now = time.monotonic()
                 if now - saved > SAVE and step + 1 < total:
                     save(out / "checkpoint.pt", step + 1, fingerprint, backbone, head, optimizer)
                     saved = time.monotonic()
-                speed, waiting = len(fresh) * batch / (now - since), waited / (now - since)
+                speed, waiting = count * batch / (now - since), waited / (now - since)
                 since, waited, done = time.monotonic(), 0.0, step + 1
                 yield Step(step + 1, total, fresh.mean().item(), lr, speed, waiting)
 
@@ -276,6 +278,6 @@ def restore(path: Path, fingerprint: str, backbone: nn.Module, head: Head, optim
         backbone.load_state_dict(state["backbone"])
         head.load_state_dict(state["head"])
         optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, KeyError, EOFError, ValueError) as error:
+    except (RuntimeError, KeyError, EOFError, ValueError, OSError) as error:
         raise UserError(f"{path} is damaged ({error}); delete it to start afresh") from None
     return int(state["step"])

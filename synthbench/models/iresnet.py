@@ -81,20 +81,19 @@ class IResNet(nn.Module):
             return self.features(self.fc(x.float()))
 
 
-class Residual(nn.Sequential):
+def residual(before: int, channels: int, stride: int, se: bool) -> nn.Sequential:
     """The residual of an IRSE block: entries 0..5, then `se_block`."""
-
-    def __init__(self, before: int, channels: int, stride: int, se: bool) -> None:
-        super().__init__(
-            nn.BatchNorm2d(before),
-            nn.Conv2d(before, channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.PReLU(channels),
-            nn.Conv2d(channels, channels, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(channels),
-        )
-        if se:
-            self.add_module("se_block", SqueezeExcite(channels))
+    layers = nn.Sequential(
+        nn.BatchNorm2d(before),
+        nn.Conv2d(before, channels, 3, padding=1, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.PReLU(channels),
+        nn.Conv2d(channels, channels, 3, stride, 1, bias=False),
+        nn.BatchNorm2d(channels),
+    )
+    if se:
+        layers.add_module("se_block", SqueezeExcite(channels))
+    return layers
 
 
 class IRSEBlock(nn.Module):
@@ -104,7 +103,7 @@ class IRSEBlock(nn.Module):
             self.shortcut_layer: nn.Module = nn.MaxPool2d(1, stride)  # subsampling, no parameters
         else:
             self.shortcut_layer = nn.Sequential(nn.Conv2d(before, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
-        self.res_layer = Residual(before, channels, stride, se)
+        self.res_layer = residual(before, channels, stride, se)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.res_layer(x) + self.shortcut_layer(x)

@@ -1,0 +1,191 @@
+"""Public checkpoint formats, made here; and the ONNX encoders of the shared data, where they are present."""
+
+import io
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from synthbench.models.checkpoints import check_colour, load_checkpoint
+from synthbench.models.encoder import Encoder, build, save_encoder
+from synthbench.types import UserError
+
+SHARED = Path(os.environ.get("SYNTHBENCH_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+needs_models = pytest.mark.skipif(not (SHARED / "models").is_dir(), reason=f"no public weights at {SHARED / 'models'}")
+
+
+@pytest.fixture(scope="module")
+def nets():
+    """One of each family; 16 px keeps the last Linear small."""
+    torch.manual_seed(0)
+    return {family: build({"family": family, "depth": 18, "se": se}, 16, 32).eval() for family, se in (("iresnet", False), ("irse", True))}
+
+
+def prefixed(net, prefix):
+    return {prefix + key: value for key, value in net.state_dict().items()}
+
+
+def write(path, content):
+    save_file(content, path) if path.suffix == ".safetensors" else torch.save(content, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "wrap"),
+    [
+        ("backbone.pth", "iresnet", lambda n: n.state_dict()),
+        ("ddp.pt", "iresnet", lambda n: prefixed(n, "module.")),
+        ("resume.pt", "iresnet", lambda n: {"epoch": 3, "state_dict_backbone": n.state_dict(), "state_optimizer": {"lr": 0.1}}),
+        (
+            "adaface.ckpt",
+            "irse",
+            lambda n: {"state_dict": {**prefixed(n, "model."), "head.kernel": torch.zeros(32, 9), "head.t": torch.zeros(1)}},
+        ),
+        ("tface.pth", "irse", lambda n: n.state_dict()),
+        ("cvlface.safetensors", "irse", lambda n: prefixed(n, "model.net.")),
+    ],
+)
+def test_public_formats(tmp_path, nets, name, family, wrap):
+    net = nets[family]
+    encoder = load_checkpoint(write(tmp_path / name, wrap(net)), colour="bgr")
+    x = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(encoder(x.flip(1)), net(x))
+    assert (encoder.dim, encoder.resolution, encoder.colour) == (32, 16, "bgr")
+
+
+def test_input_range_is_declared(tmp_path, nets):
+    path = write(tmp_path / "magface.pth", prefixed(nets["iresnet"], "module.features."))
+    x = torch.rand(2, 3, 16, 16)
+    torch.testing.assert_close(load_checkpoint(path, colour="rgb", input="0..1")(2 * x - 1), nets["iresnet"](x), atol=1e-5, rtol=1e-4)
+    with pytest.raises(UserError, match="input must be"):
+        load_checkpoint(path, colour="rgb", input="0-1")
+
+
+def test_our_own_needs_no_colour(tmp_path):
+    net = build({"family": "small", "width": 8}, 32, 16)
+    save_encoder(net, tmp_path, {"architecture": {"family": "small", "width": 8}, "resolution": 32, "dim": 16})
+    for path in (tmp_path, tmp_path / "weights.safetensors"):
+        assert load_checkpoint(path).colour == "rgb"
+    with pytest.raises(UserError, match="declares colour rgb"):
+        load_checkpoint(tmp_path, colour="bgr")
+
+
+def refused(tmp_path, content, match, colour="rgb"):
+    path = write(tmp_path / "x.pt", content)
+    with pytest.raises(UserError, match=match):
+        load_checkpoint(path, colour=colour)
+
+
+def test_what_does_not_fit_is_refused(tmp_path, nets):
+    good = nets["iresnet"].state_dict()
+    refused(tmp_path, good, "must be declared", colour=None)
+    refused(tmp_path, good, "must be rgb or bgr", colour="rbg")
+    refused(tmp_path, {k: v for k, v in good.items() if "layer4.1" not in k}, "no depth known")
+    refused(tmp_path, {k: v for k, v in good.items() if k != "layer2.1.conv2.weight"}, r"missing: layer2\.1\.conv2\.weight")
+    refused(tmp_path, {**good, "extra.weight": torch.zeros(1)}, r"not expected: extra\.weight")
+    refused(tmp_path, {**good, "layer1.0.conv1.weight": torch.zeros(64, 64, 1, 1)}, "of another shape")
+    refused(tmp_path, {**prefixed(nets["iresnet"], "net."), "decoder.weight": torch.zeros(1)}, "besides the network")
+    refused(tmp_path, {"conv.weight": torch.zeros(1)}, "no architecture known here")
+    refused(tmp_path, [torch.zeros(1)], "not a state dict")
+    some = {k: v for k, v in nets["irse"].state_dict().items() if "se_block" not in k or k.startswith("body.0.")}
+    refused(tmp_path, some, "in 1 of 8 blocks only")
+
+
+def test_damaged_and_dangerous_files(tmp_path, nets):
+    whole = io.BytesIO()
+    torch.save(nets["iresnet"].state_dict(), whole)
+    path = tmp_path / "cut.pt"
+    path.write_bytes(whole.getvalue()[:100_000])
+    with pytest.raises(UserError, match="damaged, cut short"):
+        load_checkpoint(path, colour="rgb")
+    touched = tmp_path / "touched"
+
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {touched}",)
+
+    torch.save({"state_dict": {}, "hyper_parameters": Evil()}, tmp_path / "evil.ckpt")
+    with pytest.raises(UserError, match="can run any code"):
+        load_checkpoint(tmp_path / "evil.ckpt", colour="bgr")
+    assert not touched.exists()
+    with pytest.raises(UserError, match="no weights at"):
+        load_checkpoint(tmp_path / "none.pt", colour="rgb")
+    (tmp_path / "x.onnx").write_bytes(b"no graph")
+    with pytest.raises(UserError, match="no ONNX file"):
+        load_checkpoint(tmp_path / "x.onnx", colour="rgb")
+
+
+def test_onnx_without_its_packages(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "onnx2torch", None)
+    (tmp_path / "x.onnx").write_bytes(b"")
+    with pytest.raises(UserError, match=r"pip install 'synthbench\[onnx\]'"):
+        load_checkpoint(tmp_path / "x.onnx", colour="rgb")
+
+
+def test_colour_check_finds_a_wrong_declaration(capsys):
+    """Identity lives in the red channel, and the network looks at its first channel only."""
+
+    class First(torch.nn.Module):
+        def forward(self, x):
+            return x[:, 0].flatten(1)
+
+    random = torch.Generator().manual_seed(0)
+    left, right = (torch.randint(256, (40, 3, 6, 6), generator=random, dtype=torch.uint8) for _ in range(2))
+    same = torch.arange(40) < 20
+    right[:20, 0] = left[:20, 0]
+    right[:20, 0, 0] = 0
+    declared, other = check_colour(Encoder(First(), resolution=6, dim=36, colour="rgb"), left, right, same)
+    assert declared > 2 and abs(other) < 1
+    assert "colours exchanged" not in capsys.readouterr().err
+    check_colour(Encoder(First(), resolution=6, dim=36, colour="bgr"), left, right, same)
+    assert "colours exchanged" in capsys.readouterr().err.replace("\n", " ")
+
+
+@needs_models
+@pytest.mark.parametrize(("file", "dim", "gain", "differentiable"), [("y1_mfn", 128, 127.5, True), ("edgeface_xxs_q", 512, 1.0, False)])
+def test_public_onnx_agrees_with_onnxruntime(file, dim, gain, differentiable):
+    pytest.importorskip("onnx2torch")
+    runtime = pytest.importorskip("onnxruntime")
+    path = SHARED / "models" / f"{file}.onnx"
+    encoder = load_checkpoint(path, colour="rgb")
+    assert (encoder.dim, encoder.resolution, encoder.gain, encoder.differentiable) == (dim, 112, gain, differentiable)
+    pixels = torch.randint(256, (3, 3, 112, 112), generator=torch.Generator().manual_seed(0)).float()
+    fed = pixels if gain == 127.5 else (pixels - 127.5) / 127.5
+    (expected,) = runtime.InferenceSession(str(path)).run(None, {"x": fed.numpy()})
+    x = (pixels / 127.5 - 1).requires_grad_(differentiable)
+    got = encoder(x)
+    np.testing.assert_allclose(got.detach().numpy(), expected, atol=1e-5)
+    if differentiable:
+        got.square().sum().backward()
+        assert x.grad.isfinite().all() and x.grad.abs().sum() > 0
+    else:
+        with pytest.raises(UserError, match="runs forwards only"):
+            encoder(x.requires_grad_())
+
+
+@needs_models
+def test_public_onnx_tells_people_apart():
+    """10 genuine and 10 impostor pairs of LFW."""
+    pytest.importorskip("onnx2torch")
+    from PIL import Image
+
+    with zipfile.ZipFile(SHARED / "lfw_112.zip") as archive:
+        people = {}
+        for name in sorted(archive.namelist()):
+            if name.endswith(".jpg"):
+                people.setdefault(name.split("/")[-2], []).append(name)
+        chosen = [files for files in people.values() if len(files) > 3][:20]
+
+        def read(name):
+            return torch.from_numpy(np.array(Image.open(io.BytesIO(archive.read(name))).convert("RGB"))).permute(2, 0, 1)
+
+        left = torch.stack([read(files[0]) for files in chosen])
+        right = torch.stack([read(chosen[i][1] if i < 10 else chosen[(i + 1) % 20][1]) for i in range(20)])
+    same = torch.arange(20) < 10
+    for file in ("y1_mfn", "edgeface_xxs_q"):
+        declared, _ = check_colour(load_checkpoint(SHARED / "models" / f"{file}.onnx", colour="rgb"), left, right, same)
+        assert declared > 3.5
