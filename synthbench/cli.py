@@ -151,6 +151,21 @@ def data_verify(name: str | None) -> None:
         console.note(f"{item}: unchanged")
 
 
+@data_group.command("overlap")
+@click.argument("a")
+@click.argument("b", required=False)
+@click.option("--judge", required=True, help="Registered weights that compare the people.")
+@click.option("--threshold", type=float, default=0.55, show_default=True, help="Cosine of two centres from which people count as one.")
+@click.option("--device", default="auto", show_default=True)
+@RUNS
+def data_overlap(a: str, b: str | None, judge: str, threshold: float, device: str, runs: Path) -> None:
+    """People who seem to be in both registered sets A and B (or twice in A), most alike first: candidates for `exclude`."""
+    from synthbench import inventory
+
+    rows = inventory.overlap(a, b, judge, threshold, device, runs)
+    console.table("people who seem to be the same", (a, b or a, "cosine"), rows)
+
+
 @cli.command("test", short_help="Check that a plugin keeps the contract.")
 @click.argument("plugin")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting of the plugin; repeatable.")

@@ -82,6 +82,23 @@ def _first_line(kind: type) -> str:
     return (kind.__doc__ or kind.__name__).strip().splitlines()[0]
 
 
+def overlap(a: str, b: str | None, judge: str, threshold: float, device: str, runs: Path) -> list[tuple[str, str, str]]:
+    """(name in a, name in b, cosine) of people whose centres are more alike than `threshold` under the registered weights `judge`."""
+    from synthbench.data.faces import open_faces
+    from synthbench.device import pick_device
+    from synthbench.evaluators.leakage import shared_people
+    from synthbench.pipeline import execute, faces_step, public_network
+    from synthbench.protocol import SourceFaces
+
+    store = Store(runs.absolute())
+    network = public_network(judge).to(pick_device(device)[0])
+    steps = [faces_step(store, network.resolution, "overlap", SourceFaces(source=name)) for name in (a, b) if name]
+    execute(steps, store)
+    sets = [open_faces(step.stage.folder) for step in steps]
+    found = shared_people(sets[0], sets[1] if b else None, network, threshold)
+    return [(one, other, f"{cosine:.3f}") for one, other, cosine in found]
+
+
 def doctor(runs: Path) -> list[tuple[str, str]]:
     """Name and finding, for a bug report."""
     from synthbench.data import sources

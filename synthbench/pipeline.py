@@ -90,45 +90,25 @@ class Job:
 
     # ------------------------------------------------------------------------------------------- the protocol's stages
 
-    def faces_step(self, name: str, faces: Faces) -> Step:
-        """Import or render a set of real faces."""
-        r = self.protocol.resolution
-        if isinstance(faces, WorldFaces):
-            from synthbench.procedural import VERSION
-
-            key = content_key({"stage": "faces", "world": faces.model_dump(), "renderer": VERSION, "resolution": r})
-            count = faces.identities * faces.images
-            work = f"embedded world, {faces.identities:,} people x {faces.images}, {r} px"
-            return Step(
-                self.store.stage(name, key), work, functools.partial(_render_faces, faces, r), count, f"world {r}", _bytes(count, r)
-            )
-        source = sources.find(faces.source, "faces")
-        key = content_key({"stage": "faces", "source": source.digest, "exclude": sorted(faces.exclude), "resolution": r, "version": 1})
-        work = f"{source.title}, {source.images:,} faces, {r} px"
-        build_ = functools.partial(_import_faces, source.path, faces, r)
-        return Step(self.store.stage(name, key), work, build_, source.images, f"import {r}", _bytes(source.images, r))
-
     @functools.cached_property
     def real(self) -> Step:
-        return self.faces_step("real", self.protocol.real)
+        return faces_step(self.store, self.protocol.resolution, "real", self.protocol.real)
 
     def network_steps(self, name: str, network: Network) -> list[Step]:
         """The stages that make an encoder; none for a public checkpoint."""
         if isinstance(network, PublicNetwork):
             sources.find(network.weights, "weights")
             return []
-        faces = self.real if network.faces is None else self.faces_step(f"{name}-faces", network.faces)
+        faces = self.real if network.faces is None else faces_step(self.store, self.protocol.resolution, f"{name}-faces", network.faces)
         return [faces, self._train_step(name, network.recipe, network.seed, faces)]
 
     def network(self, name: str) -> Encoder:
         """The encoder or the judge, loaded."""
-        from synthbench.models.checkpoints import load_checkpoint
         from synthbench.models.encoder import load_encoder
 
         network = getattr(self.protocol, name)
         if isinstance(network, PublicNetwork):
-            source = sources.find(network.weights, "weights")
-            return load_checkpoint(source.path, name=network.weights, **source.options).to(self.device)
+            return public_network(network.weights).to(self.device)
         return load_encoder(self.network_steps(name, network)[-1].stage.folder).to(self.device)
 
     def network_key(self, name: str) -> str:
@@ -334,9 +314,34 @@ class Job:
 # ------------------------------------------------------------------------------------------------------- how to build
 
 
+def faces_step(store: Store, resolution: int, name: str, faces: Faces) -> Step:
+    """Import or render a set of real faces."""
+    r = resolution
+    if isinstance(faces, WorldFaces):
+        from synthbench.procedural import VERSION
+
+        key = content_key({"stage": "faces", "world": faces.model_dump(), "renderer": VERSION, "resolution": r})
+        count = faces.identities * faces.images
+        work = f"embedded world, {faces.identities:,} people x {faces.images}, {r} px"
+        return Step(store.stage(name, key), work, functools.partial(_render_faces, faces, r), count, f"world {r}", _bytes(count, r))
+    source = sources.find(faces.source, "faces")
+    key = content_key({"stage": "faces", "source": source.digest, "exclude": sorted(faces.exclude), "resolution": r, "version": 1})
+    work = f"{source.title}, {source.images:,} faces, {r} px"
+    build_ = functools.partial(_import_faces, source.path, faces, r)
+    return Step(store.stage(name, key), work, build_, source.images, f"import {r}", _bytes(source.images, r))
+
+
 def _bytes(images: int, resolution: int) -> int:
     """Disk for a set of faces: PNG shards (about 60 % of raw) and the packed memory map."""
     return int(images * resolution**2 * 3 * 1.6)
+
+
+def public_network(name: str) -> Encoder:
+    """A registered checkpoint, loaded."""
+    from synthbench.models.checkpoints import load_checkpoint
+
+    source = sources.find(name, "weights")
+    return load_checkpoint(source.path, name=name, **source.options)
 
 
 def _render_faces(faces: WorldFaces, resolution: int, folder: Path, progress: Progress) -> None:
