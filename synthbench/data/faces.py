@@ -111,6 +111,8 @@ def open_faces(folder: Path | str, progress: Progress = lambda done, total: None
         with locked(folder / "packed.lock"):  # of two processes one packs, the other waits and finds it done
             info = read_json(folder / "packed.json")
             if not _fresh(info, shards, folder):
+                for leftover in folder.glob("packed.*.tmp"):
+                    leftover.unlink()
                 info = _pack(folder, shards, progress)
     shape = (info["count"], info["resolution"], info["resolution"], 3)
     with np.load(folder / "packed.npz", allow_pickle=False) as table:

@@ -22,8 +22,9 @@ def slots_of(volume: Volume, counts: np.ndarray, what: str) -> list[Slot]:
         chosen = np.flatnonzero(free & (counts >= images))[:ids]
         if len(chosen) < ids:
             raise UserError(
-                f"volume {volume} asks for {ids} identities x {images} images, but {what} has {len(chosen)} that large: {int(counts.sum())} "
-                f"images of {len(counts)} identities, {int(counts.min())} to {int(counts.max())} each. Use --volume all, or ask for less"
+                f"volume {volume} asks for {ids} identities x {images} images, but {what} has {len(chosen)} that large: "
+                f"{int(counts.sum())} images of {len(counts)} identities, {int(counts.min())} to {int(counts.max())} each. "
+                "Use --volume all, or ask for less"
             )
         free[chosen] = False
         slots += [Slot(int(identity), sample) for identity in chosen for sample in range(images)]

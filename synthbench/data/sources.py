@@ -305,19 +305,3 @@ def fingerprint() -> str:
     """Changes when anything registered does: part of the answer to `is this the same command on the same data`."""
     rows = [(row["name"], row["state"], _registry().get(row["name"], {}).get("digest")) for row in status()]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:20]
-
-
-__all__ = [
-    "CATALOGUE",
-    "Entry",
-    "Source",
-    "add",
-    "find",
-    "fingerprint",
-    "home",
-    "kind_of",
-    "names_registered",
-    "registered",
-    "status",
-    "verify",
-]

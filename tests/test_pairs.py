@@ -1,0 +1,220 @@
+"""Verification pairs: what a .bin may hold, what it may not make us do, and LFW's list."""
+
+from __future__ import annotations
+
+import io
+import lzma
+import os
+import pickle
+import pickletools
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from synthbench.data.pairs import PairSet, open_pairs, parse_pair_list, read_bin, read_pair_list, save_pairs
+from synthbench.types import UserError
+
+DATA = Path(os.environ.get("SYNTHBENCH_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def picture(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+
+
+def png(seed: int) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(picture(seed)).save(out, "PNG")
+    return out.getvalue()
+
+
+IMAGES = [png(0), png(1), png(0), png(2)]  # the first image is used twice
+SAME = [True, False]
+
+
+def python2(images: list[bytes], same: list[bool]) -> bytes:
+    """What cPickle of Python 2 writes with protocol 2: byte strings as BINSTRING, which Python 3 has no way to write."""
+    strings = b"".join(b"T" + struct.pack("<i", len(data)) + data for data in images)
+    truths = b"".join(b"\x88" if value else b"\x89" for value in same)
+    return b"\x80\x02](" + strings + b"e](" + truths + b"e\x86."
+
+
+def variants() -> dict[str, bytes]:
+    arrays = [np.frombuffer(data, np.uint8) for data in IMAGES]
+    found = {f"bytes protocol {p}": pickle.dumps((IMAGES, SAME), p) for p in (0, 2, 3, 4, 5)}
+    found |= {f"arrays protocol {p}": pickle.dumps((arrays, np.array(SAME).tolist()), p) for p in (2, 4, 5)}
+    found["numpy truths"] = pickle.dumps((IMAGES, [np.bool_(value) for value in SAME]), 4)
+    found["old numpy"] = pickle.dumps((arrays, SAME), 2).replace(b"numpy._core", b"numpy.core")
+    found["lists, 0 and 1"] = pickle.dumps([IMAGES, [1, 0]])
+    found["python 2"] = python2(IMAGES, SAME)
+    return found
+
+
+@pytest.mark.parametrize("name", list(variants()))
+@pytest.mark.parametrize("ending", [".bin", ".bin.xz"])
+def test_every_bin(tmp_path: Path, name: str, ending: str) -> None:
+    data = variants()[name]
+    path = tmp_path / f"lfw{ending}"
+    path.write_bytes(lzma.compress(data) if ending.endswith("xz") else data)
+    pairs = read_bin(path, 8)
+    assert (pairs.name, len(pairs), pairs.same.tolist()) == ("lfw", 2, SAME)
+    assert len(pairs.images) == 3 and (pairs.images.identity == -1).all()
+    for side, rows in ((0, pairs.left), (1, pairs.right)):
+        for i, row in enumerate(rows):
+            assert np.array_equal(pairs.images.images([row])[0].permute(1, 2, 0), picture((0, 1, 0, 2)[2 * i + side]))
+
+
+class Payload:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def opcodes(path: Path) -> dict[str, bytes]:
+    """Pickles that would make a folder, or upset numpy, with an unpickler that lets them."""
+    target = str(path).encode()
+    return {
+        "reduce": pickle.dumps(([Payload(path)], [True])),
+        "reduce protocol 0": b"cos\nmkdir\n(S'" + target + b"'\ntR.",
+        "python 2 name": b"cposix\nmkdir\n(S'" + target + b"'\ntR.",
+        "eval": b'c__builtin__\neval\n(S\'__import__("os").mkdir("' + target + b"\")'\ntR.",
+        "inst": b"(S'" + target + b"'\nios\nmkdir\n.",
+        "getattr": b"c__builtin__\ngetattr\n(cnumpy\nndarray\nS'tofile'\ntR.",
+        "numpy loads": b"cnumpy\nload\n(S'" + target + b"'\ntR.",
+        "dotted": b"\x80\x04\x8c\x05numpy\x8c\x0fndarray.__new__\x93.",
+        "raw pointers": pickle.dumps((np.array([object], dtype=object),)),
+        "persistent": b"Pabc\n.",
+        "extension": b"\x80\x02\x82\x01.",
+        "memo bomb": b"\x80\x04]r\xff\xff\xff\x7f.",
+    }
+
+
+@pytest.mark.parametrize("name", list(opcodes(Path("x"))))
+def test_hostile_pickle_is_refused_and_runs_nothing(tmp_path: Path, name: str) -> None:
+    target = tmp_path / "made"
+    path = tmp_path / "evil.bin"
+    path.write_bytes(opcodes(target)[name])
+    with pytest.raises(UserError, match=r"evil\.bin: .*Nothing in it was executed"):
+        read_bin(path, 8)
+    assert not target.exists()
+
+
+def test_the_payload_would_work_elsewhere(tmp_path: Path) -> None:
+    pickle.loads(opcodes(tmp_path / "made")["reduce"])
+    assert (tmp_path / "made").exists()
+
+
+def test_a_file_cannot_change_how_the_next_is_read(tmp_path: Path) -> None:
+    code = b"\x80\x02cnumpy\nndarray\nN}X\x03\x00\x00\x00raw\x8c\x03badsX\x0c\x00\x00\x00__setstate__Ns\x86b."
+    pickletools.dis(code, io.StringIO())  # well formed
+    (tmp_path / "evil.bin").write_bytes(code)
+    with pytest.raises(UserError):
+        read_bin(tmp_path / "evil.bin", 8)
+    (tmp_path / "good.bin").write_bytes(variants()["arrays protocol 2"])
+    assert len(read_bin(tmp_path / "good.bin", 8)) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (pickle.dumps((IMAGES[:3], SAME)), "3 images for 2 pairs"),
+        (pickle.dumps((IMAGES, SAME))[:-50], "not a benchmark"),
+        (pickle.dumps(([], [])), "no pairs"),
+        (pickle.dumps({"a": 1}), "not a benchmark"),
+        (pickle.dumps((IMAGES, [True, 7])), "same or not is 7"),
+        (pickle.dumps(([1, 2, 3, 4], SAME)), "an image is a int"),
+        (pickle.dumps(([*IMAGES[:3], b"no image"], SAME)), "image 3: the image cannot be decoded"),
+        (pickle.dumps(([np.zeros(3), *IMAGES[1:]], SAME)), "not of bytes"),
+        (b"", "not a benchmark"),
+    ],
+)
+def test_damaged_bin(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "x.bin").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read_bin(tmp_path / "x.bin", 8)
+
+
+@pytest.fixture
+def people(tmp_path: Path) -> Path:
+    for name, count in (("Ann_Lee", 3), ("Bo", 2)):
+        for i in range(1, count + 1):
+            path = tmp_path / "lfw" / name / f"{name}_{i:04d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(png(10 * len(name) + i))
+    return tmp_path / "lfw"
+
+
+LIST = "Ann_Lee\t1\t3\nBo\t1\t2\nAnn_Lee\t2\tBo\t1\nAnn_Lee\t1\tBo\t2\n"
+
+
+@pytest.mark.parametrize("header", ["", "2\t1\n", "2\n", "# a note\n\n"])
+def test_lfw_list(people: Path, tmp_path: Path, header: str) -> None:
+    (tmp_path / "pairs.txt").write_text(header + LIST)
+    with zipfile.ZipFile(tmp_path / "lfw.zip", "w") as archive:
+        for file in people.rglob("*.png"):
+            archive.write(file, "top/" + file.relative_to(people).as_posix())
+    plain, zipped = (read_pair_list(tmp_path / "pairs.txt", images, 8) for images in (people, tmp_path / "lfw.zip"))
+    assert plain.digest == zipped.digest and plain.source_digest != zipped.source_digest
+    assert plain.same.tolist() == [True, True, False, False]
+    assert len(plain.images) == 5
+    assert np.array_equal(plain.images.images(plain.right[[2]])[0].permute(1, 2, 0), picture(21))
+
+
+def test_list_of_paths(people: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("Ann_Lee/Ann_Lee_0001.png Ann_Lee/Ann_Lee_0002.png 1\nAnn_Lee/Ann_Lee_0001.png Bo/Bo_0001.png 0\n")
+    assert read_pair_list(tmp_path / "list.txt", people, 8).same.tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("2\t1\n" + LIST + "Bo\t1\t1\n", "header promises 4 pairs, the file has 5"),
+        (LIST + "Bo\tone\t2\n", r"pairs\.txt, line 5: 'Bo\\tone"),
+        (LIST + "Bo\t1\n", r"line 5"),
+        ("4\t1\n" + LIST.replace("Bo\t2", "Bo\t7"), "header promises 8"),
+        (LIST.replace("Bo\t2\n", "Bo\t7\n"), r"pairs\.txt, line 4: no image Bo/Bo_0007"),
+        ("10\t300\n", "no pairs"),
+    ],
+)
+def test_bad_lists_name_the_line(people: Path, tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "pairs.txt").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_pair_list(tmp_path / "pairs.txt", people, 8)
+
+
+def test_kept_and_opened(tmp_path: Path) -> None:
+    (tmp_path / "x.bin").write_bytes(pickle.dumps((IMAGES, SAME)))
+    pairs = read_bin(tmp_path / "x.bin", 8, title="The set")
+    save_pairs(pairs, tmp_path / "kept")
+    again = open_pairs(tmp_path / "kept")
+    assert (again.name, again.title, again.digest, again.source_digest) == ("x", "The set", pairs.digest, pairs.source_digest)
+    assert torch.equal(again.images.images(again.left), pairs.images.images(pairs.left))
+    assert again.right.tolist() == pairs.right.tolist() and again.same.tolist() == SAME
+    with pytest.raises(UserError, match="no benchmark here"):
+        open_pairs(tmp_path)
+
+
+def test_digest_is_of_pixels_and_pairs() -> None:
+    images = np.stack([picture(i) for i in range(3)])
+    pairs = PairSet.from_arrays("a", images, [0, 0], [1, 2], SAME)
+    assert pairs.digest == PairSet.from_arrays("b", images, [0, 0], [1, 2], SAME).digest
+    assert pairs.digest != PairSet.from_arrays("a", images, [0, 0], [2, 1], SAME).digest
+    assert pairs.digest != PairSet.from_arrays("a", images, [0, 0], [1, 2], [True, True]).digest
+    assert pairs.digest != PairSet.from_arrays("a", images[::-1], [0, 0], [1, 2], SAME).digest
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="../shared/data is absent")
+def test_the_official_list() -> None:
+    lines = parse_pair_list(DATA / "lfw_pairs.txt")
+    same = np.array([line.same for line in lines])
+    assert len(lines) == 6000 and (same.reshape(10, 2, 300) == np.array([True, False])[None, :, None]).all()
+    with zipfile.ZipFile(DATA / "lfw_112.zip") as archive:
+        names = set(archive.namelist())
+    used = {f"{image}.jpg" for line in lines for image in (line.left, line.right)}
+    assert used <= names and len(used) == 7701

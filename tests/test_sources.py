@@ -1,0 +1,167 @@
+"""The catalogue and the registry: what is looked at when something is added, and what is said when it is not there."""
+
+from __future__ import annotations
+
+import io
+import json
+import multiprocessing
+import os
+import pickle
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from synthbench.data import sources
+from synthbench.data.pairs import pairs_from_source
+from synthbench.types import DataMissing, UserError
+
+
+def png(seed: int) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SYNTHBENCH_DATA", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def faces(tmp_path: Path) -> Path:
+    with zipfile.ZipFile(tmp_path / "faces.zip", "w") as archive:
+        for i in range(6):
+            archive.writestr(f"{i // 2}/{i}.png", png(i))
+    return tmp_path / "faces.zip"
+
+
+def state(name: str) -> str:
+    return next(row["state"] for row in sources.status() if row["name"] == name)
+
+
+def test_faces(faces: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert state("casia-webface") == "missing" and not sources.registered("casia-webface")
+    before = sources.fingerprint()
+    monkeypatch.chdir(faces.parent)
+    entry = sources.add("casia-webface", "faces.zip")
+    assert (entry.path, entry.images, entry.identities, entry.kind) == (faces, 6, 3, "faces")
+    assert entry == sources.find("casia-webface", "faces") and sources.registered("casia-webface")
+    assert "published with 490,623" in entry.note
+    assert state("casia-webface") == "registered" and sources.fingerprint() != before
+    assert json.loads((home / "sources.json").read_text())["casia-webface"]["digest"] == entry.digest
+    with pytest.raises(UserError, match="registered as faces, but pairs are needed"):
+        sources.find("casia-webface", "pairs")
+
+
+def test_changed_touched_and_gone(faces: Path) -> None:
+    entry = sources.add("mine", faces, kind="faces")
+    os.utime(faces, (1, 1))
+    assert state("mine") == "changed"  # by its date
+    assert sources.find("mine").digest == entry.digest  # but not by its content, which is found out once
+    assert state("mine") == "registered"
+    with zipfile.ZipFile(faces, "a") as archive:
+        archive.writestr("0/9.png", png(9))
+    for look in (sources.find, sources.verify):
+        with pytest.raises(UserError, match="has changed since it was registered"):
+            look("mine")
+    faces.unlink()
+    assert state("mine") == "gone" and not sources.registered("mine")
+    for look in (sources.find, sources.verify):
+        with pytest.raises(DataMissing, match="is not there any more"):
+            look("mine")
+
+
+def test_missing_says_licence_and_where() -> None:
+    with pytest.raises(DataMissing, match=r"CASIA-WebFace .*Licence: .*https://.*`synthbench data add casia-webface PATH`"):
+        sources.find("casia-webface")
+    with pytest.raises(UserError, match="did you mean 'casia-webface'"):
+        sources.find("casia-webfaces")
+    with pytest.raises(UserError, match=r"did you mean 'cfp-fp'\?.*--kind"):
+        sources.add("cfp_fp", Path())
+
+
+def test_pairs(tmp_path: Path, faces: Path) -> None:
+    (tmp_path / "x.bin").write_bytes(pickle.dumps(([png(0), png(1)] * 2, [True, False])))
+    entry = sources.add("mine", tmp_path / "x.bin", kind="pairs")
+    assert (entry.pairs, entry.images) == (2, 2)
+    assert len(pairs_from_source(entry, 8)) == 2 and pairs_from_source(entry, 8).name == "mine"
+    with pytest.raises(UserError, match="LFW has 6000 pairs, this file has 2"):
+        sources.add("lfw", tmp_path / "x.bin")
+    (tmp_path / "pairs.txt").write_text("0/0.png 0/1.png 1\n0/0.png 2/4.png 0\n")
+    listed = sources.add("listed", faces, kind="pairs", pairs=tmp_path / "pairs.txt")
+    found = pairs_from_source(listed, 8)
+    assert found.same.tolist() == [True, False] and found.source_digest == listed.digest
+    (tmp_path / "pairs.txt").write_text("0/0.png 0/1.png 1\n0/0.png 2/5.png 0\n")
+    with pytest.raises(UserError, match="has changed"):
+        sources.find("listed")
+    with pytest.raises(UserError, match="images alone are no benchmark"):
+        sources.add("other", faces, kind="pairs")
+
+
+def test_weights(tmp_path: Path) -> None:
+    path = tmp_path / "model.ckpt"
+    path.write_bytes(b"weights")
+    with pytest.raises(UserError, match="--colour rgb or --colour bgr"):
+        sources.add("mine", path, kind="weights")
+    assert sources.add("mine", path, kind="weights", colour="rgb").options == {"colour": "rgb"}
+    assert sources.add("adaface-ir50-casia", path).options == {"colour": "bgr"}
+    with pytest.raises(UserError, match="was trained with bgr images, not rgb"):
+        sources.add("adaface-ir50-casia", path, colour="rgb")
+    with pytest.raises(UserError, match=r"its SHA-256 begins .*, not 6726825d"):
+        sources.add("inception-fid", path)
+    assert not sources.registered("inception-fid")
+    path.write_bytes(b"")
+    with pytest.raises(UserError, match="empty"):
+        sources.add("mine", path, kind="weights", colour="rgb")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "pairs"}, "casia-webface is faces, not pairs"),
+        ({"colour": "rgb"}, "only weights have a colour"),
+        ({"pairs": "pairs.txt"}, "goes with kind pairs"),
+    ],
+)
+def test_options_that_do_not_fit(faces: Path, options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        sources.add("casia-webface", faces, **options)
+
+
+def test_what_cannot_be_used_is_not_registered(tmp_path: Path, faces: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        sources.add("mine", tmp_path / "none", kind="faces")
+    with zipfile.ZipFile(tmp_path / "one.zip", "w") as archive:
+        archive.writestr("a/0.png", png(0))
+    with pytest.raises(UserError, match="one image"):
+        sources.add("mine", tmp_path / "one.zip", kind="faces")
+    shutil.copy(faces, tmp_path / "faces.tar")
+    with pytest.raises(UserError, match="not a data set known here"):
+        sources.add("mine", tmp_path / "faces.tar", kind="faces")
+    assert sources.names_registered() == []
+
+
+def _add(number: int, path: str) -> None:
+    sources.add(f"set{number}", path, kind="faces")
+
+
+def test_many_at_once(faces: Path) -> None:
+    fork = multiprocessing.get_context("fork")
+    workers = [fork.Process(target=_add, args=(i, str(faces))) for i in range(6)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert sources.names_registered() == [f"set{i}" for i in range(6)]
+
+
+def test_damaged_registry(home: Path) -> None:
+    home.mkdir()
+    (home / "sources.json").write_text("{")
+    with pytest.raises(UserError, match=r"sources\.json is not readable"):
+        sources.status()
