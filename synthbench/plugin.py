@@ -7,9 +7,9 @@ or give the command line the path of its .py file. `synthbench test NAME|FILE` c
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from synthbench.config import Settings
 from synthbench.types import Context, FaceBatch, Score, Slot, UserError, Volume
@@ -45,6 +45,7 @@ class Generator(ABC, Generic[C]):
     Config: ClassVar[type[Settings]] = Settings
     version: ClassVar[int] = 1
     traits: ClassVar[Traits] = Traits()
+    tiny: ClassVar[Mapping[str, Any]] = {}  # settings with which all stages together take seconds at 32 px, for `synthbench test`
 
     def __init__(self, config: C) -> None:
         self.config = config
