@@ -52,9 +52,8 @@ def main() -> None:
     start, done = time.monotonic(), 0
     while time.monotonic() - start < options.seconds / 3:
         done += len(encoder.embed_all(torch.from_numpy(pixels[:512]).permute(0, 3, 1, 2)))
-    print(
-        f"embedding  {done / (time.monotonic() - start):8.0f} img/s; {encoder.parameter_count:,} parameters; peak {peak_memory(device) / 1e9:.1f} GB"
-    )
+    memory = f"; peak {peak_memory(device) / 1e9:.1f} GB" if peak_memory(device) else ""
+    print(f"embedding  {done / (time.monotonic() - start):8.0f} img/s; {encoder.parameter_count:,} parameters{memory}")
 
 
 if __name__ == "__main__":

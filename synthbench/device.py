@@ -70,7 +70,7 @@ def ready(module: nn.Module, device: torch.device) -> nn.Module:
     """Move a convolutional network to `device` in channels_last layout, which is faster on CUDA and, with oneDNN, on the CPU."""
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
-    return module.to(device=device, memory_format=torch.channels_last)
+    return module.to(device).to(memory_format=torch.channels_last)
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:

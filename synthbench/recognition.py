@@ -47,7 +47,7 @@ class Backbone(Settings):
     family: Literal["iresnet", "irse", "small"] = "irse"
     depth: Literal[18, 34, 50, 100, 200] = 50  # not of `small`
     se: bool = False  # squeeze-excitation on the residual of every block; not of `small`
-    width: int = Field(32, ge=4)  # channels of `small` in its last stage but two
+    width: int = Field(default=32, ge=4)  # channels of `small` in its last stage but two
 
     def architecture(self, dropout: float) -> dict[str, Any]:
         own = {"width": self.width} if self.family == "small" else {"depth": self.depth, "se": self.se}

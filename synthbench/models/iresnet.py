@@ -38,11 +38,10 @@ class IBlock(nn.Module):
         self.prelu = nn.PReLU(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, stride, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(channels)
-        self.se_block = SqueezeExcite(channels) if se else None
+        self.se_block: nn.Module | None = SqueezeExcite(channels) if se else None
+        self.downsample: nn.Module | None = None
         if stride != 1 or before != channels:
             self.downsample = nn.Sequential(nn.Conv2d(before, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
-        else:
-            self.downsample = None
 
     def forward(self, x: Tensor) -> Tensor:
         residual = self.bn3(self.conv2(self.prelu(self.bn2(self.conv1(self.bn1(x))))))
@@ -62,7 +61,7 @@ class IResNet(nn.Module):
         before = 64
         for stage, (blocks, channels) in enumerate(zip(STAGES[depth], CHANNELS), start=1):
             layers = [IBlock(before if i == 0 else channels, channels, 2 if i == 0 else 1, se) for i in range(blocks)]
-            setattr(self, f"layer{stage}", nn.Sequential(*layers))
+            self.add_module(f"layer{stage}", nn.Sequential(*layers))
             before = channels
         self.bn2 = nn.BatchNorm2d(512)
         self.dropout = nn.Dropout(dropout)
@@ -75,7 +74,8 @@ class IResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.prelu(self.bn1(self.conv1(x)))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        for stage in (1, 2, 3, 4):
+            x = self.get_submodule(f"layer{stage}")(x)
         x = self.dropout(self.bn2(x).flatten(1))
         with torch.autocast(x.device.type, enabled=False):
             return self.features(self.fc(x.float()))
