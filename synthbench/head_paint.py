@@ -90,6 +90,7 @@ def features(p: Columns, n: Columns, sharp: Tensor) -> tuple[dict[str, list[str]
         "hollow": _spot(27.0, 14.0, 6.0, 11.0, 0.3, strength=0.05 + p["hollow"].clamp(min=0)),
         **{f"mole{i}": _spot(p[f"mole{i}_x"], p[f"mole{i}_y"], p[f"mole{i}_r"], p[f"mole{i}_r"], side="x") for i in range(3)},
         "blush": _spot(19.0, 2.0, 10.0, 8.0, strength=p["blush"]),
+        "freckled": _spot(13.0, 0.0, 16.0, 11.0, strength=1.6 * p["freckles"].clamp(0, 0.5)),
         "goatee": _spot(0, p["chin_length"] - 4, p["chin_width"] * 0.95, 11.0, side="x", strength=p["goatee"]),
         "nostril": _spot(nw * 0.45, ny + 3.8, nw * 0.24, 1.2, 0.15, strength=0.8),
         "lid": _spot(ex, ey - 1.0, 9.0, 6.5),
@@ -135,10 +136,14 @@ def features(p: Columns, n: Columns, sharp: Tensor) -> tuple[dict[str, list[str]
         "mask": _arc(0, ny + 4, 7.0, 26.0, k=k),
         "mask_low": {"y": flip, "1": k * (p["chin_length"] + 5)},
     }
-    names = {"spots": list(spots), "bands": list(bands), "areas": list(areas)}
+    waves = {
+        "freckle1": {"1": p["freckle_x"], "x": 1.3, "y": 0.7},
+        "freckle2": {"1": p["freckle_y"], "x": -0.6, "y": 1.4},
+    }
+    names = {"waves": list(waves), "spots": list(spots), "bands": list(bands), "areas": list(areas)}
     forms = {
         kind: table([tuple(row.get(m, 0.0) for m in MONOMIALS) for row in rows.values()], sharp)
-        for kind, rows in (("spots", spots), ("bands", bands), ("areas", areas))
+        for kind, rows in (("waves", waves), ("spots", spots), ("bands", bands), ("areas", areas))
     }
     part = {
         "fold": (0.06 + 0.3 * old + 0.22 * grin).clamp(max=0.6),
@@ -191,11 +196,13 @@ def _paints(p: Columns, n: Columns) -> Tensor:
 
 def layers(names: dict[str, list[str]], scene: Mapping[str, Tensor], points: Tensor) -> list[Tensor]:
     """Opacities (B, P) of the layers, from the skin up, at head points given as monomials (B, 11, P)."""
-    gauss = torch.exp_(scene["spots"].neg() @ points)
+    gauss = torch.exp_(torch.bmm(scene["spots"], points).clamp_(max=20).neg_())
     spot = dict(zip(names["spots"], gauss.unbind(1)))
-    band = dict(zip(names["bands"], torch.exp_((scene["bands"] @ points).square_().neg_()).unbind(1)))
-    area = dict(zip(names["areas"], torch.sigmoid_(scene["areas"] @ points).unbind(1)))
+    band = dict(zip(names["bands"], torch.exp_(torch.bmm(scene["bands"], points).square_().clamp_(max=20).neg_()).unbind(1)))
+    area = dict(zip(names["areas"], torch.sigmoid_(torch.bmm(scene["areas"], points).clamp_(-16, 16)).unbind(1)))
     part = dict(zip(names["parts"], scene["parts"].unbind(1)))
+    wave = torch.bmm(scene["waves"], points)
+    freckles = (wave + torch.sin(wave.flip(1) * 0.41).mul_(2.2)).sin_().prod(1).sub_(0.3).clamp_(min=0)
     shade = gauss[:, :10].sum(1)
     shade += part["fold"] * band["fold"] * area["fold_in"]
     shade += part["lines"] * (band["brow_line1"] + band["brow_line2"])
@@ -209,7 +216,7 @@ def layers(names: dict[str, list[str]], scene: Mapping[str, Tensor], points: Ten
         torch.ones_like(eye),
         spot["blush"],
         shade.clamp_(max=0.85),
-        gauss[:, 10:13].sum(1).clamp_(max=0.85),
+        gauss[:, 10:13].sum(1).addcmul_(freckles, spot["freckled"]).clamp_(max=0.85),
         beard,
         lips * 0.85,
         band["line"] * lips * 0.7,

@@ -13,12 +13,18 @@ import math
 import torch
 from torch import Tensor
 
-from synthbench.head_paint import Columns, features, hair_colour, layers, monomials, table
+from synthbench.head_paint import Columns, features, hair_colour, layers, monomials, skin_colour, table
 
 FRAME = 112.0  # px, side of the frame in which the template is given
 TEMPLATE = ((38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041))  # InsightFace arcface_src
 CHUNK = 32_768  # picture points worked on at once, so that they stay in the cache
 SKIN, HAIR, NECK = 18, 4, 17  # ellipsoids of the skin and of the hair; the row of the neck
+# px over which each ellipsoid of the skin melts into those before it
+MELT = (0, 8, 14, 14, 12, 12, 9, 8, 7, 5, 5, 5, 5, 3, 3, 1, 1, 4)
+ROUND = (
+    (0.0,) * 4 + (0.12,) * 11 + (0.0,) * 8
+)  # how flat each ellipsoid of the shape becomes at its outline, so that none shows in the skin
+HAND, SCARF, LOCK, MASK = 0.03, 0.05, 0.08, 0.11  # shares of images with each occlusion, added up
 
 
 def render(people: Columns, nuisance: Columns, resolution: int) -> Tensor:
@@ -57,16 +63,17 @@ def _scene(p: Columns, n: Columns, size: int, resolution: int) -> tuple[dict[str
         "quadratic": quadratic,
         "linear": linear,
         "margin": (margin / zoom[:, None])[..., None],
+        "round": (torch.tensor(ROUND, dtype=zoom.dtype) * shape[..., 5] ** 2 + 1e-3)[..., None],
+        "occluder": _occluder(p, n),
         "flat": back[:, :, :2] @ frame,
         "ray": back[:, :, 2:],
         "zoom": zoom,
         "hairline": _hairline(p, n),
-        "tints": torch.stack([cloth, tint * 1.2 + 0.02, tint * 0.75, tint * 0.55], -1),
+        "tints": torch.stack([cloth, tint * 1.2 + 0.02, tint * 0.75, _cover_colour(p, n)], -1),
         "light": _light(n),
         "backdrop": _backdrop(n),
         "resample": _resample(n["blur"], size, resolution),
     }
-    names["light"] = ["x", "y", "z", "ambient", "red", "blue"]
     return names, {key: value.float().contiguous() for key, value in scene.items()}
 
 
@@ -81,6 +88,7 @@ def _shape(p: Columns, n: Columns) -> Tensor:
     lu, ll = p["lip_upper"], p["lip_lower"]
     volume = p["hair_volume"] + n["hair_volume"]
     length = (p["hair_length"] + n["hair_length"]).clamp(0, 1)
+    long_hair = (length - 0.3).clamp(min=0)
     lock = 9 * (length * 3 - 1.3).clamp(0, 1) + 0.01
     ear = 37.5 * wide + p["ear_out"]
     side = 37 * wide + 0.4 * volume
@@ -88,7 +96,7 @@ def _shape(p: Columns, n: Columns) -> Tensor:
         [
             (0, -40, -8, 41 * wide, 42, 52 + p["forehead"], 0),
             (0, 0, 3, 37 * wide, 43 * long, 39, 0),
-            (0, 20 + drop * 0.5, 8, jaw + fat, 22 * long, 31, 0),
+            (0, 17 + drop * 0.5, 8, jaw + fat, 25 * long, 31, 0),
             (0, chin - 11 + drop, 20, p["chin_width"], 11.5, 14 + p["chin_out"], 0),
             (-12, 2, 8, 24 + fat, 22, 32 + p["cheek"], 0),
             (12, 2, 8, 24 + fat, 22, 32 + p["cheek"], 0),
@@ -105,17 +113,13 @@ def _shape(p: Columns, n: Columns) -> Tensor:
             (ear, -10, -5, 3.2 + p["ear_out"], p["ear_size"], 8, 0.2),
             (0, 60, -12, 25 + 3 * p["male"] + fat, 60, 24, 0),
             (0, -41 - 0.3 * volume, -9, 41.5 * wide + 0.7 * volume, 42.5 + volume, 53 + p["forehead"] + 0.6 * volume, 0),
-            (0, -20 + 30 * length, -26, (38 + 8 * length) * wide + 0.5 * volume, 44 + 56 * length, 24, 0),
+            (0, -22 + 42 * long_hair, -26, (38 + 9 * long_hair) * wide + 0.5 * volume, 40 + 80 * long_hair, 24, 0),
             (-side, -20 + 38 * length, 2, lock, 20 + 42 * length, lock * 1.6, 0),
             (side, -20 + 38 * length, 2, lock, 20 + 42 * length, lock * 1.6, 0),
             (0, 104, -20, 78 + 12 * p["male"], 44, 34, 0),
         ],
         wide,
     )
-
-
-# px over which each ellipsoid of the skin melts into those before it
-MELT = (0, 8, 14, 14, 12, 12, 9, 8, 7, 5, 5, 5, 5, 3, 3, 1, 1, 4)
 
 
 def _rotation(yaw: Tensor, pitch: Tensor, roll: Tensor) -> Tensor:
@@ -180,7 +184,7 @@ def _projected(shape: Tensor, turn: Tensor, frame: Tensor) -> tuple[Tensor, Tens
 
 
 def _hairline(p: Columns, n: Columns) -> Tensor:
-    """(B, 9, 1) numbers for `_hairiness`."""
+    """(B, 9, 1): the opening for the face (middle, half width, middle height, half height, skew), its ragged edge, and the side limits."""
     length = (p["hair_length"] + n["hair_length"]).clamp(0, 1)
     recede = (p["recede"] * ((n["age"] - 25) / 40).clamp(0, 1.2) * p["male"]).clamp(min=0)
     top = p["eye_y"] - 24 - p["hairline"] - n["fringe"] - 26 * recede
@@ -191,14 +195,44 @@ def _hairline(p: Columns, n: Columns) -> Tensor:
     return torch.stack([*columns, 0.03 * p["fringe_wave"], side_y, side_z], 1)[..., None]
 
 
+def _occluder(p: Columns, n: Columns) -> Tensor:
+    """(B, 5, 6): five ellipses in the frame, 1 - form as (uu, uv, vv, u, v, 1): a hand, a scarf, a lock of hair, or nothing."""
+    kind, at, turn = n["occlusion"], n["occlusion_x"], n["occlusion_x"] * 0.6
+    zero = torch.zeros_like(at)
+    hand, scarf = kind < HAND, (kind >= HAND) & (kind < SCARF)
+
+    def pick(hand_value, scarf_value, lock_value) -> Tensor:
+        return torch.where(hand, hand_value + zero, torch.where(scarf, scarf_value + zero, lock_value + zero))
+
+    rows = []
+    for i in range(5):
+        finger = float(i > 0)
+        cu = pick(24 * at + finger * ((i - 2.5) * 8.5 - 20 * turn), 18.0 * (i - 2) + 6 * at, 30 * at + 2.0 * (i - 2))
+        cv = pick(44 - finger * (24 - abs(i - 2.3) * 2.0), 55.0 - 1.5 * abs(i - 2) + 6 * at, -18.0)
+        ru, rv = pick(18 - finger * 13.3, 16.0, 2.8), pick(16 + finger * 2, 22.0, 34.0 + 2 * (i % 3))
+        tilt = pick(-turn, 0.0, -0.45 * at - 0.02 * (i - 2))
+        c, s = tilt.cos(), tilt.sin()
+        a, b, d = c * c / ru**2 + s * s / rv**2, 2 * c * s * (1 / ru**2 - 1 / rv**2), s * s / ru**2 + c * c / rv**2
+        one = torch.where(kind < LOCK, 1 - a * cu**2 - b * cu * cv - d * cv**2, zero - 99)
+        off = (kind < LOCK).to(at)
+        rows.append((-a * off, -b * off, -d * off, (2 * a * cu + b * cv) * off, (2 * d * cv + b * cu) * off, one))
+    return table(rows, at)
+
+
+def _cover_colour(p: Columns, n: Columns) -> Tensor:
+    cloth = torch.stack([n["back_g"], n["cloth_g"], n["cloth_r"]], -1)
+    kind = n["occlusion"][:, None]
+    return torch.where(kind < HAND, skin_colour(p) * 0.92, torch.where(kind < SCARF, cloth, hair_colour(p, n) * 0.8))
+
+
 def _light(n: Columns) -> Tensor:
-    """(B, 6, 1): direction to the light, share of ambient light, red, blue."""
+    """(B, 6, 1): direction to the light, share of ambient light, warmth, exposure."""
     az, el = n["light_az"] * (math.pi / 180), n["light_el"] * (math.pi / 180)
     return torch.stack([az.sin() * el.cos(), -el.sin(), az.cos() * el.cos(), n["ambient"], n["warm"], n["exposure"]], 1)[..., None]
 
 
 def _backdrop(n: Columns) -> Tensor:
-    """(B, 8, 1): direction of the gradient, place of a soft blob, then three colours as (B, 3) each packed behind; see `_background`."""
+    """(B, 13, 1): slope of the gradient, place of a soft blob, then its two colours and what the blob adds."""
     angle = n["back_angle"] * (2 * math.pi)
     base = torch.stack([n["back_r"], n["back_g"], n["back_b"]], -1)
     other = (base * n["back_fall"][:, None]).clamp(0, 1)
@@ -224,7 +258,8 @@ def _picture(names: dict[str, list[str]], scene: dict[str, Tensor], size: int, r
     v, u = (g.flatten() for g in torch.meshgrid(grid, grid, indexing="ij"))
     plane = torch.stack([u * u, u * v, v * v, u, v, torch.ones_like(u)]).expand(count, -1, -1)  # (B, 6, P)
     disc = torch.bmm(scene["quadratic"], plane)
-    depth = torch.bmm(scene["linear"], plane[:, 3:]).add_(disc * disc.abs().add_(1e-3).rsqrt_())  # falls on steeply outside the outline
+    root = disc.abs().add_(scene["round"]).rsqrt_().mul_(disc)  # falls on outside the outline
+    depth = torch.bmm(scene["linear"], plane[:, 3:]).add_(root)
     cover = disc.mul_(scene["margin"]).add_(0.5)
     face_t = _melted(depth[:, :SKIN])
     hair_t = depth[:, SKIN : SKIN + HAIR].amax(1)
@@ -245,15 +280,19 @@ def _picture(names: dict[str, list[str]], scene: dict[str, Tensor], size: int, r
     strand = (torch.sin(around * 17 + wobble) + torch.sin(around * 41 - 2 * wobble)).mul_(0.2).add_(0.5)
     opacity = layers(names, scene, monomials(*point(face_t)))
 
-    weights, rest = [body, hair * strand * (1 - body), hair * (1 - strand) * (1 - body)], (1 - hair) * (1 - body)
+    relief = torch.bmm(scene["occluder"], plane).amax(1)
+    held = torch.sigmoid(relief * 9)
+    free = (1 - held) * (1 - body)
+    weights, rest = [body * (1 - held), hair * strand * free, hair * (1 - strand) * free, held], (1 - hair) * free
     for w in reversed(opacity):
         weights.append(w * rest)
         rest = rest - weights[-1]
-    colours = torch.cat([scene["tints"][..., :3], scene["paints"].flip(-1)], -1)
+    colours = torch.cat([scene["tints"], scene["paints"].flip(-1)], -1)
     albedo = torch.bmm(colours, torch.stack(weights, 1))
     slope = torch.stack([torch.where(body > 0.5, body_t, face_t), hair_t], 1).view(count, 2, size, size)
-    lit = albedo * _shading(scene, slope, hair)
-    alpha = torch.maximum(torch.maximum(face_c, hair), body)
+    flatly = torch.lerp(_shading(scene, slope, hair), relief.clamp(0, 1).mul_(0.45).add_(0.6)[:, None], held[:, None])
+    lit = albedo * flatly
+    alpha = torch.maximum(torch.maximum(face_c, hair), torch.maximum(body, held))
     lit = torch.lerp(_background(scene["backdrop"], u, v), lit, alpha[:, None]).mul_(scene["light"][:, 5:])
     small = scene["resample"][:, None] @ lit.view(count, 3, size, size) @ scene["resample"].transpose(1, 2)[:, None]
     return small.mul_(255).round_().clamp_(0, 255).to(torch.uint8)

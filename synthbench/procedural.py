@@ -35,8 +35,8 @@ PERSON: dict[str, tuple[str, float, float]] = {
     "grey_age": ("normal", 60.0, 9.0),
     "face_width": ("normal", 1.0, 0.05),
     "face_length": ("normal", 1.0, 0.035),
-    "jaw_width": ("normal", 28.5, 2.6),
-    "fat": ("normal", 0.0, 1.3),
+    "jaw_width": ("normal", 28.0, 2.2),
+    "fat": ("normal", 0.0, 1.1),
     "cheek": ("normal", 0.0, 1.5),
     "forehead": ("normal", 0.0, 1.2),
     "chin_length": ("normal", 41.0, 2.2),
@@ -76,6 +76,9 @@ PERSON: dict[str, tuple[str, float, float]] = {
     "ear_out": ("normal", 1.6, 0.7),
     "blush": ("uniform", 0.05, 0.45),
     "wrinkle": ("normal", 0.8, 0.25),
+    "freckles": ("normal", -0.25, 0.3),
+    "freckle_x": ("uniform", -3.0, 3.0),
+    "freckle_y": ("uniform", -3.0, 3.0),
     "beard": ("normal", -0.1, 0.5),
     "goatee": ("normal", -0.2, 0.5),
     "tache": ("normal", -0.1, 0.5),
@@ -115,7 +118,6 @@ NUISANCE: dict[str, tuple[str, float, float]] = {
     "hair_volume": ("normal", 0.0, 0.8),
     "fringe": ("normal", 0.0, 0.8),
     "beard": ("normal", 0.0, 0.12),
-    "mask": ("uniform", 0.0, 1.0),
     "mask_light": ("uniform", 0.2, 1.0),
     "blur": ("uniform", 0.0, 0.9),  # sigma in px
     "back": ("uniform", 0.15, 0.85),
@@ -127,27 +129,13 @@ NUISANCE: dict[str, tuple[str, float, float]] = {
     "cloth_tint": ("normal", 0.0, 0.09),
     "cloth_tint2": ("normal", 0.0, 0.09),
     "occlusion": ("uniform", 0.0, 1.0),
-    "occlusion_kind": ("uniform", 0.0, 1.0),
     "occlusion_x": ("uniform", -1.0, 1.0),
 }
 GLASSES = 0.18  # share of images
-FRONTAL = {
-    **dict.fromkeys(
-        ("pitch", "roll", "tilt", "shift_x", "shift_y", "light_az", "warm", "smile", "open", "brow_raise", "blink", "gaze_x"), 0.0
-    ),
-    **{
-        "gaze_y": 0.0,
-        "scale": 1.0,
-        "light_el": 20.0,
-        "ambient": 0.6,
-        "exposure": 1.0,
-        "glasses": 1.0,
-        "makeup": 0.0,
-        "blur": 0.2,
-        "occlusion": 1.0,
-    },
-    **{"teeth": 0.0, "hair_length": 0.0, "hair_volume": 0.0, "fringe": 0.0, "beard": 0.0},
-}
+NEUTRAL = ("pitch", "roll", "tilt", "shift_x", "shift_y", "light_az", "warm", "smile", "open", "brow_raise", "blink", "gaze_x", "gaze_y")
+NEUTRAL += ("teeth", "makeup", "hair_length", "hair_volume", "fringe", "beard")
+FRONTAL = dict.fromkeys(NEUTRAL, 0.0) | {"scale": 1.0, "light_el": 20.0, "ambient": 0.6, "exposure": 1.0, "blur": 0.2}
+FRONTAL |= {"glasses": 1.0, "occlusion": 1.0}  # at or above the share: none
 
 
 def people(part: str, first: int, count: int, seed: int = 0) -> Tensor:
@@ -162,35 +150,42 @@ def nuisance(
     n = dict(zip(NUISANCE, draw(NUISANCE, part, identity, sample, seed, NUISANCE_SPREAD * difficulty).unbind(1)))
     if frontal:
         n |= {name: torch.full_like(n["yaw"], value) for name, value in FRONTAL.items()}
-        n["yaw"] = n["yaw"] * 0.1
+        n["yaw"] = n["yaw"] * 0.1  # degrees; a few, either way
     return n
 
 
 def render(people: Tensor, nuisance: dict[str, Tensor], resolution: int) -> Tensor:
-    """Faces (B, 3, resolution, resolution) uint8 RGB of people (B, len(PERSON)) under nuisance (name -> (B,))."""
-    p = dict(zip(PERSON, people.unbind(1)))
-    n = dict(nuisance)
-    p["male"] = torch.sigmoid(p["male"])
-    p["hair_light"] = (p["hair_light"] - 0.75 * (p["tone"] - 0.35).clamp(min=-0.15)).clamp(0, 1)
-    p["iris"] = p["iris"] - 0.7 * (p["tone"] - 0.3).clamp(min=-0.1)
-    p["hair_length"] = (p["hair_length"] + 0.35 * (0.5 - p["male"]) * 2).clamp(0, 1)
-    p["jaw_width"] = p["jaw_width"] + 2.2 * (p["male"] - 0.5)
-    p["brow_thick"] = (p["brow_thick"] + 0.7 * (p["male"] - 0.5)).clamp(min=0.7)
-    p["brow_ridge"] = p["brow_ridge"] + 1.5 * (p["male"] - 0.5)
-    for name in ("beard", "goatee", "tache"):
-        p[name] = ((p[name] + n["beard"]).clamp(0, 0.9) * p["male"]).clamp(0, 0.85)
-    for i in range(3):
-        p[f"mole{i}_r"] = p[f"mole{i}_r"].clamp(min=0.05)
+    """Faces (B, 3, resolution, resolution) uint8 RGB of people (B, len(PERSON)) under nuisance (name -> (B,), as `nuisance` gives it)."""
+    p, n = dict(zip(PERSON, people.unbind(1))), dict(nuisance)
     n["open"], n["blink"], n["makeup"] = n["open"].clamp(0, 1), n["blink"].clamp(0, 0.9), n["makeup"].clamp(0, 1)
-    n["smile"] = n["smile"].clamp(-0.3, 1.3)
-    n["age"] = n["age"].clamp(15, 80)
-    n["mask"] = (n["occlusion"] < 0.04).to(n["mask"])
+    n["smile"], n["age"] = n["smile"].clamp(-0.3, 1.3), n["age"].clamp(15, 80)
+    n["mask"] = ((n["occlusion"] >= heads.LOCK) & (n["occlusion"] < heads.MASK)).float()
     n["glasses"] = (n["glasses"] < GLASSES).float()
     for thing in ("back", "cloth"):
-        for i, c in enumerate("rgb"):
-            shift = n[f"{thing}_tint"] * (1 - i) + n[f"{thing}_tint2"] * (i % 2)
-            n[f"{thing}_{c}"] = (n[thing] + shift).clamp(0.03, 0.97)
-    return heads.render(p, n, resolution)
+        n[f"{thing}_r"] = (n[thing] + n[f"{thing}_tint"]).clamp(0.03, 0.97)
+        n[f"{thing}_g"] = (n[thing] + n[f"{thing}_tint2"]).clamp(0.03, 0.97)
+        n[f"{thing}_b"] = (n[thing] - n[f"{thing}_tint"]).clamp(0.03, 0.97)
+    return heads.render(_correlated(p, n), n, resolution)
+
+
+def _correlated(p: dict[str, Tensor], n: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The independent draws made to go together: dark skin with dark hair and eyes; jaw, brows, beard and long hair with `male`."""
+    male = torch.sigmoid(p["male"])
+    beards = {name: (p[name] + n["beard"]).clamp(0, 0.85) * male for name in ("beard", "goatee", "tache")}
+    return (
+        p
+        | beards
+        | {f"mole{i}_r": p[f"mole{i}_r"].clamp(min=0.05) for i in range(3)}
+        | {
+            "male": male,
+            "hair_light": (p["hair_light"] - 0.75 * (p["tone"] - 0.35).clamp(min=-0.15)).clamp(0, 1),
+            "iris": p["iris"] - 0.7 * (p["tone"] - 0.3).clamp(min=-0.1),
+            "hair_length": (p["hair_length"] + 0.7 * (0.5 - male)).clamp(0, 1),
+            "jaw_width": p["jaw_width"] + 2.2 * (male - 0.5),
+            "brow_thick": (p["brow_thick"] + 0.7 * (male - 0.5)).clamp(min=0.7),
+            "brow_ridge": p["brow_ridge"] + 1.5 * (male - 0.5),
+        }
+    )
 
 
 def faces(
