@@ -100,7 +100,7 @@ def read_layer(path: Path) -> Layer:
 def _places(node: yaml.Node | None, keys: Keys, path: Path, origin: dict[Keys, str]) -> None:
     if isinstance(node, yaml.SequenceNode):
         for i, item in enumerate(node.value):
-            origin[(*keys, str(i))] = f"{path}:{item.start_mark.line + 1}"
+            origin[keys + (str(i),)] = f"{path}:{item.start_mark.line + 1}"
             _places(item, (*keys, str(i)), path, origin)
     if not isinstance(node, yaml.MappingNode):
         return

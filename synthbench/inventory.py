@@ -7,6 +7,7 @@ import platform
 import shutil
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -17,7 +18,7 @@ from synthbench.results import cell
 from synthbench.store import Store, read_json
 from synthbench.types import UserError, Volume
 
-Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
+Table = tuple[tuple[str, ...], list[tuple[Any, ...]]]
 
 
 def listing(what: str, runs: Path) -> Table:

@@ -166,7 +166,7 @@ class Job:
 
             for i, name in enumerate(self.protocol.benchmarks):
                 progress(i, len(self.protocol.benchmarks))
-                if not (folder / name).exists():
+                if not (folder / name / "pairs.json").exists():
                     save_pairs(_benchmark(name, r), folder / name)
 
         count = len(self.protocol.benchmarks)
@@ -376,10 +376,7 @@ def _benchmark(name: str, resolution: int) -> PairSet:
         from synthbench.world_pairs import WORLD_BENCHMARKS, world_pairs
 
         return pairs.PairSet.from_arrays(name, *world_pairs(name, resolution), title=WORLD_BENCHMARKS[name])
-    source = sources.find(name, "pairs")
-    if "pairs" in source.options:
-        return pairs.read_pair_list(Path(source.options["pairs"]), source.path, resolution, name)
-    return pairs.read_bin(source.path, resolution, name)
+    return pairs.pairs_from_source(sources.find(name, "pairs"), resolution)
 
 
 def _run_evaluators(evaluators: dict[str, Any], subject: Any, context: Context, progress: Progress) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from synthbench.config import Settings
-from synthbench.types import Context, FaceBatch, Score, Slot, UserError, Volume
+from synthbench.types import Context, FaceBatch, Score, Skipped, Slot, UserError, Volume
 
 if TYPE_CHECKING:
     from synthbench.evaluators.subject import Subject
@@ -84,5 +84,8 @@ class Evaluator(ABC, Generic[C]):
         self.config = config
 
     @abstractmethod
-    def evaluate(self, subject: Subject, context: Context) -> list[Score]:
-        """The scores; per-item results may go into `context.out`. Raise `Skipped` with the reason when an input is absent."""
+    def evaluate(self, subject: Subject, context: Context) -> list[Score | Skipped]:
+        """The scores, and what could not be measured and why; per-item results may go into `context.out`.
+
+        Raise `Skipped` when an input is absent without which nothing can be measured.
+        """

@@ -49,7 +49,7 @@ def _from_file(kind: str, path: Path) -> Any:
         spec.loader.exec_module(module)
     except Exception as error:
         raise UserError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
-    found = [
+    found: list[Any] = [
         item for _, item in inspect.getmembers(module, inspect.isclass) if issubclass(item, KINDS[kind]) and item.__module__ == module_name
     ]
     found = [item for item in found if not inspect.isabstract(item)] or found

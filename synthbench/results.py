@@ -42,7 +42,7 @@ def cell(result: Result, metric: str, digits: int = 2, scale: float = 1.0) -> st
     return f"{mean:.{digits}f}" + (f" ±{statistics.fmean(errors):.{digits}f}" if errors else "")
 
 
-COLUMNS = (  # heading, metric, digits, factor; after one column per benchmark
+COLUMNS: tuple[tuple[str, str, int, float], ...] = (  # heading, metric, digits, factor; after one column per benchmark
     ("AVG %", "verification/avg/accuracy", 2, 1.0),
     ("gap to real", "gap_to_real/points", 2, 1.0),
     ("FD (judge)", "fd/judge/frechet", 3, 1.0),
@@ -56,7 +56,7 @@ def show(results: list[Result], benchmarks: Iterable[str]) -> None:
     """The table of the runs, to stdout, with what a reader must know below it."""
     columns = [(SHORT.get(name, name), f"verification/{name}/accuracy", 1, 1.0) for name in benchmarks]
     columns += COLUMNS
-    rows = [[f"{item['generator']} {item['volume']}", *(cell(item, *column) for _, *column in columns)] for item in results]
+    rows = [[f"{item['generator']} {item['volume']}", *(cell(item, *column[1:]) for column in columns)] for item in results]
     console.table(f"{results[-1]['protocol']}: {results[-1]['title']}", ["", *(column[0] for column in columns)], rows)
     seeds = results[-1]["seeds"]
     if len(seeds) > 1:
@@ -92,7 +92,8 @@ def grid(rows: list[Any], path: Path, height: int = 96) -> None:
     for y, row in enumerate(rows):
         for x, image in enumerate(row):
             tile = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((height, height), Image.Resampling.BICUBIC)
-            sheet[y * (height + gap) : y * (height + gap) + height, x * (height + gap) : x * (height + gap) + height] = tile
+            top, left = y * (height + gap), x * (height + gap)
+            sheet[top : top + height, left : left + height] = np.asarray(tile)
     tmp = path.with_name(path.name + ".tmp")
     Image.fromarray(sheet).save(tmp, "PNG")
     tmp.replace(path)

@@ -67,13 +67,14 @@ class Volume:
         name = next((known for known in cls.NAMED if known.lower() == name.lower()), name)
         if name in cls.NAMED:
             return cls(name, cls.NAMED[name])
-        parts = [re.fullmatch(r"([0-9_,]+)[xX*]([0-9_,]+)", part.strip()) for part in name.split("+")]
+        parts = [re.fullmatch(r"([0-9][0-9_,]*)[xX*]([0-9][0-9_,]*)", part.strip()) for part in name.split("+")]
         if not all(parts):
             raise UserError(
                 f"volume {text!r} is not understood. Use one of {', '.join(cls.NAMED)}, or identities x images, "
                 "such as 200x20 or 20000x50+40000x5"
             )
-        blocks = tuple(tuple(int(re.sub("[_,]", "", n)) for n in part.groups()) for part in parts)
+        numbers = [[int(re.sub("[_,]", "", n)) for n in part.groups()] for part in parts if part]
+        blocks = tuple((ids, images) for ids, images in numbers)
         if any(n < 1 for block in blocks for n in block):
             raise UserError(f"volume {text!r} has an empty block; both numbers must be at least 1")
         return cls("+".join(f"{ids}x{images}" for ids, images in blocks), blocks)

@@ -305,14 +305,6 @@ def _plain(name: str, top: int) -> str:
 # ---- by name ----
 
 
-def world_pair_set(name: str, resolution: int) -> PairSet:
-    """A benchmark of the embedded world, rendered."""
-    from synthbench.world_pairs import WORLD_BENCHMARKS, world_pairs
-
-    images, left, right, same = world_pairs(name, resolution)
-    return PairSet.from_arrays(name, images, left, right, same, title=WORLD_BENCHMARKS[name])
-
-
 def pairs_from_source(entry: Entry, resolution: int) -> PairSet:
     """A registered benchmark: a .bin, or a pair list with its images."""
     if "pairs" in entry.options:
