@@ -15,12 +15,26 @@ from typing import Annotated, Literal, Union
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from synthbench.config import Settings
 
-Range = tuple[float, float]
+
+def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < pair[0] <= pair[1]:
+        raise ValueError("a range is [low, high] with 0 < low <= high")
+    return pair
+
+
+def _share(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[1] > 1:
+        raise ValueError("a share is at most 1")
+    return pair
+
+
+Range = Annotated[tuple[float, float], AfterValidator(_ascending)]
+Share = Annotated[Range, AfterValidator(_share)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 GREY = (0.299, 0.587, 0.114)  # luma, ITU-R 601, as PIL and torchvision
 METHODS = ("nearest", "bilinear", "area", "bicubic", "lanczos")
@@ -46,7 +60,7 @@ class BlackOutside(Settings):
 
     name: Literal["black_outside"] = "black_outside"
     p: Probability = 0.2
-    scale: Range = (0.2, 1.0)  # share of the area
+    scale: Share = (0.2, 1.0)  # share of the area
     ratio: Range = (3 / 4, 4 / 3)  # width / height
 
     def __call__(self, images: Tensor, random: torch.Generator) -> Tensor:
@@ -62,7 +76,7 @@ class LowResolution(Settings):
 
     name: Literal["low_resolution"] = "low_resolution"
     p: Probability = 0.2
-    side: Range = (0.2, 1.0)
+    side: Share = (0.2, 1.0)
 
     def __call__(self, images: Tensor, random: torch.Generator) -> Tensor:
         full = images.shape[-1]
@@ -111,7 +125,7 @@ class ResizedCrop(Settings):
 
     name: Literal["resized_crop"] = "resized_crop"
     p: Probability = 1.0
-    scale: Range = (0.9, 1.0)
+    scale: Share = (0.9, 1.0)
     ratio: Range = (3 / 4, 4 / 3)
 
     def __call__(self, images: Tensor, random: torch.Generator) -> Tensor:
@@ -129,7 +143,7 @@ class Erase(Settings):
 
     name: Literal["erase"] = "erase"
     p: Probability = 0.5
-    scale: Range = (0.02, 0.33)
+    scale: Share = (0.02, 0.33)
     ratio: Range = (0.3, 3.3)
     fill: Probability = 0.5
 
@@ -186,7 +200,7 @@ def put(images: Tensor, rows: Tensor, new: Tensor) -> Tensor:
     return images.index_copy(0, on(rows, images), new)
 
 
-def windows(count: int, full: int, scale: Range, ratio: Range, random: torch.Generator) -> Tensor:
+def windows(count: int, full: int, scale: tuple[float, float], ratio: tuple[float, float], random: torch.Generator) -> Tensor:
     """(count, 4) int64 rows of top, left, height, width: torchvision's RandomResizedCrop, ten tries, then the whole image."""
     draw = torch.rand(count, 10, 4, generator=random)
     area = (scale[0] + draw[..., 0] * (scale[1] - scale[0])) * full * full

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from synthbench import config
@@ -48,6 +48,12 @@ class Backbone(Settings):
     depth: Literal[18, 34, 50, 100, 200] = 50  # not of `small`
     se: bool = False  # squeeze-excitation on the residual of every block; not of `small`
     width: int = Field(default=32, ge=4)  # channels of `small` in its last stage but two
+
+    @model_validator(mode="after")
+    def _exists(self) -> Backbone:
+        if self.family == "irse" and self.depth == 200:
+            raise ValueError("irse has no depth 200; use family iresnet")
+        return self
 
     def architecture(self, dropout: float) -> dict[str, Any]:
         own = {"width": self.width} if self.family == "small" else {"depth": self.depth, "se": self.se}
@@ -227,7 +233,7 @@ def update(
         group["lr"] = lr
     x = augment(send(images, device), recipe.augmentation, torch_generator(seed, "augment", step))
     x = x.contiguous(memory_format=torch.channels_last)
-    if recipe.dropout:
+    if recipe.dropout:  # nn.Dropout draws from the global stream; setting it each step makes a resumed training the same
         torch.manual_seed(derive(seed, "dropout", step))
     with autocast(device, recipe.precision):
         embedding = backbone(x)

@@ -172,3 +172,9 @@ def test_mistakes_in_a_recipe(tmp_path):
     path.write_text("augmentation:\n  - {name: flop}\n")
     with pytest.raises(UserError, match=r"mine\.yaml:2: .*flip"):
         load_recipe(str(path))
+    path.write_text("augmentation:\n  - {name: erase, scale: [0.3, 0.1]}\n")
+    with pytest.raises(UserError, match="low <= high"):
+        load_recipe(str(path))
+    path.write_text("backbone: {family: irse, depth: 200}\n")
+    with pytest.raises(UserError, match="irse has no depth 200"):
+        load_recipe(str(path))
