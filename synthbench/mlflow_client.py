@@ -85,7 +85,8 @@ def opened(root: Path) -> Iterator[MlflowClient]:
 def _create_database(path: Path) -> None:
     """A new SQLite database, by rename: two processes that migrate one file destroy it (mlflow#4123), and so does a kill."""
     import mlflow
-    from sqlalchemy import Engine, event
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
 
     def unsynced(connection: Any, _: Any) -> None:
         connection.execute("PRAGMA synchronous = OFF")  # the migrations take 2 s instead of 6; there is nothing to lose yet
@@ -158,10 +159,9 @@ def log(client: MlflowClient, run: str, params: Mapping[str, Any], numbers: list
     from mlflow.entities import Param
 
     entries = [Param(allowed(name), (value if isinstance(value, str) else json.dumps(value))[:6000]) for name, value in _flat(params)]
-    for i in range(0, len(entries), 100):
-        client.log_batch(run, params=entries[i : i + 100])
-    for i in range(0, len(numbers), 1000):
-        client.log_batch(run, metrics=numbers[i : i + 1000])
+    while entries or numbers:
+        client.log_batch(run, params=entries[:100], metrics=numbers[:900])  # 100 parameters and 1000 of both
+        entries, numbers = entries[100:], numbers[900:]
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
