@@ -206,6 +206,16 @@ def ui_command(port: int, runs: Path) -> None:
     tracking.ui(runs.absolute(), port)
 
 
+@cli.command("sync", short_help="Mirror runs to MLflow that are not there yet.")
+@RUNS
+def sync_command(runs: Path) -> None:
+    """Rebuild the MLflow mirror from the run folders, after a tracking failure or when mlflow.db was deleted."""
+    from synthbench import tracking
+    from synthbench.store import Store
+
+    console.note(f"{tracking.synchronise(Store(runs.absolute()))} runs added")
+
+
 @cli.command("doctor", short_help="Versions, devices, disk, data: for a bug report.")
 @RUNS
 def doctor_command(runs: Path) -> None:

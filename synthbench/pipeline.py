@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,11 +132,14 @@ class Job:
             from synthbench import recognition
             from synthbench.data.faces import open_faces
 
-            seen = 0.0
-            for step in recognition.train(open_faces(faces.stage.folder), recipe, seed=seed, device=self.device, out=folder):
-                progress(step.number, step.total)
-                seen = step.images_per_second
-            return {"images_per_second": round(seen, 1)}
+            seen = []
+            with open(folder / "metrics.jsonl", "a", encoding="utf-8") as log:
+                for step in recognition.train(open_faces(faces.stage.folder), recipe, seed=seed, device=self.device, out=folder):
+                    progress(step.number, step.total)
+                    seen.append(step.images_per_second)
+                    line = {"step": step.number, "loss": step.loss, "lr": step.lr, "images_per_second": round(step.images_per_second, 1)}
+                    log.write(json.dumps(line) + "\n")
+            return {"images_per_second": round(statistics.median(seen), 1)} if seen else {}
 
         work = f"{whose}recipe {recipe_name}, {recipe.epochs} epochs, seed {seed}"
         label = f"{recipe_name} {self.protocol.resolution} {self.device.type}"

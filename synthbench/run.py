@@ -77,12 +77,12 @@ def run(request: Request) -> Result | None:
         console.note(f"stopped after {request.until}, as asked; the same command without --until continues")
         return None
     result = _collect(job, plans, list(stages.values()), time.time() - start)
+    results.save(store, result)
+    results.remember(store, key, result["run"])
     if request.tracking:
         from synthbench import tracking
 
         tracking.mirror(store, result)
-    results.save(store, result)
-    results.remember(store, key, result["run"])
     return result
 
 
