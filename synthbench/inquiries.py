@@ -25,7 +25,7 @@ BLOCK = 256  # candidates embedded and compared at a time
 class Inquiries(Settings):
     """The `enroll` part of a generator's config."""
 
-    source: str = Field("real", description="real: the protocol's real set | world | a registered source | path of images or of a generated set")
+    source: str = Field("real", description="real: the real set | world | a registered source | path of images or of a generated set")
     threshold: float = Field(0.3, ge=-1, le=1, description="highest cosine between two inquiries under the encoder (CemiFace: below 0.3)")
     tries: int = Field(20, ge=1, description="candidates looked at per identity wanted, where there is no end of them (world)")
 
@@ -65,8 +65,7 @@ def enroll(count: int, settings: Inquiries, context: Context) -> None:
         raise UserError(
             f"enroll.source {settings.source!r}: {tried:,} of {limit:,} candidates tried, {n:,} fit with every two below cosine "
             f"{settings.threshold}, but {count:,} identities are wanted. Ask for a volume of at most {n:,} identities, raise "
-            "enroll.threshold, or give a source with more people"
-            + ("; or raise enroll.tries" if settings.source == "world" else "")
+            "enroll.threshold, or give a source with more people" + ("; or raise enroll.tries" if settings.source == "world" else "")
         )
     console.note(f"inquiries: {tried:,} candidates tried, {n:,} kept (pairwise cosine below {settings.threshold})")
     writer = ShardWriter(context.out / "inquiries")

@@ -77,6 +77,8 @@ def test_sampled_times():
     uniform = diffusion.sample_times(20_000, abar, draw)
     counts = torch.bincount(uniform // 100, minlength=10)
     assert counts.sum() == 20_000 and ((counts - 2000).abs() < 5 * np.sqrt(2000)).all()
+    one_each = diffusion.sample_times(50, abar, draw, "stratified")
+    assert sorted((one_each // 20).tolist()) == list(range(50)) and one_each.tolist() != sorted(one_each.tolist())
     normal = diffusion.sample_times(20_000, abar, draw, "log_normal", mean=0.3, std=0.7)
     log_sigma = 0.5 * ((1 - abar) / abar).log()[normal]
     assert log_sigma.mean() == pytest.approx(0.3, abs=0.03) and log_sigma.std() == pytest.approx(0.7, abs=0.03)

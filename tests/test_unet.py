@@ -87,7 +87,8 @@ def test_attention_is_one_softmax_over_condition_and_pixels():
 
 
 def test_skipped_halving_keeps_the_size():
-    shape = Shape(channels=8, multipliers=(1, 1, 2), attention_levels=(2,), attention_width=16, head_width=8, groups=4, skip_downsample_level=1)
+    change = {"channels": 8, "multipliers": (1, 1, 2), "attention_levels": (2,), "skip_downsample_level": 1}
+    shape = SMALL.model_copy(update=change)
     unet = wake(UNet(shape, 14, 0)).eval()
     sizes = []
     unet.middle[0].register_forward_hook(lambda module, inputs, output: sizes.append(output.shape[-1]))

@@ -47,7 +47,7 @@ class Train(Settings):
     m_interval: float = Field(0.04, ge=0, le=2, description="in steps of this; 0: any number between (the paper warns against it)")
     similarity_weight: float = Field(0.05, ge=0, description="lambda of Eq. 13 [12]")
     distance: Literal["cosine", "euclidean"] = Field("cosine", description="similarity is the cosine, or 1 - the distance of unit vectors")
-    norm: Literal["absolute", "squared", "batch"] = Field("absolute", description="open: |1 - cos|, its square, or the batch's Euclidean norm")
+    norm: Literal["absolute", "squared", "batch"] = Field("absolute", description="open: |1 - cos|, its square, or the norm over the batch")
     clip_x0: bool = Field(True, description="open: clip the estimate of x_0 to [-1, 1] before the encoder (DCFace)")
     per_image: bool = Field(True, description="open: t and m for each image, or one for the batch")
     schedule: diffusion.Schedule = "linear"
@@ -273,7 +273,7 @@ def train(settings: Train, context: Context) -> None:
         return
     faces, encoder, device = context.faces, context.encoder, context.device
     if not encoder.differentiable:
-        raise UserError(f"encoder {encoder.name} runs forwards only; CemiFace trains through it. Give the protocol one with weights in PyTorch")
+        raise UserError(f"encoder {encoder.name} runs forwards only; CemiFace needs its gradients. Take one with weights in PyTorch")
     size = min(settings.batch_size, len(faces))
     total = settings.steps or max(1, round(settings.epochs * len(faces) / size))
     codes = embed_twice(context, settings.flip)
@@ -331,8 +331,8 @@ def train(settings: Train, context: Context) -> None:
         context.progress(done, total)
         keep = time.monotonic() - saved > SAVE_EVERY
         if done % LOG_EVERY == 0 or done == total or keep:
-            row = {"step": done, "loss": loss, "mse": mse, "similarity_loss": matching, "similarity": reached.mean()}
-            line = {name: round(float(value), 6) for name, value in row.items()}
+            row = {"loss": loss, "mse": mse, "similarity_loss": matching, "similarity": reached.mean()}
+            line = {"step": done} | {name: round(value.item(), 6) for name, value in row.items()}
             if not np.isfinite(line["loss"]):
                 raise UserError(
                     f"the loss of CemiFace became {line['loss']} at step {done} (squared error {line['mse']}, similarity loss "
@@ -373,7 +373,7 @@ def learning_rate(settings: Train, step: int, total: int) -> float:
 
 
 def embed_twice(context: Context, flip: bool) -> Tensor:
-    """C_id of every training image and, with `flip`, of its mirror image: (2 or 1, N, dim) raw embeddings. E_id is frozen, so once will do."""
+    """C_id of every training image and, with `flip`, of its mirror image: (2 or 1, N, dim). E_id is frozen: once will do."""
     path = context.out / "codes.safetensors"
     if path.exists():
         return load_file(path)["codes"]
