@@ -100,7 +100,7 @@ def read_layer(path: Path) -> Layer:
 def _places(node: yaml.Node | None, keys: Keys, path: Path, origin: dict[Keys, str]) -> None:
     if isinstance(node, yaml.SequenceNode):
         for i, item in enumerate(node.value):
-            origin[keys + (str(i),)] = f"{path}:{item.start_mark.line + 1}"
+            origin[(*keys, str(i))] = f"{path}:{item.start_mark.line + 1}"
             _places(item, (*keys, str(i)), path, origin)
     if not isinstance(node, yaml.MappingNode):
         return
@@ -177,7 +177,7 @@ def build(kind: type[S], *layers: Layer) -> S:
 def _explain(kind: type[Settings], layer: Layer, item: Any) -> str:
     keys = tuple(str(part) for part in item["loc"])
     known = max((path for path in layer.origin if keys[: len(path)] == path), key=len, default=())
-    place = f"{layer.origin[known]}: " if known else ""
+    place = f"{layer.origin[known]}: " if known in layer.origin else ""
     name = ".".join(keys) or "settings"
     if item["type"] == "extra_forbidden":
         names = _field_names(kind, keys[:-1])

@@ -54,8 +54,8 @@ def load_generator(name: str, protocol: Protocol, *layers: Layer) -> Generator:
     kind = registry.load("generator", name)
     name = registry.short_name(name)
     shipped = read_layer(config_path("generators", name)) if name in config_names("generators") else Layer()
-    changes = protocol.generators.get(name)
-    changed = Layer(changes, {(): f"protocol {protocol.name}, generators.{name}"}) if changes else Layer()
+    changes = protocol.generators.get(name, {})
+    changed = Layer(changes, {(part,): f"protocol {protocol.name}, generators.{name}" for part in changes})
     return kind(build(kind.Config, shipped, changed, *layers))
 
 

@@ -81,9 +81,13 @@ def test_states_from_run_to_cached(stage: Stage) -> None:
 
 
 def test_a_crash_in_the_block_leaves_resume_and_the_files(stage: Stage) -> None:
-    with pytest.raises(RuntimeError), stage.building():
-        (stage.folder / "checkpoint").write_text("half")
-        raise RuntimeError
+    def crash() -> None:
+        with stage.building():
+            (stage.folder / "checkpoint").write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        crash()
     assert stage.state == "resume" and (stage.folder / "checkpoint").read_text() == "half"
     build(stage)  # the lock is free again
     assert stage.state == "cached"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,8 @@ def check_evaluator(name: str, settings: Layer, root: Path) -> Iterator[str]:
     faces = rendered("train")
     evaluator = kind(build(kind.Config, settings))
     trial = Trial(evaluator, registry.short_name(name), root, faces, tiny_encoder(faces, 0))
-    runs = [evaluate(trial, full_subject(trial), f"evaluate-{i}") for i in range(2)]
+    subject = full_subject(trial)
+    runs = [evaluate(trial, replace(subject, _embeddings={}), f"evaluate-{i}") for i in range(2)]
     for before, after in zip(*runs):
         if before != after:
             raise trial.fault(f"evaluated twice, it finds {before} and {after}; draw what is random from seeds.derive(context.seed, ...)")
@@ -35,9 +37,7 @@ def check_evaluator(name: str, settings: Layer, root: Path) -> Iterator[str]:
     found = [item for item in runs[0] if isinstance(item, Score)]
     groups = ", ".join(sorted({item.metric.rpartition("/")[0] for item in found}))
     yield f"{len(found)} scores ({groups}), {len(runs[0]) - len(found)} skipped with a reason; the same when evaluated again"
-    bare = full_subject(trial)
-    bare.recognizer, bare.benchmarks, bare.inquiries, bare.baseline = None, [], None, None
-    evaluate(trial, bare, "evaluate-bare")
+    evaluate(trial, replace(subject, recognizer=None, benchmarks=[], inquiries=None, baseline=None, _embeddings={}), "evaluate-bare")
     yield "without recognizer, benchmarks, inquiries and baseline: scores or a reason"
     yield "nothing was written outside context.out"
 
