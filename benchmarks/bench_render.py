@@ -22,9 +22,8 @@ def main() -> None:
         wall, cpu = time.perf_counter(), time.process_time()
         procedural.faces("train", identity, sample, resolution)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        print(
-            f"{resolution:4d} px: {options.images / wall:7.0f} images/s with {options.threads} threads, {options.images / cpu:6.0f} per CPU second"
-        )
+        rate, per_cpu = options.images / wall, options.images / cpu
+        print(f"{resolution:4d} px: {rate:5.0f} images/s with {options.threads} threads, {per_cpu:5.0f} per CPU second")
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def _arc(cx, cy, height, width, tilt=0.0, side: str = "a", k=1.0) -> Form:
 
 
 def features(p: Columns, n: Columns, sharp: Tensor) -> tuple[dict[str, list[str]], dict[str, Tensor]]:
-    """Names and coefficients: "spots", "bands", "areas" (B, F, 11) and "paints" (B, 3, layers). `sharp`: slope of an edge per px."""
+    """Names and coefficients: "waves", "spots", "bands", "areas" (B, F, 11), "parts" (B, F, 1) and "paints" (B, 3, layers). `sharp`: slope of an edge per px."""
     zero = torch.zeros_like(sharp)
     old = ((n["age"] - 30) / 40).clamp(0, 1.3) * p["wrinkle"]
     grin = n["smile"].clamp(0, 1)
@@ -140,11 +140,9 @@ def features(p: Columns, n: Columns, sharp: Tensor) -> tuple[dict[str, list[str]
         "freckle1": {"1": p["freckle_x"], "x": 1.3, "y": 0.7},
         "freckle2": {"1": p["freckle_y"], "x": -0.6, "y": 1.4},
     }
-    names = {"waves": list(waves), "spots": list(spots), "bands": list(bands), "areas": list(areas)}
-    forms = {
-        kind: table([tuple(row.get(m, 0.0) for m in MONOMIALS) for row in rows.values()], sharp)
-        for kind, rows in (("waves", waves), ("spots", spots), ("bands", bands), ("areas", areas))
-    }
+    kinds: dict[str, dict[str, Form]] = {"waves": waves, "spots": spots, "bands": bands, "areas": areas}
+    names = {kind: list(rows) for kind, rows in kinds.items()}
+    forms = {kind: table([tuple(row.get(m, 0.0) for m in MONOMIALS) for row in rows.values()], sharp) for kind, rows in kinds.items()}
     part = {
         "fold": (0.06 + 0.3 * old + 0.22 * grin).clamp(max=0.6),
         "lines": 0.3 * (old - 0.15).clamp(min=0),
@@ -249,7 +247,7 @@ def skin_colour(p: Columns) -> Tensor:
 
 
 def hair_colour(p: Columns, n: Columns) -> Tensor:
-    colour = _ramp(p["hair_light"], ((0.07, 0.055, 0.05), (0.17, 0.11, 0.08), (0.33, 0.21, 0.13), (0.55, 0.39, 0.23), (0.78, 0.63, 0.40)))
+    colour = _ramp(p["hair_light"], ((0.07, 0.055, 0.05), (0.17, 0.11, 0.08), (0.33, 0.21, 0.13), (0.57, 0.39, 0.23), (0.83, 0.66, 0.43)))
     colour = colour + (p["hair_red"] * p["hair_light"].clamp(0.15, 1))[:, None] * colour.new_tensor([0.12, 0.0, -0.05])
     grey = torch.sigmoid((n["age"] - p["grey_age"]) / 5)[:, None] * 0.85
     return torch.lerp(colour.clamp(0.02, 1), colour.new_tensor([0.72, 0.71, 0.70]).expand_as(colour), grey)

@@ -89,7 +89,7 @@ def _shape(p: Columns, n: Columns) -> Tensor:
     volume = p["hair_volume"] + n["hair_volume"]
     length = (p["hair_length"] + n["hair_length"]).clamp(0, 1)
     long_hair = (length - 0.3).clamp(min=0)
-    lock = 9 * (length * 3 - 1.3).clamp(0, 1) + 0.01
+    lock = torch.where(length > 0.48, 3 + 12 * (length - 0.3), 0.01)
     ear = 37.5 * wide + p["ear_out"]
     side = 37 * wide + 0.4 * volume
     return table(
@@ -190,7 +190,7 @@ def _hairline(p: Columns, n: Columns) -> Tensor:
     top = p["eye_y"] - 24 - p["hairline"] - n["fringe"] - 26 * recede
     low = 30.0
     side_y = -14 - 3 * p["part"].abs() + 8 * (1 - p["male"])
-    side_z = -13 + 40 * (length * 2.5 - 0.7).clamp(0, 1)
+    side_z = -13 + 40 * (length * 4 - 1.4).clamp(0, 1)
     columns = [3 * p["part"], p["temple"] + 5 * recede, (top + low) / 2, (low - top) / 2, 0.2 * p["part"], 3 * p["part"]]
     return torch.stack([*columns, 0.03 * p["fringe_wave"], side_y, side_z], 1)[..., None]
 
@@ -220,7 +220,7 @@ def _occluder(p: Columns, n: Columns) -> Tensor:
 
 
 def _cover_colour(p: Columns, n: Columns) -> Tensor:
-    cloth = torch.stack([n["back_g"], n["cloth_g"], n["cloth_r"]], -1)
+    cloth = torch.stack([n["cloth_b"], n["cloth_g"], n["cloth_r"]], -1) * 0.8
     kind = n["occlusion"][:, None]
     return torch.where(kind < HAND, skin_colour(p) * 0.92, torch.where(kind < SCARF, cloth, hair_colour(p, n) * 0.8))
 

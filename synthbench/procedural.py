@@ -133,8 +133,8 @@ NUISANCE: dict[str, tuple[str, float, float]] = {
 }
 GLASSES = 0.18  # share of images
 NEUTRAL = ("pitch", "roll", "tilt", "shift_x", "shift_y", "light_az", "warm", "smile", "open", "brow_raise", "blink", "gaze_x", "gaze_y")
-NEUTRAL += ("teeth", "makeup", "hair_length", "hair_volume", "fringe", "beard")
-FRONTAL = dict.fromkeys(NEUTRAL, 0.0) | {"scale": 1.0, "light_el": 20.0, "ambient": 0.6, "exposure": 1.0, "blur": 0.2}
+STEADY = ("teeth", "makeup", "hair_length", "hair_volume", "fringe", "beard")
+FRONTAL = dict.fromkeys(NEUTRAL + STEADY, 0.0) | {"scale": 1.0, "light_el": 20.0, "ambient": 0.6, "exposure": 1.0, "blur": 0.2}
 FRONTAL |= {"glasses": 1.0, "occlusion": 1.0}  # at or above the share: none
 
 
