@@ -250,7 +250,11 @@ class Job:
         faces = open_faces(context.out)  # packs once, for training
         if len(faces) != len(slots):
             raise UserError(f"generator {self.short_name} made {len(faces)} images for {len(slots)} slots")
-        return {"images": len(faces), "images_per_second": round((done - begun) / max(time.monotonic() - start, 1e-3), 1)}
+        return {
+            "images": len(faces),
+            "digest": faces.digest,
+            "images_per_second": round((done - begun) / max(time.monotonic() - start, 1e-3), 1),
+        }
 
     def steps(self, seed: int, baseline: bool = True) -> list[Step]:
         """Every stage of the run with this seed, in order. `baseline`: with the stages of the real baseline."""
