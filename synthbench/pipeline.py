@@ -50,9 +50,18 @@ class Step:
 
 
 def load_generator(name: str, protocol: Protocol, *layers: Layer) -> Generator:
-    """The generator `name` with its settings: its own defaults, its shipped file, what the protocol changes, then `layers`."""
+    """The generator `name` with its settings: its own defaults, its shipped file, what the protocol changes, then `layers`.
+
+    Raises UserError for mistakes in settings, and for a generator with settings that would enter the key of no stage.
+    """
     kind = registry.load("generator", name)
     name = registry.short_name(name)
+    parts = {"train": kind.traits.trains, "enroll": kind.traits.enrolls, "sample": True}
+    if stray := [part for part in kind.Config.model_fields if not parts.get(part)]:
+        has = ", ".join(part for part in parts if parts[part])
+        raise UserError(
+            f"{name}: setting {stray[0]!r} enters no key, so changing it would change nothing; by its traits the parts are {has}"
+        )
     shipped = read_layer(config_path("generators", name)) if name in config_names("generators") else Layer()
     changes = protocol.generators.get(name, {})
     changed = Layer(changes, {(part,): f"protocol {protocol.name}, generators.{name}" for part in changes})

@@ -74,10 +74,11 @@ BROKEN = {
     "no docstring": ('    """Colour and noise."""\n', "", "has no docstring"),
     "version": ("tiny =", "version = 0\n    tiny =", "version is 0"),
     "config": ("class Config(Settings):", "class Config:", "must be a class derived from synthbench.config.Settings"),
-    "a part of its own": ("    sample: Sample", "    size: int = 3\n    sample: Sample", "'size' is in none of the parts"),
+    "a part of its own": ("    sample: Sample", "    size: int = 3\n    sample: Sample", "setting 'size' enters no key"),
+    "part of no stage": ("sample: Sample = Sample()", "other: Part = Part()", "setting 'other' enters no key"),
     "no tiny": ('tiny = {"train": {"steps": 3}}', "", "`tiny` must hold settings"),
     "tiny is wrong": ('{"steps": 3}', '{"stps": 3}', "Mine.tiny: unknown setting 'train.stps'; did you mean 'steps'?"),
-    "traits deny train": ("trains=True, ", "", "'train', but traits.trains is False"),
+    "traits deny train": ("trains=True, ", "", "traits.trains is False, but the method train is defined"),
     "imports an evaluator": (
         "def enroll(self, count, context):",
         "def enroll(self, count, context):\n        import synthbench.evaluators.gap",

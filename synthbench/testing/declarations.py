@@ -11,7 +11,6 @@ from synthbench.config import Settings
 from synthbench.plugin import Evaluator, Generator, Traits
 from synthbench.types import UserError
 
-PARTS = ("train", "enroll", "sample")  # parts of a Config, each in the key of its stage
 OUTSIDE = ("mlflow", *(f"synthbench.{name}" for name in ("cli", "run", "results", "inventory", "testing", "tracking", "pipeline", "plan")))
 
 
@@ -38,15 +37,9 @@ def check_class(kind: type[Generator] | type[Evaluator], name: str) -> str:
 def _check_traits(kind: type[Generator], name: str) -> None:
     if not isinstance(kind.traits, Traits):
         raise UserError(f"{name}: traits must be a synthbench.plugin.Traits")
-    has = {"train": kind.traits.trains, "enroll": kind.traits.enrolls, "sample": True}
-    for field_name in kind.Config.model_fields:
-        if field_name not in PARTS:
-            raise UserError(f"{name}: setting {field_name!r} is in none of the parts {', '.join(PARTS)}: changing it would change no key")
-        if not has[field_name]:
-            raise UserError(f"{name}: there are settings {field_name!r}, but traits.{field_name}s is False: they would enter no key")
-    for stage in ("train", "enroll"):
-        if (getattr(kind, stage) is not getattr(Generator, stage)) != has[stage]:
-            raise UserError(f"{name}: traits.{stage}s is {has[stage]}, but the method {stage} is {'' if not has[stage] else 'not '}defined")
+    for stage, says in (("train", kind.traits.trains), ("enroll", kind.traits.enrolls)):
+        if (getattr(kind, stage) is not getattr(Generator, stage)) != says:
+            raise UserError(f"{name}: traits.{stage}s is {says}, but the method {stage} is {'not ' if says else ''}defined")
     if kind.traits.trains and not kind.tiny:
         raise UserError(f"{name}: it trains; `tiny` must hold settings with which that takes seconds, such as {{'train': {{'steps': 6}}}}")
 
