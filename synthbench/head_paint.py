@@ -59,7 +59,10 @@ def _arc(cx, cy, height, width, tilt=0.0, side: str = "a", k=1.0) -> Form:
 
 
 def features(p: Columns, n: Columns, sharp: Tensor) -> tuple[dict[str, list[str]], dict[str, Tensor]]:
-    """Names and coefficients: "waves", "spots", "bands", "areas" (B, F, 11), "parts" (B, F, 1) and "paints" (B, 3, layers). `sharp`: slope of an edge per px."""
+    """Names of the features, and coefficients: "waves", "spots", "bands" and "areas" (B, F, 11), "parts" (B, F, 1), "paints" (B, 3, layers).
+
+    `sharp` (B,) is the slope of a soft edge per px. The first ten spots are shade, the next three moles.
+    """
     zero = torch.zeros_like(sharp)
     old = ((n["age"] - 30) / 40).clamp(0, 1.3) * p["wrinkle"]
     grin = n["smile"].clamp(0, 1)
@@ -77,7 +80,7 @@ def features(p: Columns, n: Columns, sharp: Tensor) -> tuple[dict[str, list[str]
         """Below the line through the corners that stands `rise` above the middle of the closed mouth."""
         return _arc(0, mid - bow, rise - bow, mw * width, side="x", **kw) | {"x": -p["mouth_tilt"] * kw.get("k", 1.0)}
 
-    spots = {
+    spots: dict[str, Form] = {
         "socket": _spot(ex - 0.5, ey - 3.5, 10.0, 5.5, strength=0.30),
         "inner": _spot(ex * 0.45, ey + 0.5, 3.2, 6.0, strength=0.30),
         "bag": _spot(ex, ey + 6.5, 7.0, 2.0, 0.12, strength=0.08 + 0.3 * old),
@@ -99,7 +102,7 @@ def features(p: Columns, n: Columns, sharp: Tensor) -> tuple[dict[str, list[str]
     neck = spots["neck"]
     spots["neck"] = neck | {"zz": 1 / 26**2, "z": -2 * 6 / 26**2, "1": neck["1"] + (6 / 26) ** 2}
     fade = 0.5 + 0.3 * old
-    bands = {
+    bands: dict[str, Form] = {
         "fold": {"1": (-(nw + 1.5) + 0.6 * (ny + 2)) * fade, "a": fade, "y": -0.6 * fade},  # from the nose wing to the mouth corner
         "brow_line1": _arc(0, by - 8, 1.5, 24.0, k=0.9),
         "brow_line2": _arc(0, by - 14, 1.8, 24.0, k=0.9),
@@ -113,7 +116,7 @@ def features(p: Columns, n: Columns, sharp: Tensor) -> tuple[dict[str, list[str]
     k = sharp
     lens = _spot(ex * 1.05, ey + 1.5, n["lens"] * 1.1, n["lens"] * 0.9)
     flip = -k
-    areas = {
+    areas: dict[str, Form] = {
         "eye_up": _arc(ex, ey, up, ew, lean, k=k),
         "eye_low": _arc(ex, ey, -0.55 * p["eye_height"], ew, lean, k=flip),
         "iris": _disc(_iris(ex, gx, gy, ir), 0.5 * ir * k),
@@ -136,11 +139,11 @@ def features(p: Columns, n: Columns, sharp: Tensor) -> tuple[dict[str, list[str]
         "mask": _arc(0, ny + 4, 7.0, 26.0, k=k),
         "mask_low": {"y": flip, "1": k * (p["chin_length"] + 5)},
     }
-    waves = {
+    waves: dict[str, Form] = {
         "freckle1": {"1": p["freckle_x"], "x": 1.3, "y": 0.7},
         "freckle2": {"1": p["freckle_y"], "x": -0.6, "y": 1.4},
     }
-    kinds: dict[str, dict[str, Form]] = {"waves": waves, "spots": spots, "bands": bands, "areas": areas}
+    kinds = {"waves": waves, "spots": spots, "bands": bands, "areas": areas}
     names = {kind: list(rows) for kind, rows in kinds.items()}
     forms = {kind: table([tuple(row.get(m, 0.0) for m in MONOMIALS) for row in rows.values()], sharp) for kind, rows in kinds.items()}
     part = {
