@@ -22,6 +22,7 @@ from synthbench.seeds import numpy_generator
 from synthbench.types import Context, Score, Skipped, UserError
 
 if TYPE_CHECKING:
+    from synthbench.data.faces import FaceSet
     from synthbench.data.pairs import PairSet
     from synthbench.models.encoder import Encoder
 
@@ -69,21 +70,20 @@ def tar_stderr(distance: np.ndarray, same: np.ndarray, far: float, random: np.ra
 
 
 @torch.no_grad()
-def embed_benchmark(encoder: Encoder, images, flip: bool, batch_size: int = 256) -> tuple[np.ndarray, np.ndarray]:
-    """Unit float64 embeddings (N, D), summed over mirrors when `flip`, and norms of the raw ones (N,) or (2 N,).
-
-    `images` has len() and .images(rows) -> (B, 3, R, R) uint8 RGB.
-    """
-    total, norms = [], []
+def raw_embeddings(encoder: Encoder, images: FaceSet, mirror: bool = False, batch_size: int = 256) -> np.ndarray:
+    """Raw embeddings (N, D) float64 of all images, or of their mirror images."""
+    out = []
     for start in range(0, len(images), batch_size):
         pixels = images.images(slice(start, min(start + batch_size, len(images)))).to(encoder.device).float() / 127.5 - 1
-        views = [pixels, pixels.flip(3)] if flip else [pixels]
-        raw = [encoder(view).double().cpu().numpy() for view in views]
-        total.append(sum(raw))
-        norms.append(np.linalg.norm(raw, axis=2).T.ravel())
-    summed = np.concatenate(total)
-    length = np.linalg.norm(summed, axis=1, keepdims=True)
-    return summed / np.where(length == 0, 1, length), np.concatenate(norms)
+        out.append(encoder(pixels.flip(3) if mirror else pixels).double().cpu().numpy())
+    return np.concatenate(out)
+
+
+def combine(*views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Unit embeddings (N, D) of the sum of the views' raw ones, and the mean norm (N,) of the raw ones (published as XNorm)."""
+    total = np.sum(views, axis=0)
+    length = np.linalg.norm(total, axis=1, keepdims=True)
+    return total / np.where(length == 0, 1, length), np.linalg.norm(views, axis=2).mean(0)
 
 
 def pair_distances(embeddings: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -110,7 +110,8 @@ class Verification(Evaluator[VerificationConfig]):
         scores: list[Score | Skipped] = []
         accuracies: list[Score] = []
         for benchmark in subject.benchmarks:
-            embeddings, norms = embed_benchmark(subject.recognizer, benchmark.images, self.config.flip)
+            mirrors = (False, True) if self.config.flip else (False,)
+            embeddings, norms = combine(*[raw_embeddings(subject.recognizer, benchmark.images, mirror) for mirror in mirrors])
             require_finite(embeddings, f"embeddings of the benchmark {benchmark.name} by the recognizer")
             distance = pair_distances(embeddings, benchmark.left, benchmark.right)
             results = kfold(distance, check(benchmark, self.config.folds), folds=self.config.folds)
