@@ -59,7 +59,7 @@ def _arc(cx, cy, height, width, tilt=0.0, side: str = "a", k=1.0) -> Form:
 
 
 def features(p: Columns, n: Columns, sharp: Tensor) -> tuple[dict[str, list[str]], dict[str, Tensor]]:
-    """Names of the features, and coefficients: "waves", "spots", "bands" and "areas" (B, F, 11), "parts" (B, F, 1), "paints" (B, 3, layers).
+    """Names of the features, and coefficients: "waves", "spots", "bands" and "areas" (B, F, 11), "parts" (B, F, 1), "paints" (B, 3, L).
 
     `sharp` (B,) is the slope of a soft edge per px. The first ten spots are shade, the next three moles.
     """
