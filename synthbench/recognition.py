@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -161,8 +162,8 @@ def train(faces: FaceSet, recipe: Recipe, *, seed: int, device: torch.device, ou
                     save(out / "checkpoint.pt", step + 1, fingerprint, backbone, head, optimizer)
                     saved = time.monotonic()
                 speed, waiting = count * batch / (now - since), waited / (now - since)
-                since, waited, done = time.monotonic(), 0.0, step + 1
                 yield Step(step + 1, total, fresh.mean().item(), lr, speed, waiting)
+                since, waited, done = time.monotonic(), 0.0, step + 1
 
     spec = {
         "name": f"recognizer, recipe {recipe.name}",
@@ -208,12 +209,16 @@ def setup(faces: FaceSet, recipe: Recipe, seed: int, device: torch.device) -> tu
 def read(faces: FaceSet, seed: int, step: int, batch: int, per_epoch: int) -> tuple[Tensor, Tensor]:
     """Images (B, 3, R, R) uint8 and labels (B,) int64 of a step: a part of the permutation of its epoch; what is left over is dropped."""
     epoch, place = divmod(step, per_epoch)
-    order = torch.randperm(len(faces), generator=torch_generator(seed, "epoch", epoch))
-    rows = order[place * batch : (place + 1) * batch].numpy()
+    rows = order(len(faces), seed, epoch)[place * batch : (place + 1) * batch].numpy()
     images = faces.images(rows)
     if images.shape[1:] != (3, faces.resolution, faces.resolution):
         raise UserError(f"the training set says {faces.resolution} px, but its images are {tuple(images.shape[1:])}")
     return images, torch.as_tensor(faces.identity[rows])
+
+
+@lru_cache(maxsize=2)
+def order(count: int, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(count, generator=torch_generator(seed, "epoch", epoch))
 
 
 def update(
