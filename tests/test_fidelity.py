@@ -152,15 +152,15 @@ def test_inception_is_pytorch_fids(tmp_path, monkeypatch):
     state = made[0].state_dict()
     for name, value in state.items():
         if "running_var" in name:
-            value.uniform_(0.5, 0.6)  # shared with `theirs`; otherwise the signal dies out on the way
+            value.uniform_(0.1, 0.2)  # shared with `theirs`; with 1 the signal dies out on the way
     torch.save(state, tmp_path / "inception.pth")
     ours = Inception(tmp_path / "inception.pth")
     pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     with torch.no_grad():
         expected = theirs(pixels.float() / 255)[0].flatten(1).numpy()
     found = inception_features(ours, Faces([0, 1], pixels=pixels), np.arange(2), torch.device("cpu"))
-    assert found.shape == (2, 2048) and expected.std() > 0
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert found.shape == (2, 2048) and expected.std() > 1e-3
+    np.testing.assert_allclose(found, expected, atol=1e-5 * expected.std())
     torch.save({"wrong": torch.zeros(1)}, tmp_path / "wrong.pth")
     with pytest.raises(UserError, match="is not pytorch-fid's Inception"):
         Inception(tmp_path / "wrong.pth")
