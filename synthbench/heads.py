@@ -22,9 +22,8 @@ CHUNK = 32_768  # picture points worked on at once, so that they stay in the cac
 SKIN, HAIR, NECK = 18, 4, 17  # ellipsoids of the skin and of the hair; the row of the neck
 # px over which each ellipsoid of the skin melts into those before it
 MELT = (0, 8, 14, 14, 12, 12, 9, 8, 7, 5, 5, 5, 5, 3, 3, 1, 1, 4)
-ROUND = (
-    (0.0,) * 4 + (0.12,) * 11 + (0.0,) * 8
-)  # how flat each ellipsoid of the shape becomes at its outline, so that none shows in the skin
+# how flat each ellipsoid of the shape becomes at its outline, so that none shows in the skin
+ROUND = (0.0,) * 4 + (0.12,) * 11 + (0.0,) * 8
 HAND, SCARF, LOCK, MASK = 0.03, 0.05, 0.08, 0.11  # shares of images with each occlusion, added up
 
 
