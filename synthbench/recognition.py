@@ -49,6 +49,7 @@ class Backbone(Settings):
     depth: Literal[18, 34, 50, 100, 200] = 50  # not of `small`
     se: bool = False  # squeeze-excitation on the residual of every block; not of `small`
     width: int = Field(default=32, ge=4)  # channels of `small` in its last stage but two
+    blocks: tuple[int, int, int] = (1, 2, 2)  # residual blocks of `small` in its last three stages
 
     @model_validator(mode="after")
     def _exists(self) -> Backbone:
@@ -57,7 +58,7 @@ class Backbone(Settings):
         return self
 
     def architecture(self, dropout: float) -> dict[str, Any]:
-        own = {"width": self.width} if self.family == "small" else {"depth": self.depth, "se": self.se}
+        own = {"width": self.width, "blocks": list(self.blocks)} if self.family == "small" else {"depth": self.depth, "se": self.se}
         return {"family": self.family, **own, "dropout": dropout}
 
 

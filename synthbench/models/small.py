@@ -6,6 +6,8 @@ activation after the sum; the spatial map is flattened, not pooled, because alig
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -30,10 +32,12 @@ class SmallNet(nn.Module):
     """(B, 3, R, R) in [-1, 1] -> (B, dim) raw embeddings.
 
     Every stage halves the map (32 -> 16 -> 8 -> 4; 64 px takes one stage more) with a strided 3 x 3 convolution, then runs its blocks.
-    `width`: channels of the last stage but two; the ones after it double, the ones before it halve.
+    width: channels of the last stage but two; the ones after it double, the ones before it halve. blocks: of the last three stages.
     """
 
-    def __init__(self, resolution: int = 32, dim: int = 128, width: int = 32, dropout: float = 0.0) -> None:
+    def __init__(
+        self, resolution: int = 32, dim: int = 128, width: int = 32, blocks: Sequence[int] = (1, 2, 2), dropout: float = 0.0
+    ) -> None:
         super().__init__()
         halvings = max(2, round_log2(resolution / 4))
         layers: list[nn.Module] = []
@@ -42,7 +46,7 @@ class SmallNet(nn.Module):
             left = halvings - stage  # 3: the stage of `width`
             channels = max(16, int(width * 2 ** (3 - left)))
             layers += [nn.Conv2d(before, channels, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(channels), nn.PReLU(channels)]
-            layers += [Block(channels) for _ in range({1: 2, 2: 2, 3: 1}.get(left, 0))]
+            layers += [Block(channels) for _ in range(blocks[-left] if left <= 3 else 0)]
             before, side = channels, (side + 1) // 2
         self.features = nn.Sequential(*layers)
         self.norm = nn.BatchNorm2d(before)
