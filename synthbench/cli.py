@@ -243,7 +243,9 @@ def _guarded() -> int:
     except click.ClickException as error:
         error.show()
         return 2
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as error:
+        if isinstance(error.__cause__, EOFError):  # click takes the end of any file for Ctrl-D
+            return _unexpected(error.__cause__)
         console.note(f"interrupted; nothing is lost. Continue with: {continue_command()}")
         return 130
     except BrokenPipeError:

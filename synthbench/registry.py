@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import inspect
 import sys
@@ -59,6 +60,12 @@ def _from_file(kind: str, path: Path) -> Any:
     if missing := sorted(found[0].__abstractmethods__):
         raise UserError(f"{path}: {found[0].__name__} does not define {', '.join(missing)}")
     return found[0]
+
+
+def file_digest(name: str) -> str:
+    """SHA-256 of a plugin given as a file; "" for a registered one, whose `version` counts."""
+    path = Path(name)
+    return hashlib.sha256(path.read_bytes()).hexdigest() if name.endswith(".py") and path.is_file() else ""
 
 
 def short_name(name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 import sys
 import time
@@ -11,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthbench import __version__, console, results
-from synthbench.config import parse_set
+from synthbench import __version__, console, registry, results
+from synthbench.config import config_path, parse_set
 from synthbench.data import sources
-from synthbench.protocol import Protocol, load_protocol
+from synthbench.protocol import Protocol, TrainedNetwork, load_protocol
 from synthbench.results import Result
 from synthbench.store import Store, content_key, read_json
 from synthbench.types import UserError, Volume
@@ -78,7 +77,8 @@ def run(request: Request) -> Result | None:
         return None
     result = _collect(job, plans, list(stages.values()), time.time() - start)
     results.save(store, result)
-    results.remember(store, key, result["run"])
+    if _self_contained(job):
+        results.remember(store, key, result["run"])
     if request.tracking:
         from synthbench import tracking
 
@@ -115,12 +115,14 @@ def plan(request: Request) -> None:
 
 
 def _request_key(request: Request, protocol: Protocol) -> str:
-    plugin = Path(request.generator)
-    digest = hashlib.sha256(plugin.read_bytes()).hexdigest() if plugin.suffix == ".py" and plugin.is_file() else ""
+    networks = (network for network in (protocol.encoder, protocol.judge) if isinstance(network, TrainedNetwork))
+    recipes = {protocol.recipe, *(network.recipe for network in networks)}
     return content_key(
         {
             "package": results.fingerprint(),
-            "generator": [request.generator, digest],
+            "generator": request.generator,
+            "files": [registry.file_digest(name) for name in (request.generator, *protocol.evaluators)],
+            "recipes": {name: config_path("recipes", name).read_text("utf-8") for name in recipes},
             "volume": request.volume,
             "protocol": protocol.model_dump(mode="json"),
             "seeds": request.seeds,
@@ -128,6 +130,14 @@ def _request_key(request: Request, protocol: Protocol) -> str:
             "data": read_json(sources.home() / "sources.json"),
         }
     )
+
+
+def _self_contained(job: Job) -> bool:
+    """Whether the words of the request decide the result: no data set of the generator's own, no plugin from another package."""
+    names = [job.generator_name, *job.protocol.evaluators]
+    known = {**registry.names("generator"), **registry.names("evaluator")}
+    ours = all(name.endswith(".py") or known[name].value.startswith("synthbench.") for name in names)
+    return ours and not job.generator.sources(job.protocol.resolution)
 
 
 def _forget(steps: list[Step], store: Store, names: Sequence[str]) -> None:

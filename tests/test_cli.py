@@ -1,0 +1,269 @@
+"""The command line: exit codes, words to the user, what goes where; and small runs from end to end."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from synthbench import cli, store
+from synthbench.data.faces import open_faces
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "my_generator.py"
+
+RECIPE = """
+backbone: {family: small, width: 8}
+dim: 16
+scale: 16
+margin: 0.1
+epochs: 2
+batch_size: 8
+lr: 0.05
+precision: fp32
+"""
+
+PROTOCOL = """
+name: tiny
+version: 1
+title: six people
+resolution: 16
+volume: 6x4
+real: {world: train, identities: 6, images: 4}
+encoder: {recipe: recipe.yaml, seed: 1}
+judge: {recipe: recipe.yaml, seed: 2, faces: {world: judge, identities: 6, images: 4}}
+recipe: recipe.yaml
+benchmarks: [world-mixed]
+evaluators:
+  verification: {}
+  gap_to_real: {}
+  separability: {}
+"""
+
+
+class Result:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with the protocol tiny.yaml."""
+    (tmp_path / "tiny.yaml").write_text(PROTOCOL)
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SYNTHBENCH_THREADS", "1")
+    return tmp_path
+
+
+@pytest.fixture
+def synthbench(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    """`synthbench(...)` as a shell would run it, in this process."""
+
+    def call(*arguments: str) -> Result:
+        monkeypatch.setattr(sys, "argv", ["synthbench", *arguments])
+        capsys.readouterr()
+        code = cli._guarded()
+        result = Result(code, *capsys.readouterr())
+        assert "Traceback" not in result.out + result.err
+        return result
+
+    threads = torch.get_num_threads()
+    yield call
+    torch.set_num_threads(threads)
+
+
+RUN = ("run", "procedural", "--protocol", "tiny.yaml", "--no-tracking")
+
+# command, exit code, words on stderr
+MISTAKES = [
+    ("run procedual", 2, "unknown generator 'procedual'; did you mean 'procedural'?"),
+    ("run nowhere.py", 2, "nowhere.py does not exist"),
+    ("run procedural --protocol dmo", 2, "unknown protocol 'dmo'; did you mean 'demo'?"),
+    ("run procedural --protocol nowhere.yaml", 2, "nowhere.yaml does not exist"),
+    (
+        "run procedural --set sample.dificulty=1",
+        2,
+        "--set sample.dificulty=1: unknown setting 'sample.dificulty'; did you mean 'difficulty'?",
+    ),
+    ("run procedural --set sample.difficulty=9", 2, "sample.difficulty = 9: input should be less than or equal to 2"),
+    ("run procedural --set sample.difficulty", 2, "expected NAME=VALUE"),
+    ("run cemiface --protocol demo --set sample.m=1.5", 2, "m is a cosine similarity; 1.5 is outside [-1, 1]"),
+    ("run cemiface --protocol demo --set sample.m=[0,-7]", 2, "-7.0 is outside [-1, 1]"),
+    ("run cemiface --protocol demo --set sample.m=hot", 2, "--set sample.m=hot: sample.m"),
+    ("run procedural --volume 3by4", 2, "volume '3by4' is not understood"),
+    ("run procedural --volume all", 2, "makes any number of images; give --volume"),
+    ("run procedural --volume 900000000x9000", 2, "Take a smaller --volume"),
+    ("run procedural --seeds 0", 2, "--seeds 0: must be between 1 and 100"),
+    ("run procedural --seeds two", 2, "'two' is not a valid integer"),
+    ("run procedural --device tpu", 2, "device 'tpu' is not known"),
+    ("run procedural --until nothing", 2, "--until nothing: this run has no such stage; it has real, "),
+    ("run procedural --force nothing", 2, "--force nothing: this run has no such stage"),
+    ("run folder", 2, "say which set: --set sample.path=DIR"),
+    ("run folder --set sample.path=nowhere", 2, "nowhere does not exist"),
+    ("run real --protocol paper", 3, "nothing is ever downloaded"),
+    ("data verify lfw", 3, "synthbench data add lfw PATH"),
+    ("data add lfw nowhere.bin", 2, "nowhere.bin does not exist"),
+    ("data add nothing-of-this-name tiny.yaml", 2, "nothing-of-this-name"),
+    ("show nothing-of-this-name", 2, "nothing is called 'nothing-of-this-name'"),
+    ("export nothing --to rec", 2, "no run 'nothing'"),
+    ("test procedual", 2, "no generator or evaluator is called 'procedual'; did you mean 'procedural'?"),
+    ("list things", 2, "'things' is not one of"),
+    ("run", 2, "Missing argument 'GENERATOR'"),
+    ("rn procedural", 2, "No such command 'rn'"),
+]
+
+
+@pytest.mark.parametrize(("command", "code", "words"), MISTAKES, ids=[command for command, _, _ in MISTAKES])
+def test_a_mistake_is_named_and_nothing_is_begun(synthbench, here: Path, command: str, code: int, words: str) -> None:
+    result = synthbench(*command.split(), *(["--runs", "r"] if command.startswith(("run ", "export")) else []))
+    assert (result.code, result.out) == (code, "")
+    assert words in result.err
+    assert not list(here.glob("r/**/manifest.json"))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("resolution: 16", "resolution: 8"), "tiny.yaml:5: resolution = 8: input should be greater than or equal to 16"),
+        (("recipe: recipe.yaml\nb", "recipe: recpie.yaml\nb"), "recpie.yaml does not exist"),
+        (("[world-mixed]", "[]"), "benchmarks"),
+        (("[world-mixed]", "[lfw]"), "LFW is not registered"),
+        ((", seed: 2, faces: {world: judge, identities: 6, images: 4}}", ", seed: 1}"), "are the same network"),
+        (("  separability: {}", "  separabilty: {}"), "unknown evaluator 'separabilty'; did you mean 'separability'?"),
+        (("  separability: {}", "  separability: {pair: 3}"), "unknown setting 'pair'"),
+        (("identities: 6, images: 4}\nenc", "identities: 1, images: 4}\nenc"), "tiny.yaml:7"),
+        (("name: tiny", "name: tiny\nname: again"), "'name' is given twice"),
+        (("title: six people", "titel: six people"), "tiny.yaml:4: unknown setting 'titel'; did you mean 'title'?"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_protocol_is_named_with_its_line(synthbench, here: Path, change: tuple[str, str], words: str) -> None:
+    assert change[0] in PROTOCOL
+    (here / "tiny.yaml").write_text(PROTOCOL.replace(*change))
+    result = synthbench(*RUN)
+    assert result.code in (2, 3) and result.out == "" and words in result.err, result.err
+
+
+def test_listings(synthbench) -> None:
+    for what in ("generators", "evaluators", "protocols", "recipes", "volumes", "runs"):
+        assert synthbench("list", what).code == 0
+        rows = json.loads(synthbench("list", what, "--json").out)
+        assert rows or what == "runs"
+    assert "difficulty: 1.0" in synthbench("show", "procedural").out
+    assert "resolution: 32" in synthbench("show", "demo").out
+    assert synthbench("data", "status").code == 0 and json.loads(synthbench("data", "status", "--json").out)
+    assert "torch" in synthbench("doctor").out
+    assert synthbench("--version").out.startswith("synthbench, version ")
+
+
+def test_plugin_contract_by_command(synthbench) -> None:
+    result = synthbench("test", str(EXAMPLE))
+    assert result.code == 0 and result.err.count("ok: ") == 8
+
+
+def test_a_dry_run_does_nothing(synthbench, here: Path) -> None:
+    result = synthbench(*RUN, "--dry-run")
+    assert result.code == 0 and not (here / "runs").exists()
+    for stage in ("real", "judge", "benchmarks", "generate", "recognizer", "evaluate"):
+        assert stage in result.out
+
+
+def test_from_end_to_end(synthbench, here: Path) -> None:
+    """A run, the same from the cache, other seeds, a changed recipe, `show`, `export`: one story, because stages cost seconds."""
+    first = synthbench(*RUN, "--json")
+    assert first.code == 0, first.err
+    result = json.loads(first.out)  # one object and nothing else on stdout
+    assert (result["generator"], result["volume"], result["protocol"], result["seeds"]) == ("procedural", "6x4", "tiny", [0])
+    metrics = {score["metric"] for score in result["scores"]}
+    assert {"verification/world-mixed/accuracy", "verification/avg/accuracy", "gap_to_real/points"} <= metrics
+    for score in result["scores"]:
+        assert set(score) == {"metric", "value", "stderr", "n", "higher_is_better", "seed"}
+    for stage in result["stages"]:
+        assert set(stage) >= {"name", "key", "state", "seconds"}
+    assert Path(result["artifacts"]["samples"]).is_file()
+    assert len(open_faces(result["artifacts"]["faces"])) == 24
+
+    again = synthbench(*RUN, "--json")
+    assert json.loads(again.out)["scores"] == result["scores"]
+    assert {stage["state"] for stage in json.loads(again.out)["stages"]} == {"cached"} and "judge: recipe" not in again.err
+    table = synthbench(*RUN)
+    assert "procedural 6x4" in table.out and "real all" in table.out
+    assert json.loads(synthbench("show", result["run"]).out)["run"] == result["run"]
+    assert synthbench("export", "latest", "--to", "imagefolder", "-o", "out").code == 0
+    assert len(list((here / "out").rglob("*.png"))) == 24
+
+    larger = json.loads(synthbench(*RUN, "--json", "--volume", "8x4").out)
+    small, large = open_faces(result["artifacts"]["faces"]), open_faces(larger["artifacts"]["faces"])
+    assert torch.equal(large.images(slice(0, 24)), small.images(slice(0, 24)))  # volumes are nested
+    states = {stage["name"]: stage["state"] for stage in larger["stages"]}
+    assert states["judge"] == states["benchmarks"] == "cached" and states["generate"] == "run"
+
+    (here / "recipe.yaml").write_text(RECIPE.replace("margin: 0.1", "margin: 0.2"))
+    changed = json.loads(synthbench(*RUN, "--json").out)
+    states = {stage["name"]: stage["state"] for stage in changed["stages"]}
+    assert states["recognizer"] == "run" and states["generate"] == "cached"
+    assert changed["run"] != result["run"]
+
+
+def test_the_example_runs(synthbench) -> None:
+    arguments = ("--protocol", "tiny.yaml", "--no-tracking", "--json", "--set", "train.components=8")
+    result = json.loads(synthbench("run", str(EXAMPLE), *arguments).out)
+    assert {stage["name"] for stage in result["stages"]} >= {"encoder", "train", "generate", "recognizer", "evaluate"}
+    other = json.loads(synthbench("run", str(EXAMPLE), *arguments, "--set", "sample.variation=0.9").out)
+    states = {stage["name"]: stage["state"] for stage in other["stages"]}
+    assert (states["train"], states["generate"]) == ("cached", "run")  # a sampling setting never trains again
+
+
+SLOW = """
+import os, signal, sys
+from synthbench import cli, recognition
+real = recognition.update
+count = iter(range(10**9))
+def update(*arguments):
+    if next(count) == 10:  # judge: 0 to 5, recognizer of the real baseline: 6 to 11
+        os.kill(os.getpid(), signal.{signal})
+    return real(*arguments)
+recognition.update = update
+recognition.REPORT, recognition.SAVE = 1, -1.0  # a checkpoint after every step
+sys.argv = ["synthbench", *sys.argv[1:]]
+cli.main()
+"""
+
+
+def test_stopped_in_the_middle_the_same_command_continues_to_the_same_scores(synthbench, here: Path) -> None:
+    whole = json.loads(synthbench(*RUN, "--json", "--runs", "whole").out)
+    for name in ("SIGINT", "SIGKILL"):
+        command = [sys.executable, "-c", SLOW.format(signal=name), *RUN, "--json", "--runs", name]
+        stopped = subprocess.run(command, capture_output=True, text=True)
+        assert stopped.stdout == "" and "Traceback" not in stopped.stderr
+        if name == "SIGINT":
+            assert stopped.returncode == 130
+            assert f"Continue with: synthbench {' '.join(RUN)} --json --runs SIGINT" in stopped.stderr
+        else:
+            assert stopped.returncode == -signal.SIGKILL
+        continued = json.loads(synthbench(*RUN, "--json", "--runs", name).out)
+        assert continued["scores"] == whole["scores"]
+        assert [stage["key"] for stage in continued["stages"]] == [stage["key"] for stage in whole["stages"]]
+        assert [stage["state"] for stage in continued["stages"] if stage["name"] == "recognizer"] == ["resume", "run"]
+
+
+def test_faults_of_ours_and_of_the_disk(synthbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "runs/x")
+
+    monkeypatch.setattr(store.Stage, "building", full)
+    result = synthbench(*RUN)
+    assert (
+        result.code == 2 and "cannot write runs/x: No space left on device" in result.err and "Continue with: synthbench run" in result.err
+    )
+
+    def broken(*_: object) -> None:
+        raise EOFError("half a file")
+
+    monkeypatch.setattr(store.Stage, "building", broken)
+    result = synthbench(*RUN)
+    assert result.code == 1 and "EOFError: half a file" in result.err and "details are in" in result.err
