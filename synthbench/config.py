@@ -100,8 +100,9 @@ def read_layer(path: Path) -> Layer:
 def _places(node: yaml.Node | None, keys: Keys, path: Path, origin: dict[Keys, str]) -> None:
     if isinstance(node, yaml.SequenceNode):
         for i, item in enumerate(node.value):
-            origin[(*keys, str(i))] = f"{path}:{item.start_mark.line + 1}"
-            _places(item, (*keys, str(i)), path, origin)
+            inner = (*keys, str(i))
+            origin[inner] = f"{path}:{item.start_mark.line + 1}"
+            _places(item, inner, path, origin)
     if not isinstance(node, yaml.MappingNode):
         return
     for key_node, value_node in node.value:
@@ -171,11 +172,43 @@ def build(kind: type[S], *layers: Layer) -> S:
     try:
         return kind.model_validate(merged.data)
     except ValidationError as error:
-        raise UserError("\n".join(_explain(kind, merged, item) for item in error.errors())) from None
+        items = _nearest_alternatives(merged.data, error.errors())
+        raise UserError("\n".join(dict.fromkeys(_explain(kind, merged, keys, item) for keys, item in items))) from None
 
 
-def _explain(kind: type[Settings], layer: Layer, item: Any) -> str:
-    keys = tuple(str(part) for part in item["loc"])
+def _nearest_alternatives(data: Any, errors: list[Any]) -> list[tuple[Keys, Any]]:
+    """Errors with the keys they are about. Where a setting may be one of several kinds, those of the kind that was most likely meant."""
+    found = [(*_locate(data, item), item) for item in errors]
+    kept = []
+    for keys, kinds, item in found:
+        rivals: dict[str, list[Keys]] = {}
+        for other, others, _ in found:
+            if kinds and others and kinds[0][0] == others[0][0]:
+                rivals.setdefault(others[0][1], []).append(other)
+        # a kind that fails inside is nearer than one that fails as a whole; of those, the one with the fewest mistakes
+        rank = {name: (min(len(path) for path in paths) <= len(kinds[0][0]), len(paths)) for name, paths in rivals.items()}
+        if not kinds or rank[kinds[0][1]] == min(rank.values()):
+            kept.append((keys, item))
+    return kept
+
+
+def _locate(data: Any, item: Any) -> tuple[Keys, list[tuple[Keys, str]]]:
+    """The keys of an error as the user wrote them, and (keys, name) of the kinds that pydantic tried on the way."""
+    keys: list[str] = []
+    kinds: list[tuple[Keys, str]] = []
+    for i, part in enumerate(item["loc"]):
+        inside = isinstance(data, Mapping) and part in data
+        if inside or (isinstance(data, (list, tuple)) and isinstance(part, int) and part < len(data)):
+            data = data[part]
+            keys.append(str(part))
+        elif i + 1 == len(item["loc"]) and item["type"] == "missing":
+            keys.append(str(part))
+        else:
+            kinds.append((tuple(keys), str(part)))
+    return tuple(keys), kinds
+
+
+def _explain(kind: type[Settings], layer: Layer, keys: Keys, item: Any) -> str:
     known = max((path for path in layer.origin if keys[: len(path)] == path), key=len, default=())
     place = f"{layer.origin[known]}: " if known in layer.origin else ""
     name = ".".join(keys) or "settings"

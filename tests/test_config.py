@@ -181,6 +181,38 @@ def test_errors_name_place_value_and_nearest_word(tmp_path: Path) -> None:
         build(Config, read_layer(write(tmp_path, "sample: {m: 0.1}")), parse_set(["sample.m=hot"]))
 
 
+class Drawn(Settings):
+    world: str
+    people: int = Field(ge=2)
+
+
+class Read(Settings):
+    source: str
+
+
+class Several(Settings):
+    faces: Drawn | Read
+    m: float | tuple[float, ...] | Sample = 0.0
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("faces: {world: a, people: 1}", ["file.yaml:1: faces.people = 1: input should be greater than or equal to 2"]),
+        ("faces: {world: a, peopel: 3}", ["file.yaml:1: faces.people is missing", "file.yaml:1: unknown setting 'faces.peopel'"]),
+        ("faces: {sorce: a}", ["file.yaml:1: faces.source is missing", "file.yaml:1: unknown setting 'faces.sorce'"]),
+        ("faces: {source: a}\nm: {m: 3}", ["file.yaml:2: m.m = 3: input should be less than or equal to 1"]),
+        ("faces: {source: a}\nm: [0, x]", ["file.yaml:2: m.1 = 'x': input should be a valid number, unable to parse string as a number"]),
+        ("faces: 3", ["file.yaml:1: faces = 3: input should be a valid dictionary or instance of Drawn",
+                      "file.yaml:1: faces = 3: input should be a valid dictionary or instance of Read"]),
+    ],
+)  # fmt: skip
+def test_of_several_kinds_the_nearest_is_explained(tmp_path: Path, text: str, lines: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        build(Several, read_layer(write(tmp_path, text)))
+    assert [line.replace(str(tmp_path) + "/", "") for line in str(error.value).splitlines()] == lines
+
+
 def test_all_mistakes_are_told_at_once() -> None:
     with pytest.raises(UserError) as error:
         build(Config, parse_set(["sample.m=7", "sample.steps=many", "nme=x"]))
