@@ -42,11 +42,6 @@ def test_words_go_to_stderr_and_tables_to_stdout(capsys: pytest.CaptureFixture) 
     assert "\x1b" not in out + err and "\t" not in out
 
 
-def test_a_table_may_go_to_stderr(capsys: pytest.CaptureFixture) -> None:
-    console.table("title", ("a",), [("b",)], to_stderr=True)
-    assert capsys.readouterr().out == ""
-
-
 def test_progress_in_a_log_is_a_line_a_minute(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
