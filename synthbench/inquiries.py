@@ -34,7 +34,7 @@ class Codes(NamedTuple):
     """What `enroll` chose."""
 
     codes: Tensor  # (N, dim) float32, raw embeddings by the encoder; their directions are the identity centres
-    images: Tensor  # (N, 3, R, R) uint8
+    faces: data.FaceSet  # the inquiries, one image each, in the same order
 
 
 def enroll(count: int, settings: Inquiries, context: Context) -> None:
@@ -46,16 +46,18 @@ def enroll(count: int, settings: Inquiries, context: Context) -> None:
     limit, batches = candidates(settings, context, settings.tries * count)
     encoder = context.encoder
     kept = torch.empty(count, encoder.dim)
-    codes, pictures, names, tried, n = [], [], [], 0, 0
+    codes, names, tried, n = [], [], 0, 0
+    writer = ShardWriter(context.out / "inquiries")
     for images, labels in batches:
         with torch.no_grad():
             raw = encoder(images.to(context.device).float() / 127.5 - 1).float().cpu()
         unit = torch.nn.functional.normalize(raw, dim=1)
         chosen = choose(unit, kept[:n], settings.threshold, count - n)
         kept[n : n + len(chosen)] = unit[chosen]
+        new = torch.arange(len(chosen)) + n >= writer.done  # the rest is on disk from a run that was cut short
+        writer.write(FaceBatch(images[chosen[new]], torch.arange(n, n + len(chosen))[new]))
         n += len(chosen)
         codes.append(raw[chosen])
-        pictures.append(images[chosen])
         names += [labels[i] for i in chosen]
         tried += len(images) if n < count else (int(chosen[-1]) + 1 if len(chosen) else 0)
         context.progress(n, count)
@@ -68,11 +70,7 @@ def enroll(count: int, settings: Inquiries, context: Context) -> None:
             "enroll.threshold, or give a source with more people" + ("; or raise enroll.tries" if settings.source == "world" else "")
         )
     console.note(f"inquiries: {tried:,} candidates tried, {n:,} kept (pairwise cosine below {settings.threshold})")
-    writer = ShardWriter(context.out / "inquiries")
-    images = torch.cat(pictures)
-    if not writer.finished:  # one write: whole or not there
-        writer.write(FaceBatch(images[writer.done :], torch.arange(writer.done, n)))
-        writer.finish(names)
+    writer.finish(names)
     tmp = context.out / "codes.safetensors.tmp"
     save_file({"codes": torch.cat(codes).contiguous()}, tmp)
     tmp.replace(context.out / "codes.safetensors")
@@ -123,8 +121,7 @@ def digests(settings: Inquiries) -> dict[str, str]:
 
 def load(folder: Path) -> Codes:
     """What `enroll` wrote into `folder`."""
-    inquiries = data.open_faces(folder / "inquiries")
-    return Codes(load_file(folder / "codes.safetensors")["codes"], inquiries.images(slice(None)))
+    return Codes(load_file(folder / "codes.safetensors")["codes"], data.open_faces(folder / "inquiries"))
 
 
 def _blocks(count: int, read: Callable[[np.ndarray], Tensor], name: Callable[[int], str]) -> Iterator[tuple[Tensor, list[str]]]:

@@ -255,7 +255,7 @@ def _batch(chunk: list[Slot], known: inquiries.Codes, images: Tensor, m: Tensor,
     made = torch.tensor([slot.sample >= 0 for slot in chunk])
     count = int(made.sum())
     identity = torch.tensor([slot.identity for slot in chunk])
-    pictures = known.images[identity]
+    pictures = known.faces.images(identity)
     asked, found = torch.full((len(chunk),), torch.nan), torch.ones(len(chunk))
     if count:
         pictures[made], asked[made], found[made] = images[:count], m[:count], reached[:count]
