@@ -196,7 +196,7 @@ class CemiFace(Generator[Config]):
         encoder = context.encoder
         denoiser = Denoiser(settings, context.resolution, encoder.dim)
         denoiser.load_state_dict(load_file(context.inputs["train"] / "weights.safetensors"))
-        denoiser = ready(denoiser, context.device).eval().requires_grad_(False)
+        ready(denoiser, context.device).eval().requires_grad_(False)
         abar = diffusion.signal(settings.schedule, settings.T)
         size = CPU_CHUNK if context.device.type == "cpu" else context.batch_size
         for chunk in chunks(slots, size):
@@ -279,7 +279,8 @@ def train(settings: Train, context: Context) -> None:
     codes = embed_twice(context, settings.flip)
 
     torch.manual_seed(derive(context.seed, "weights"))
-    denoiser = ready(Denoiser(settings, context.resolution, encoder.dim), device).eval()  # nothing in it depends on the mode
+    denoiser = Denoiser(settings, context.resolution, encoder.dim).eval()  # nothing in it depends on the mode
+    ready(denoiser, device)
     average = EMA(denoiser, settings.ema_limit)
     optimizer = torch.optim.AdamW(denoiser.parameters(), settings.lr, settings.betas, weight_decay=settings.weight_decay)
     first = restore(context.out / "checkpoint.pt", log, denoiser, average, optimizer, device)

@@ -81,7 +81,7 @@ class UNet(nn.Module):
         self.heads = shape.attention_width // shape.head_width
         time_width = 4 * shape.channels
 
-        def residual(inside: int, outside: int, **resample: bool) -> ResnetBlock2D:
+        def residual(inside: int, outside: int, up: bool = False, down: bool = False) -> ResnetBlock2D:
             block = ResnetBlock2D(
                 in_channels=inside,
                 out_channels=outside,
@@ -89,7 +89,8 @@ class UNet(nn.Module):
                 groups=shape.groups,
                 eps=1e-5,
                 time_embedding_norm="scale_shift",
-                **resample,
+                up=up,
+                down=down,
             )
             zero(block.conv2)
             return block
@@ -168,7 +169,8 @@ class Block(nn.Module):
 def zero(layer: nn.Linear | nn.Conv2d) -> None:
     """Start `layer` at zero, so that its branch begins as the identity."""
     nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 def cost(shape: Shape, resolution: int, context_width: int = 512, tokens: int = 2, out_channels: int = 3) -> tuple[int, int]:
