@@ -11,7 +11,6 @@ Nothing is computed while the plan is made: keys depend on settings and digests 
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import statistics
 from collections.abc import Callable
@@ -91,8 +90,8 @@ class Job:
     def identity(self) -> dict[str, Any]:
         """What names the generator in keys: its name and version, and the digest of a plugin file."""
         parts: dict[str, Any] = {"generator": self.short_name, "version": self.generator.version}
-        if self.generator_name.endswith(".py"):
-            parts["file"] = hashlib.sha256(Path(self.generator_name).read_bytes()).hexdigest()
+        if digest := registry.file_digest(self.generator_name):
+            parts["file"] = digest
         return parts
 
     def part(self, name: str) -> Any:
@@ -265,22 +264,18 @@ class Job:
             "images_per_second": round((done - begun) / max(time.monotonic() - start, 1e-3), 1),
         }
 
-    def steps(self, seed: int, baseline: bool = True) -> list[Step]:
-        """Every stage of the run with this seed, in order. `baseline`: with the stages of the real baseline."""
-        protocol = self.protocol
-        uses_encoder = self.generator.traits.trains or self.generator.traits.enrolls
+    def steps(self, seed: int) -> list[Step]:
+        """Every stage of the run with this seed, in order, with those of the real baseline."""
+        protocol, traits = self.protocol, self.generator.traits
         steps = [self.real]
-        if uses_encoder:
+        if traits.trains or traits.enrolls:
             steps += self.network_steps("encoder", protocol.encoder)
-        steps += [*self.network_steps("judge", protocol.judge), self.benchmarks]
-        base: Step | None = None
-        if baseline and self.short_name != "real":
-            real_steps = self.baseline.steps(seed)
-            base = real_steps[-1]
-            steps += real_steps
         made = self.generator_steps(seed)
+        steps += made if traits.finite else []  # a set that cannot be had is found out first, at no cost
+        steps += [*self.network_steps("judge", protocol.judge), self.benchmarks]
+        base = self.baseline.steps(seed) if self.short_name != "real" else []
         recognizer = self._train_step("recognizer", protocol.recipe, seed, made[-1], f"{self.short_name}: ")
-        steps += [*made, recognizer, self._evaluate_step(seed, made, recognizer, base)]
+        steps += [*base, *made, recognizer, self._evaluate_step(seed, made, recognizer, base[-1] if base else None)]
         return list({step.stage.folder: step for step in steps}.values())
 
     @functools.cached_property
@@ -297,6 +292,7 @@ class Job:
         parts = {
             "stage": "evaluate",
             "evaluators": {name: [item.version, item.config.model_dump(mode="json")] for name, item in evaluators.items()},
+            "files": [registry.file_digest(name) for name in self.protocol.evaluators],
             "benchmarks": self.benchmarks.stage.key,
             "faces": made[-1].stage.key,
             "real": self.real.stage.key,

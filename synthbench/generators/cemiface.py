@@ -46,6 +46,7 @@ class Train(Settings):
     m_high: float = Field(1.0, ge=-1, le=1, description="to")
     m_interval: float = Field(0.04, ge=0, le=2, description="in steps of this; 0: any number between (the paper warns against it)")
     similarity_weight: float = Field(0.05, ge=0, description="lambda of Eq. 13 [12]")
+    similarity_every: int = Field(1, ge=1, description="L_SimMat on every n-th image of a batch; on a CPU the encoder is the dearest part")
     distance: Literal["cosine", "euclidean"] = Field("cosine", description="similarity is the cosine, or 1 - the distance of unit vectors")
     norm: Literal["absolute", "squared", "batch"] = Field("absolute", description="open: |1 - cos|, its square, or the norm over the batch")
     clip_x0: bool = Field(True, description="open: clip the estimate of x_0 to [-1, 1] before the encoder (DCFace)")
@@ -318,8 +319,9 @@ def train(settings: Train, context: Context) -> None:
             estimate = diffusion.estimate(output, x_t, share, settings.prediction).x0
             if settings.clip_x0:
                 estimate = estimate.clamp(-1, 1)
-            reached = similarity(encoder(estimate), code, settings.distance)
-            matching = similarity_loss(reached, m, t / settings.T, settings.norm)
+            some = slice(None, None, settings.similarity_every)
+            reached = similarity(encoder(estimate[some]), code[some], settings.distance)
+            matching = similarity_loss(reached, m[some], t[some] / settings.T, settings.norm)
             loss = mse + settings.similarity_weight * matching  # Eq. 13 [12]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
