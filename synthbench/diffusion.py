@@ -19,6 +19,7 @@ Prediction = Literal["epsilon", "v", "x0"]
 Weighting = Literal["uniform", "min_snr", "edm"]
 Times = Literal["uniform", "stratified", "log_normal", "mixture"]
 Spacing = Literal["leading", "trailing"]
+LrSchedule = Literal["constant", "cosine"]
 
 # ------------------------------------------------------------------------------------------------------------- schedules
 
@@ -169,3 +170,18 @@ def ddim(
         if eta > 0 and after is not None:
             x = x + variance.sqrt() * noise()
         yield Step(t, x0, x)
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """[-1, 1] -> 0..255, rounded."""
+    return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+# -------------------------------------------------------------------------------------------------------------- training
+
+
+def lr_factor(schedule: LrSchedule, warmup: int, step: int, total: int) -> float:
+    """Factor on the learning rate at `step` of `total`: linear warm-up over `warmup` steps, then constant or half a cosine to zero."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 1.0 if schedule == "constant" else 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))

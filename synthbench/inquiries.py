@@ -71,6 +71,7 @@ def enroll(count: int, settings: Inquiries, context: Context) -> None:
         )
     console.note(f"inquiries: {tried:,} candidates tried, {n:,} kept (pairwise cosine below {settings.threshold})")
     writer.finish(names)
+    data.open_faces(context.out / "inquiries")  # packs them
     tmp = context.out / "codes.safetensors.tmp"
     save_file({"codes": torch.cat(codes).contiguous()}, tmp)
     tmp.replace(context.out / "codes.safetensors")
@@ -93,6 +94,7 @@ def choose(unit: Tensor, kept: Tensor, threshold: float, most: int) -> Tensor:
 def candidates(settings: Inquiries, context: Context, most: int) -> tuple[int, Iterator[tuple[Tensor, list[str]]]]:
     """(how many there are, blocks of (images (B, 3, R, R) uint8, names)), always in the same order."""
     if settings.source == "world":
+        most = -(-most // BLOCK) * BLOCK  # whole blocks only: the last bits of an embedding depend on the size of its batch
         return most, _blocks(most, lambda rows: _world(rows, context.resolution), lambda row: f"inquiry {row}")
     if settings.source == "real":
         rows = np.unique(context.faces.identity, return_index=True)[1]  # the first image of each identity

@@ -88,8 +88,8 @@ def overlap(a: str, b: str | None, judge: str, threshold: float, device: str, ru
     from synthbench.data.faces import open_faces
     from synthbench.device import pick_device
     from synthbench.evaluators.leakage import shared_people
-    from synthbench.pipeline import execute, faces_step, public_network
     from synthbench.protocol import SourceFaces
+    from synthbench.steps import execute, faces_step, public_network
 
     store = Store(runs.absolute())
     network = public_network(judge).to(pick_device(device)[0])

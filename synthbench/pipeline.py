@@ -18,34 +18,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthbench import console, registry
-from synthbench.config import Layer, build, config_names, config_path, read_layer
+from synthbench import registry
+from synthbench.config import Layer, build, config_names, config_path, did_you_mean, read_layer
 from synthbench.data import sources
-from synthbench.protocol import Faces, Network, Protocol, PublicNetwork, SourceFaces, WorldFaces
-from synthbench.store import Stage, Store, content_key, read_json, write_json
-from synthbench.types import Context, Progress, Score, Skipped, UserError, Volume
+from synthbench.protocol import Network, Protocol, PublicNetwork
+from synthbench.steps import MB, Step, disk_for, faces_step, public_network, read_benchmark, run_evaluators
+from synthbench.store import Store, content_key
+from synthbench.types import Context, Progress, UserError, Volume
 
 if TYPE_CHECKING:
     import torch
 
-    from synthbench.data.pairs import PairSet
     from synthbench.models.encoder import Encoder
     from synthbench.plugin import Generator
-
-MB = 10**6
-Build = Callable[[Path, Progress], "dict[str, Any] | None"]  # (folder, progress) -> facts for the manifest
-
-
-@dataclass(frozen=True)
-class Step:
-    """One stage of a plan."""
-
-    stage: Stage
-    work: str  # for people
-    build: Build = field(repr=False)
-    amount: int = 0  # units of work, for the time estimate; 0 when unknown
-    label: str = ""  # steps with the same name and label take the same time per unit on one machine
-    disk: int = 0  # bytes it will write, roughly
 
 
 def load_generator(name: str, protocol: Protocol, *layers: Layer) -> Generator:
@@ -62,6 +47,10 @@ def load_generator(name: str, protocol: Protocol, *layers: Layer) -> Generator:
             f"{name}: setting {stray[0]!r} enters no key, so changing it would change nothing; by its traits the parts are {has}"
         )
     shipped = read_layer(config_path("generators", name)) if name in config_names("generators") else Layer()
+    known = {*registry.names("generator"), name}
+    if unknown := sorted(set(protocol.generators) - known):
+        hint = did_you_mean(unknown[0], known, show_all=True)
+        raise UserError(f"protocol {protocol.name} changes generator {unknown[0]!r}, which is unknown{hint}")
     changes = protocol.generators.get(name, {})
     changed = Layer(changes, {(part,): f"protocol {protocol.name}, generators.{name}" for part in changes})
     return kind(build(kind.Config, shipped, changed, *layers))
@@ -168,7 +157,10 @@ class Job:
         for name in self.protocol.benchmarks:
             if name.startswith("world-"):
                 from synthbench.procedural import VERSION
+                from synthbench.world_pairs import WORLD_BENCHMARKS
 
+                if name not in WORLD_BENCHMARKS:
+                    raise UserError(f"the embedded world has no benchmark {name!r}" + did_you_mean(name, WORLD_BENCHMARKS, show_all=True))
                 parts[name] = {"renderer": VERSION}
             else:
                 parts[name] = {"digest": sources.find(name, "pairs").digest}
@@ -180,7 +172,7 @@ class Job:
             for i, name in enumerate(self.protocol.benchmarks):
                 progress(i, len(self.protocol.benchmarks))
                 if not (folder / name / "pairs.json").exists():
-                    save_pairs(_benchmark(name, r), folder / name)
+                    save_pairs(read_benchmark(name, r), folder / name)
 
         count = len(self.protocol.benchmarks)
         work = ", ".join(self.protocol.benchmarks)
@@ -231,13 +223,19 @@ class Job:
         if traits.enrolls:
             enroll = functools.partial(self.generator.enroll, count)
             add(
-                "enroll", "enroll", f"{self.short_name}: {count:,} identities", enroll, count, _bytes(count, r), {"count": count, **digests}
+                "enroll",
+                "enroll",
+                f"{self.short_name}: {count:,} identities",
+                enroll,
+                count,
+                disk_for(count, r),
+                {"count": count, **digests},
             )
         if traits.finite:
             seed = 0  # the images are what they are
         work = f"{self.short_name}: " + (f"{count:,} identities, {images:,} images" if images else "every image there is")
         extra = {"volume": self.volume.blocks, **digests}
-        add("generate", "sample", work, self._generate, images, _bytes(images or self.real.amount, r), extra)
+        add("generate", "sample", work, self._generate, images, disk_for(images or self.real.amount, r), extra)
         return steps
 
     def _generate(self, context: Context) -> dict[str, Any]:
@@ -273,7 +271,7 @@ class Job:
         made = self.generator_steps(seed)
         steps += made if traits.finite else []  # a set that cannot be had is found out first, at no cost
         steps += [*self.network_steps("judge", protocol.judge), self.benchmarks]
-        base = self.baseline.steps(seed) if self.short_name != "real" else []
+        base = self.baseline.steps(seed) if self.generator_name != "real" else []
         recognizer = self._train_step("recognizer", protocol.recipe, seed, made[-1], f"{self.short_name}: ")
         steps += [*base, *made, recognizer, self._evaluate_step(seed, made, recognizer, base[-1] if base else None)]
         return list({step.stage.folder: step for step in steps}.values())
@@ -291,7 +289,7 @@ class Job:
             evaluators[registry.short_name(name)] = kind(config)
         parts = {
             "stage": "evaluate",
-            "evaluators": {name: [item.version, item.config.model_dump(mode="json")] for name, item in evaluators.items()},
+            "evaluators": {name: [item.version, item.config.model_dump(mode="json"), item.sources()] for name, item in evaluators.items()},
             "files": [registry.file_digest(name) for name in self.protocol.evaluators],
             "benchmarks": self.benchmarks.stage.key,
             "faces": made[-1].stage.key,
@@ -319,135 +317,7 @@ class Job:
                 baseline=base.stage.folder if base else None,
             )
             context = Context(folder, seed, self.protocol.resolution, self.device, subject.real, None)  # type: ignore[arg-type]
-            _run_evaluators(evaluators, subject, context, progress)
+            run_evaluators(evaluators, subject, context, progress)
 
         stage, label = self.store.stage("evaluate", content_key(parts)), f"evaluate {self.protocol.name} {self.device.type}"
         return Step(stage, f"{self.short_name}: {', '.join(evaluators)}", evaluate, recognizer.amount, label, 100 * MB)
-
-
-# ------------------------------------------------------------------------------------------------------- how to build
-
-
-def faces_step(store: Store, resolution: int, name: str, faces: Faces) -> Step:
-    """Import or render a set of real faces."""
-    r = resolution
-    if isinstance(faces, WorldFaces):
-        from synthbench.procedural import VERSION
-
-        key = content_key({"stage": "faces", "world": faces.model_dump(), "renderer": VERSION, "resolution": r})
-        count = faces.identities * faces.images
-        work = f"embedded world, {faces.identities:,} people x {faces.images}, {r} px"
-        return Step(store.stage(name, key), work, functools.partial(_render_faces, faces, r), count, f"world {r}", _bytes(count, r))
-    source = sources.find(faces.source, "faces")
-    key = content_key({"stage": "faces", "source": source.digest, "exclude": sorted(faces.exclude), "resolution": r, "version": 1})
-    work = f"{source.title}, {source.images:,} faces, {r} px"
-    build_ = functools.partial(_import_faces, source.path, faces, r)
-    return Step(store.stage(name, key), work, build_, source.images, f"import {r}", _bytes(source.images, r))
-
-
-def _bytes(images: int, resolution: int) -> int:
-    """Disk for a set of faces: PNG shards (about 60 % of raw) and the packed memory map."""
-    return int(images * resolution**2 * 3 * 1.6)
-
-
-def public_network(name: str) -> Encoder:
-    """A registered checkpoint, loaded."""
-    from synthbench.models.checkpoints import load_checkpoint
-
-    source = sources.find(name, "weights")
-    return load_checkpoint(source.path, name=name, **source.options)
-
-
-def _render_faces(faces: WorldFaces, resolution: int, folder: Path, progress: Progress) -> None:
-    import torch
-
-    from synthbench import procedural
-    from synthbench.data.faces import open_faces
-    from synthbench.data.shards import ShardWriter
-    from synthbench.types import FaceBatch
-
-    total, chunk = faces.identities * faces.images, 256
-    writer = ShardWriter(folder)
-    for first in range(writer.done, total, chunk):
-        slot = torch.arange(first, min(first + chunk, total))
-        identity, sample = slot // faces.images, slot % faces.images
-        writer.write(FaceBatch(procedural.faces(faces.world, identity, sample, resolution, seed=faces.seed), identity))
-        progress(first + len(slot), total)
-    writer.finish()
-    open_faces(folder)
-
-
-def _import_faces(path: Path, faces: SourceFaces, resolution: int, folder: Path, progress: Progress) -> None:
-    from synthbench.data.faces import import_faces
-
-    import_faces(path, folder, resolution, exclude=faces.exclude, progress=progress)
-
-
-def _benchmark(name: str, resolution: int) -> PairSet:
-    from synthbench.data import pairs
-
-    if name.startswith("world-"):
-        from synthbench.world_pairs import WORLD_BENCHMARKS, world_pairs
-
-        return pairs.PairSet.from_arrays(name, *world_pairs(name, resolution), title=WORLD_BENCHMARKS[name])
-    return pairs.pairs_from_source(sources.find(name, "pairs"), resolution)
-
-
-def _run_evaluators(evaluators: dict[str, Any], subject: Any, context: Context, progress: Progress) -> None:
-    scores: list[Score] = []
-    skipped: list[dict[str, str]] = []
-    for i, (name, evaluator) in enumerate(evaluators.items()):
-        progress(i, len(evaluators))
-        try:
-            found = evaluator.evaluate(subject, context)
-        except Skipped as reason:
-            found = [reason]
-        for item in found:
-            if isinstance(item, Skipped):
-                skipped.append({"metric": getattr(item, "metric", "") or name, "reason": str(item)})
-            else:
-                scores.append(item)
-    write_json(context.out / "scores.json", {"scores": [vars(score) for score in scores], "skipped": skipped})
-
-
-# ---------------------------------------------------------------------------------------------------------------- run
-
-
-def execute(steps: list[Step], store: Store, until: str | None = None) -> list[dict[str, Any]]:
-    """Build what is not cached, in order. Returns name, key, state before, and seconds of each stage."""
-    if until and until not in {step.stage.name for step in steps}:
-        raise UserError(f"--until {until}: this run has no such stage; it has {', '.join(dict.fromkeys(s.stage.name for s in steps))}")
-    states = [step.stage.state for step in steps]
-    store.require_space(sum(step.disk for step, state in zip(steps, states) if state != "cached"))
-    done = []
-    for step, state in zip(steps, states):
-        seconds = 0.0
-        if state != "cached":
-            seconds = _build(step, state)
-        done.append({"name": step.stage.name, "key": step.stage.key, "state": state, "seconds": seconds})
-        if step.stage.name == until:
-            break
-    return done
-
-
-def _build(step: Step, state: str) -> float:
-    stage = step.stage
-    with stage.building() as facts:
-        if facts is None:
-            return 0.0
-        console.note(f"{stage.name}: {step.work}" + (" (resumed)" if state == "resume" else ""))
-        with console.progress(stage.name) as progress:
-            facts.update(step.build(stage.folder, progress) or {})
-        (stage.folder / "checkpoint.pt").unlink(missing_ok=True)
-        facts.update(work=step.work, label=step.label)
-        if state == "run":  # only an uninterrupted build tells the rate
-            facts["amount"] = step.amount
-    manifest = stage.manifest()
-    assert manifest is not None
-    console.note(f"{stage.name}: done in {console.duration(manifest['seconds'])}")
-    return float(manifest["seconds"])
-
-
-def seed_scores(step: Step) -> dict[str, Any]:
-    """What an evaluate stage found: {"scores": [...], "skipped": [...]}."""
-    return read_json(step.stage.folder / "scores.json") or {"scores": [], "skipped": []}

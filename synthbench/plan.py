@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from synthbench import console
-from synthbench.pipeline import Step
+from synthbench.steps import Step
 from synthbench.store import Store
 
 

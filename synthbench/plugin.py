@@ -83,6 +83,10 @@ class Evaluator(ABC, Generic[C]):
     def __init__(self, config: C) -> None:
         self.config = config
 
+    def sources(self) -> dict[str, str]:
+        """Digests of files outside the protocol that change the scores, by name; they enter the key of `evaluate`."""
+        return {}
+
     @abstractmethod
     def evaluate(self, subject: Subject, context: Context) -> list[Score | Skipped]:
         """The scores, and what could not be measured and why; per-item results may go into `context.out`.

@@ -19,7 +19,8 @@ from synthbench.store import Store, content_key, read_json
 from synthbench.types import UserError, Volume
 
 if TYPE_CHECKING:
-    from synthbench.pipeline import Job, Step
+    from synthbench.pipeline import Job
+    from synthbench.steps import Step
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,10 @@ def run(request: Request) -> Result | None:
     (store.root / "results").mkdir(parents=True, exist_ok=True)
     stages: dict[str, dict[str, Any]] = {}
     start = time.time()
-    from synthbench import pipeline
+    from synthbench.steps import execute
 
     for plan in plans.values():
-        for row in pipeline.execute(plan, store, request.until):
+        for row in execute(plan, store, request.until):
             stages.setdefault(row["key"], row)
     if request.until:
         console.note(f"stopped after {request.until}, as asked; the same command without --until continues")
@@ -158,7 +159,7 @@ def _announce(steps: list[Step], store: Store) -> None:
 
 def _collect(job: Job, plans: dict[int, list[Step]], stages: list[dict[str, Any]], wall: float) -> Result:
     """The JSON contract, from the evaluate stages of every seed."""
-    from synthbench.pipeline import seed_scores
+    from synthbench.steps import seed_scores
 
     evaluate = {seed: plan[-1] for seed, plan in plans.items()}
     found = {seed: seed_scores(step) for seed, step in evaluate.items()}
@@ -192,7 +193,7 @@ def _collect(job: Job, plans: dict[int, list[Step]], stages: list[dict[str, Any]
 
 def _baseline(job: Job, plans: dict[int, list[Step]]) -> Result | None:
     """The real row of the table: the scores of the baseline's evaluate stages."""
-    from synthbench.pipeline import seed_scores
+    from synthbench.steps import seed_scores
 
     if job.short_name == "real":
         return None

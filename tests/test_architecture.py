@@ -20,6 +20,7 @@ LAYERS = (
     ("plugin", "registry", "protocol"),
     ("device", "data", "models", "diffusion", "recognition", "procedural", "heads", "head_paint", "world_pairs", "augment", "inquiries"),
     ("generators", "evaluators"),
+    ("steps",),
     ("pipeline", "plan", "results"),
     ("tracking", "mlflow_client", "mlflow_server"),
     ("run", "inventory", "testing"),

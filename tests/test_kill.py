@@ -27,14 +27,25 @@ evaluators: {verification: {}, gap_to_real: {}, separability: {}, similarity: {}
 generators:
   cemiface:
     train:
-      unet: {channels: 16, multipliers: [1, 2], attention_levels: [1], attention_width: 32, head_width: 16, groups: 8, patch: 4, skip_downsample_level: -1}
+      unet: {channels: 16, multipliers: [1, 2], attention_levels: [1], attention_width: 32, head_width: 16, groups: 8, patch: 4,
+             skip_downsample_level: -1}
       steps: 60
       batch_size: 8
       precision: fp32
     enroll: {source: world, threshold: 1}
     sample: {m: [-1, 0, 1], steps: 4, copies: 1}
 """
-RECIPE = "backbone: {family: small, width: 8}\ndim: 16\nhead: cosface\nmargin: 0.1\nscale: 16\nepochs: 12\nbatch_size: 12\nlr: 0.05\nprecision: fp32\n"
+RECIPE = """
+backbone: {family: small, width: 8}
+dim: 16
+head: cosface
+margin: 0.1
+scale: 16
+epochs: 12
+batch_size: 12
+lr: 0.05
+precision: fp32
+"""
 # Checkpoints as often as possible, so that a kill in the middle leaves something to continue from.
 DRIVER = """
 import synthbench.recognition as recognition, synthbench.generators.cemiface as cemiface

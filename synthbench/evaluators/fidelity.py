@@ -14,6 +14,7 @@ import torch
 from pydantic import Field
 
 from synthbench.config import Settings
+from synthbench.data.sources import find, registered
 from synthbench.evaluators.inception import Inception, inception_features
 from synthbench.evaluators.neighbours import kth_neighbour, squared_distances
 from synthbench.evaluators.statistics import clustered_stderr, require_finite
@@ -150,6 +151,9 @@ class Fidelity(Evaluator[FidelityConfig]):
     Config = FidelityConfig
     version = 1
 
+    def sources(self) -> dict[str, str]:
+        return {"inception": find("inception-fid").digest} if registered("inception-fid") else {}
+
     def evaluate(self, subject: Subject, context: Context) -> list[Score | Skipped]:
         n = min(len(subject.faces), len(subject.real), self.config.images)
         if n < 4:
@@ -200,10 +204,8 @@ class Fidelity(Evaluator[FidelityConfig]):
 
 def find_inception() -> Inception:
     """The registered network. Raises Skipped when its weights are not there."""
-    from synthbench.data import sources
-
     try:
-        entry = sources.find("inception-fid")
+        entry = find("inception-fid")
     except DataMissing as missing:
         raise Skipped(str(missing)) from missing
     return Inception(Path(entry.path))

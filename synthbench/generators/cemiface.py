@@ -33,6 +33,8 @@ from synthbench.types import Context, FaceBatch, Slot, UserError, Volume
 
 SAVE_EVERY = 30  # seconds between checkpoints
 LOG_EVERY = 20  # steps between lines of metrics.jsonl
+TINY_UNET = {"channels": 16, "multipliers": [1, 2], "attention_levels": [1], "attention_width": 16, "head_width": 8, "groups": 4,
+             "skip_downsample_level": -1, "patch": 2}  # fmt: skip
 CPU_CHUNK = 32  # images sampled at a time on a CPU, always: the last bits of a convolution depend on the shape of its batch
 
 # ---------------------------------------------------------------------------------------------------------------- config
@@ -61,7 +63,7 @@ class Train(Settings):
     steps: int = Field(0, ge=0, description="0: epochs x images / batch_size")
     batch_size: int = Field(160, ge=1)
     lr: float = Field(1e-4, gt=0, description="open: DCFace's code says 1e-4")
-    lr_schedule: Literal["constant", "cosine"] = "constant"
+    lr_schedule: diffusion.LrSchedule = "constant"
     warmup: int = Field(0, ge=0, description="steps")
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(0.01, ge=0)
@@ -168,6 +170,11 @@ class CemiFace(Generator[Config]):
         real_photographs="the inquiry of each identity, `sample.copies` times (column `real`), when inquiries are photographs",
         pretrained="the protocol's encoder",
     )
+    tiny = {
+        "train": {"steps": 6, "batch_size": 8, "unet": TINY_UNET},
+        "enroll": {"threshold": 1.0},
+        "sample": {"steps": 2, "copies": 1},
+    }
 
     def sources(self, resolution: int) -> dict[str, str]:
         return inquiries.digests(self.config.enroll)
@@ -217,7 +224,7 @@ class CemiFace(Generator[Config]):
                         noise, abar, sample.steps, sample.eta, settings.prediction, sample.clip_x0, sample.spacing,
                     ):  # fmt: skip
                         x = step.x
-                    images = to_uint8(x)
+                    images = diffusion.to_uint8(x)
                     reached = (encoder.embed(images).float() * F.normalize(codes, dim=1)).sum(1).cpu()
                 images, m = images.cpu(), wanted
             yield _batch(chunk, known, images, m, reached)
@@ -245,11 +252,6 @@ def requested(m: float | tuple[float, ...] | Interval, slot: Slot, seed: int) ->
         start = derive(seed, "m", slot.identity) / 2**63
         return m.low + (m.high - m.low) * ((start + slot.sample * 0.6180339887498949) % 1)  # golden ratio: any number of samples is even
     return m
-
-
-def to_uint8(x: Tensor) -> Tensor:
-    """[-1, 1] -> 0..255, rounded."""
-    return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def _batch(chunk: list[Slot], known: inquiries.Codes, images: Tensor, m: Tensor, reached: Tensor) -> FaceBatch:
@@ -310,7 +312,7 @@ def train(settings: Train, context: Context) -> None:
         t, m, noise = t.to(device), m.to(device), send(noise, device)
 
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(settings, step, total)
+            group["lr"] = settings.lr * diffusion.lr_factor(settings.lr_schedule, settings.warmup, step, total)
         with autocast(device, settings.precision):
             x_t = diffusion.add_noise(x0, noise, share)  # Eq. 4
             output = denoiser(x_t, t, denoiser.condition(code, m)).float()
@@ -364,15 +366,6 @@ def sample_m(count: int, settings: Train, draw: torch.Generator) -> Tensor:
         return settings.m_low + span * torch.rand(count, generator=draw)
     points = int(span / settings.m_interval + 1e-6) + 1
     return settings.m_low + settings.m_interval * torch.randint(points, (count,), generator=draw).float()
-
-
-def learning_rate(settings: Train, step: int, total: int) -> float:
-    """Linear warm-up, then constant or half a cosine down to zero."""
-    if step < settings.warmup:
-        return settings.lr * (step + 1) / settings.warmup
-    if settings.lr_schedule == "constant":
-        return settings.lr
-    return settings.lr * 0.5 * (1 + float(np.cos(np.pi * (step - settings.warmup) / max(1, total - settings.warmup))))
 
 
 def embed_twice(context: Context, flip: bool) -> Tensor:

@@ -36,4 +36,3 @@ class Procedural(Generator[Config]):
                 "generator", identity, sample, context.resolution, context.seed, difficulty=self.config.sample.difficulty
             )
             yield FaceBatch(images, identity)
-            context.progress(min(start + 256, len(slots)), len(slots))

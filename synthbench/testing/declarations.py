@@ -11,7 +11,8 @@ from synthbench.config import Settings
 from synthbench.plugin import Evaluator, Generator, Traits
 from synthbench.types import UserError
 
-OUTSIDE = ("mlflow", *(f"synthbench.{name}" for name in ("cli", "run", "results", "inventory", "testing", "tracking", "pipeline", "plan")))
+ABOVE = ("cli", "run", "results", "inventory", "testing", "tracking", "steps", "pipeline", "plan")
+OUTSIDE = ("mlflow", *(f"synthbench.{name}" for name in ABOVE))
 
 
 def check_class(kind: type[Generator] | type[Evaluator], name: str) -> str:

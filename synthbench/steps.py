@@ -1,0 +1,165 @@
+"""Steps: one stage of a plan each, with how it is built; and the loop that builds what is missing.
+
+What is the same for every run is here: importing or rendering faces, benchmarks, evaluators. pipeline.py wires the steps of one run.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from synthbench import console
+from synthbench.data import sources
+from synthbench.protocol import Faces, SourceFaces, WorldFaces
+from synthbench.store import Stage, Store, content_key, read_json, write_json
+from synthbench.types import Context, Progress, Score, Skipped, UserError
+
+if TYPE_CHECKING:
+    from synthbench.data.pairs import PairSet
+    from synthbench.models.encoder import Encoder
+
+MB = 10**6
+Build = Callable[[Path, Progress], "dict[str, Any] | None"]  # (folder, progress) -> facts for the manifest
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a plan."""
+
+    stage: Stage
+    work: str  # for people
+    build: Build = field(repr=False)
+    amount: int = 0  # units of work, for the time estimate; 0 when unknown
+    label: str = ""  # steps with the same name and label take the same time per unit on one machine
+    disk: int = 0  # bytes it will write, roughly
+
+
+# ------------------------------------------------------------------------------------------------------- how to build
+
+
+def faces_step(store: Store, resolution: int, name: str, faces: Faces) -> Step:
+    """Import or render a set of real faces."""
+    r = resolution
+    if isinstance(faces, WorldFaces):
+        from synthbench.procedural import VERSION
+
+        key = content_key({"stage": "faces", "world": faces.model_dump(), "renderer": VERSION, "resolution": r})
+        count = faces.identities * faces.images
+        work = f"embedded world, {faces.identities:,} people x {faces.images}, {r} px"
+        return Step(store.stage(name, key), work, functools.partial(_render_faces, faces, r), count, f"world {r}", disk_for(count, r))
+    source = sources.find(faces.source, "faces")
+    key = content_key({"stage": "faces", "source": source.digest, "exclude": sorted(faces.exclude), "resolution": r, "version": 1})
+    work = f"{source.title}, {source.images:,} faces, {r} px"
+    build_ = functools.partial(_import_faces, source.path, faces, r)
+    return Step(store.stage(name, key), work, build_, source.images, f"import {r}", disk_for(source.images, r))
+
+
+def disk_for(images: int, resolution: int) -> int:
+    """Disk for a set of faces: PNG shards (about 60 % of raw) and the packed memory map."""
+    return int(images * resolution**2 * 3 * 1.6)
+
+
+def public_network(name: str) -> Encoder:
+    """A registered checkpoint, loaded."""
+    from synthbench.models.checkpoints import load_checkpoint
+
+    source = sources.find(name, "weights")
+    return load_checkpoint(source.path, name=name, **source.options)
+
+
+def _render_faces(faces: WorldFaces, resolution: int, folder: Path, progress: Progress) -> None:
+    import torch
+
+    from synthbench import procedural
+    from synthbench.data.faces import open_faces
+    from synthbench.data.shards import ShardWriter
+    from synthbench.types import FaceBatch
+
+    total, chunk = faces.identities * faces.images, 256
+    writer = ShardWriter(folder)
+    for first in range(writer.done, total, chunk):
+        slot = torch.arange(first, min(first + chunk, total))
+        identity, sample = slot // faces.images, slot % faces.images
+        writer.write(FaceBatch(procedural.faces(faces.world, identity, sample, resolution, seed=faces.seed), identity))
+        progress(first + len(slot), total)
+    writer.finish()
+    open_faces(folder)
+
+
+def _import_faces(path: Path, faces: SourceFaces, resolution: int, folder: Path, progress: Progress) -> None:
+    from synthbench.data.faces import import_faces
+
+    import_faces(path, folder, resolution, exclude=faces.exclude, progress=progress)
+
+
+def read_benchmark(name: str, resolution: int) -> PairSet:
+    from synthbench.data import pairs
+
+    if name.startswith("world-"):
+        from synthbench.world_pairs import WORLD_BENCHMARKS, world_pairs
+
+        return pairs.PairSet.from_arrays(name, *world_pairs(name, resolution), title=WORLD_BENCHMARKS[name])
+    return pairs.pairs_from_source(sources.find(name, "pairs"), resolution)
+
+
+def run_evaluators(evaluators: dict[str, Any], subject: Any, context: Context, progress: Progress) -> None:
+    scores: list[Score] = []
+    skipped: list[dict[str, str]] = []
+    for i, (name, evaluator) in enumerate(evaluators.items()):
+        progress(i, len(evaluators))
+        try:
+            found = evaluator.evaluate(subject, context)
+        except Skipped as reason:
+            found = [reason]
+        for item in found:
+            if isinstance(item, Skipped):
+                skipped.append({"metric": getattr(item, "metric", "") or name, "reason": str(item)})
+            else:
+                scores.append(item)
+    write_json(context.out / "scores.json", {"scores": [vars(score) for score in scores], "skipped": skipped})
+
+
+# ---------------------------------------------------------------------------------------------------------------- run
+
+
+def execute(steps: list[Step], store: Store, until: str | None = None) -> list[dict[str, Any]]:
+    """Build what is not cached, in order. Returns name, key, state before, and seconds of each stage."""
+    if until and until not in {step.stage.name for step in steps}:
+        raise UserError(f"--until {until}: this run has no such stage; it has {', '.join(dict.fromkeys(s.stage.name for s in steps))}")
+    states = [step.stage.state for step in steps]
+    store.require_space(sum(step.disk for step, state in zip(steps, states) if state != "cached"))
+    done = []
+    for step, state in zip(steps, states):
+        seconds = 0.0
+        if state != "cached":
+            seconds = _build(step, state)
+        done.append({"name": step.stage.name, "key": step.stage.key, "state": state, "seconds": seconds})
+        if step.stage.name == until:
+            break
+    return done
+
+
+def _build(step: Step, state: str) -> float:
+    stage = step.stage
+    with stage.building() as facts:
+        if facts is None:
+            return 0.0
+        console.note(f"{stage.name}: {step.work}" + (" (resumed)" if state == "resume" else ""))
+        with console.progress(stage.name) as progress:
+            facts.update(step.build(stage.folder, progress) or {})
+        (stage.folder / "checkpoint.pt").unlink(missing_ok=True)
+        facts.update(work=step.work, label=step.label)
+        if state == "run":  # only an uninterrupted build tells the rate
+            facts["amount"] = step.amount
+    manifest = stage.manifest()
+    assert manifest is not None
+    console.note(f"{stage.name}: done in {console.duration(manifest['seconds'])}")
+    return float(manifest["seconds"])
+
+
+def seed_scores(step: Step) -> dict[str, Any]:
+    """What an evaluate stage found: {"scores": [...], "skipped": [...]}."""
+    return read_json(step.stage.folder / "scores.json") or {"scores": [], "skipped": []}
