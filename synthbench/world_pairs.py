@@ -20,9 +20,9 @@ FOLDS = 10
 # The nuisance that the left and the right image of a pair do not share with the training set: (low, high) of |value|, uniform.
 LEFT_RIGHT: dict[str, tuple[dict[str, tuple[float, float]], dict[str, tuple[float, float]]]] = {
     "world-mixed": ({}, {}),
-    "world-profile": ({"yaw": (0, 10)}, {"yaw": (52, 70)}),
-    "world-agegap": ({"age": (18, 30)}, {"age": (52, 72)}),
-    "world-crossage": ({"age": (18, 32)}, {"age": (46, 68)}),
+    "world-profile": ({"yaw": (0, 10)}, {"yaw": (60, 80)}),
+    "world-agegap": ({"age": (20, 36)}, {"age": (40, 60)}),
+    "world-crossage": ({"age": (22, 36)}, {"age": (42, 60)}),
     "world-crosspose": ({"yaw": (0, 30)}, {"yaw": (25, 58)}),
 }
 ALIKE = ("world-crossage", "world-crosspose")  # impostors of the same group, as in CALFW and CPLFW
