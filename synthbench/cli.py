@@ -14,6 +14,7 @@ import click
 from synthbench import __version__, console
 from synthbench.types import UserError
 
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
 FOLDER = click.Path(path_type=Path)
 RUNS = click.option("--runs", type=FOLDER, default=Path("runs"), envvar="SYNTHBENCH_RUNS", show_default=True, help="Folder of results.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout; progress stays on stderr.")
@@ -187,10 +188,13 @@ def export_command(run: str, form: str, out: Path | None, runs: Path) -> None:
     from synthbench import results
     from synthbench.data.export import export_faces
     from synthbench.data.faces import open_faces
-    from synthbench.store import Store, read_json
+    from synthbench.store import Store
 
     folder = results.find_run(Store(runs.absolute()), run)
-    faces = open_faces(Path(read_json(folder / "run.json")["artifacts"]["faces"]))
+    result = results.read_run(folder / "run.json")
+    if result is None:
+        raise UserError(f"{folder}/run.json is not a whole result; run the command that made it again")
+    faces = open_faces(Path(result["artifacts"]["faces"]))
     target = out or Path(f"{folder.name}-{form}")
     export_faces(faces, form, target)
     console.note(f"{len(faces):,} images of {faces.identities:,} identities in {target}")
@@ -251,7 +255,7 @@ def _guarded() -> int:
     except BrokenPipeError:
         return 1
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno in DISK:
             console.error(f"cannot write {error.filename or ''}: {error.strerror}. Nothing is lost. Continue with: {continue_command()}")
             return 2
         return _unexpected(error)
@@ -267,7 +271,11 @@ def _unexpected(error: Exception) -> int:
     import tempfile
     import traceback
 
+    from synthbench.registry import PLUGIN_FILE
+
     with tempfile.NamedTemporaryFile("w", prefix="synthbench-", suffix=".log", delete=False) as log:
         traceback.print_exception(error, file=log)
-    console.error(f"{type(error).__name__}: {error}\nThis is a fault of synthbench; the details are in {log.name}")
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_globals.get("__name__", "").startswith(PLUGIN_FILE)]
+    whose = f"It was raised in the plugin {frames[-1].f_code.co_filename}" if frames else "This is a fault of synthbench"
+    console.error(f"{type(error).__name__}: {error}\n{whose}; the details are in {log.name}")
     return 1

@@ -218,7 +218,8 @@ def _explain(kind: type[Settings], layer: Layer, keys: Keys, item: Any) -> str:
     if item["type"] == "missing":
         return f"{place}{name} is missing"
     message = item["msg"].removeprefix("Value error, ")
-    return f"{place}{name} = {item['input']!r}: {message[:1].lower() + message[1:]}"
+    shown = f"{name} = {item['input']!r}" if len(repr(item["input"])) <= 80 else name  # the place tells the rest
+    return f"{place}{shown}: {message[:1].lower() + message[1:]}"
 
 
 def _field_names(kind: type[BaseModel], keys: Keys) -> list[str]:

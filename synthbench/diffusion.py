@@ -24,14 +24,18 @@ LrSchedule = Literal["constant", "cosine"]
 # ------------------------------------------------------------------------------------------------------------- schedules
 
 
-def signal(schedule: Schedule, T: int = 1000) -> Tensor:
-    """abar_t for t = 0..T-1, (T,) float32. Linear: beta from 1e-4 to 0.02 (DDPM); cosine: 2102.09672, Eq. 17, beta at most 0.999."""
+def signal(schedule: Schedule, T: int = 1000, snr_scale: float = 1.0) -> Tensor:
+    """abar_t for t = 0..T-1, (T,) float32. Linear: beta from 1e-4 to 0.02 (DDPM); cosine: 2102.09672, Eq. 17, beta at most 0.999.
+
+    `snr_scale` multiplies SNR_t = abar / (1 - abar): fewer pixels show less under the same noise (simple diffusion, 2301.11093, Eq. 8).
+    """
     if schedule == "linear":
         beta = torch.linspace(1e-4, 0.02, T, dtype=torch.float64)
     else:
         f = torch.cos((torch.arange(T + 1, dtype=torch.float64) / T + 0.008) / 1.008 * math.pi / 2) ** 2
         beta = (1 - f[1:] / f[:-1]).clamp(max=0.999)
-    return torch.cumprod(1 - beta, 0).float()
+    abar = torch.cumprod(1 - beta, 0)
+    return (snr_scale * abar / (1 - abar + snr_scale * abar)).float()
 
 
 def add_noise(x0: Tensor, noise: Tensor, abar: Tensor) -> Tensor:

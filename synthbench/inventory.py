@@ -14,8 +14,8 @@ import yaml
 from synthbench import __version__, console, registry
 from synthbench.config import Layer, build, config_names, config_path, did_you_mean, read_layer
 from synthbench.protocol import load_protocol
-from synthbench.results import cell
-from synthbench.store import Store, read_json
+from synthbench.results import cell, read_run
+from synthbench.store import Store
 from synthbench.types import UserError, Volume
 
 Table = tuple[tuple[str, ...], list[tuple[Any, ...]]]
@@ -43,7 +43,7 @@ def listing(what: str, runs: Path) -> Table:
         ]
     rows = []
     for path in sorted((Store(runs).root / "results").glob("*/run.json"), key=lambda path: path.stat().st_mtime):
-        result = read_json(path)
+        result = read_run(path)
         if result is None:
             console.warn(f"{path} is not a whole result; ignored")
             continue

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from synthbench.data import sources
 from synthbench.protocol import Network, Protocol, PublicNetwork
 from synthbench.steps import MB, Step, disk_for, faces_step, public_network, read_benchmark, run_evaluators
 from synthbench.store import Store, content_key
-from synthbench.types import Context, Progress, UserError, Volume
+from synthbench.types import Context, FaceBatch, Progress, Slot, UserError, Volume
 
 if TYPE_CHECKING:
     import torch
@@ -171,7 +171,7 @@ class Job:
 
             for i, name in enumerate(self.protocol.benchmarks):
                 progress(i, len(self.protocol.benchmarks))
-                if not (folder / name / "pairs.json").exists():
+                if not all((folder / name / part).exists() for part in ("images.u8", "pairs.npz", "pairs.json")):
                     save_pairs(read_benchmark(name, r), folder / name)
 
         count = len(self.protocol.benchmarks)
@@ -249,18 +249,30 @@ class Job:
         begun, start = writer.done, time.monotonic()
         done = begun
         for batch in self.generator.generate(slots[begun:], context):
+            self._check(batch, slots[done : done + len(batch.identity)], context.resolution)
             writer.write(batch)
             done += len(batch.images)
             context.progress(done, len(slots))
+        if done != len(slots):
+            raise UserError(f"generator {self.short_name} made {done} images for {len(slots)} slots")
         writer.finish()
         faces = open_faces(context.out)  # packs once, for training
-        if len(faces) != len(slots):
-            raise UserError(f"generator {self.short_name} made {len(faces)} images for {len(slots)} slots")
         return {
             "images": len(faces),
             "digest": faces.digest,
             "images_per_second": round((done - begun) / max(time.monotonic() - start, 1e-3), 1),
         }
+
+    def _check(self, batch: FaceBatch, slots: Sequence[Slot], resolution: int) -> None:
+        """Raises UserError for a batch that does not hold the images of `slots`."""
+        what, count = f"generator {self.short_name}", len(batch.identity)
+        images, shape = batch.images, (count, 3, resolution, resolution)
+        if tuple(images.shape) != shape or str(images.dtype) != "torch.uint8":
+            raise UserError(f"{what}: images are {tuple(images.shape)} {images.dtype}; they must be {shape} torch.uint8")
+        if batch.identity.tolist() != [slot.identity for slot in slots]:
+            raise UserError(f"{what}: the identities of a batch are not those of the slots asked for, in their order")
+        if odd := [name for name, values in batch.columns.items() if tuple(values.shape) != (count,)]:
+            raise UserError(f"{what}: column {odd[0]!r} is {tuple(batch.columns[odd[0]].shape)}; it must be {(count,)}")
 
     def steps(self, seed: int) -> list[Step]:
         """Every stage of the run with this seed, in order, with those of the real baseline."""

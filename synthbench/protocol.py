@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from synthbench.config import Settings, build, config_path, read_layer
 from synthbench.types import UserError
@@ -59,6 +60,15 @@ class Protocol(Settings):
     benchmarks: tuple[str, ...] = Field(min_length=1)
     evaluators: dict[str, dict[str, Any]]  # in the order in which they run
     generators: dict[str, dict[str, Any]] = {}  # settings of generators that this protocol changes
+
+    @field_validator("evaluators", "generators")
+    @classmethod
+    def _plain(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        try:  # they enter keys
+            json.dumps(settings, sort_keys=True, allow_nan=False)
+        except (TypeError, ValueError):
+            raise ValueError("names must be words and numbers finite") from None
+        return settings
 
     def sources(self) -> list[str]:
         """Names of the registered sources that the protocol needs."""

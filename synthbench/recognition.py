@@ -290,6 +290,8 @@ def restore(path: Path, fingerprint: str, backbone: nn.Module, head: Head, optim
         backbone.load_state_dict(state["backbone"])
         head.load_state_dict(state["head"])
         optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, KeyError, EOFError, ValueError, OSError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # torch raises many kinds for a damaged file
         raise UserError(f"{path} is damaged ({error}); delete it to start afresh") from None
     return int(state["step"])

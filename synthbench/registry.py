@@ -15,6 +15,7 @@ from synthbench.plugin import Evaluator, Generator
 from synthbench.types import UserError
 
 KINDS: dict[str, type] = {"generator": Generator, "evaluator": Evaluator}
+PLUGIN_FILE = "synthbench_plugin_"  # and the stem of the file: the module of a plugin given as a file
 
 
 def names(kind: str) -> dict[str, metadata.EntryPoint]:
@@ -41,7 +42,7 @@ def load(kind: str, name: str) -> Any:
 def _from_file(kind: str, path: Path) -> Any:
     if not path.is_file():
         raise UserError(f"{path} does not exist")
-    module_name = f"synthbench_plugin_{path.stem}"
+    module_name = PLUGIN_FILE + path.stem
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)

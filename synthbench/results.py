@@ -62,8 +62,10 @@ def show(results: list[Result], benchmarks: Iterable[str]) -> None:
     if len(seeds) > 1:
         console.note("± is the sampling error over pairs (one standard error)")
         for item in results:
-            spread = statistics.stdev([score["value"] for score in values(item, "verification/avg/accuracy")])
-            console.note(f"{item['generator']}: AVG varies by ±{spread:.2f} (standard deviation) over {len(seeds)} seeds")
+            averages = [score["value"] for score in values(item, "verification/avg/accuracy")]
+            if len(averages) > 1:
+                spread = statistics.stdev(averages)
+                console.note(f"{item['generator']}: AVG varies by ±{spread:.2f} (standard deviation) over {len(seeds)} seeds")
     else:
         console.note("± is the sampling error over pairs (one standard error); n = 1 seed, so the spread between seeds is not known")
     reasons: dict[str, list[str]] = {}
@@ -79,6 +81,13 @@ def save(store: Store, result: Result) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "run.json", result)
     return folder
+
+
+def read_run(path: Path) -> Result | None:
+    """The result in a run.json; None when it is absent, not whole or of another kind."""
+    result = read_json(path)
+    whole = isinstance(result, dict) and {"run", "seeds", "scores", "stages", "artifacts", "baseline"} <= result.keys()
+    return result if whole else None
 
 
 def grid(rows: list[Any], path: Path, height: int = 96) -> None:
@@ -105,9 +114,9 @@ def grid(rows: list[Any], path: Path, height: int = 96) -> None:
 def remembered(store: Store, request: str) -> Result | None:
     """The result of an earlier identical request, if all its stages are still whole. Imports nothing heavy."""
     memory = read_json(store.root / "requests" / f"{request}.json")
-    if not memory:
+    if not isinstance(memory, dict) or "run" not in memory:
         return None
-    result = read_json(store.root / "results" / memory["run"] / "run.json")
+    result = read_run(store.root / "results" / memory["run"] / "run.json")
     if not result or any(not store.stage(stage["name"], stage["key"]).manifest() for stage in result["stages"]):
         return None
     for stage in result["stages"]:

@@ -100,6 +100,8 @@ def make_job(request: Request, store: Store, protocol: Protocol) -> Job:
     volume = Volume.parse(request.volume or ("all" if finite else protocol.volume))
     if not finite and not volume.blocks:
         raise UserError(f"{job.short_name} makes any number of images; give --volume, such as {protocol.volume}")
+    if volume.identities == 1:
+        raise UserError(f"volume {volume} has one identity; a recognizer needs at least two")
     return Job(store, protocol, request.generator, volume, device, parse_set(request.settings))
 
 
@@ -123,7 +125,7 @@ def _request_key(request: Request, protocol: Protocol) -> str:
             "package": results.fingerprint(),
             "generator": request.generator,
             "files": [registry.file_digest(name) for name in (request.generator, *protocol.evaluators)],
-            "recipes": {name: config_path("recipes", name).read_text("utf-8") for name in recipes},
+            "recipes": {name: config_path("recipes", name).read_text("utf-8", "replace") for name in recipes},
             "volume": request.volume,
             "protocol": protocol.model_dump(mode="json"),
             "seeds": request.seeds,

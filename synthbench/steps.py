@@ -161,5 +161,9 @@ def _build(step: Step, state: str) -> float:
 
 
 def seed_scores(step: Step) -> dict[str, Any]:
-    """What an evaluate stage found: {"scores": [...], "skipped": [...]}."""
-    return read_json(step.stage.folder / "scores.json") or {"scores": [], "skipped": []}
+    """What an evaluate stage found: {"scores": [...], "skipped": [...]}. Raises UserError when the file is damaged."""
+    path = step.stage.folder / "scores.json"
+    found = read_json(path)
+    if not isinstance(found, dict) or not {"scores", "skipped"} <= found.keys():
+        raise UserError(f"{path} is damaged; run the same command with --force evaluate")
+    return found

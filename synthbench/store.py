@@ -56,14 +56,20 @@ class Stage:
 
     def manifest(self) -> dict[str, Any] | None:
         """What was recorded when the stage was finished; None unless it is whole: every file there, with its size."""
+        manifest = self._recorded()
+        return manifest if manifest and not any(self._damaged(manifest)) else None
+
+    def _recorded(self) -> dict[str, Any] | None:
         manifest = read_json(self.folder / MANIFEST)
-        if not isinstance(manifest, dict) or manifest.get("key") != self.key or "files" not in manifest:
-            return None
+        whole = isinstance(manifest, dict) and manifest.get("key") == self.key and isinstance(manifest.get("files"), dict)
+        return manifest if whole else None
+
+    def _damaged(self, manifest: dict[str, Any]) -> Iterator[Path]:
+        """The files that are not as the manifest says."""
         for name, length in manifest["files"].items():
             path = self.folder / name
             if not path.is_file() or path.stat().st_size != length:
-                return None
-        return manifest
+                yield path
 
     @property
     def state(self) -> str:
@@ -85,11 +91,18 @@ class Stage:
                 yield None
                 return
             self.folder.mkdir(exist_ok=True)
-            (self.folder / MANIFEST).unlink(missing_ok=True)  # a damaged stage is built again from what is left
+            self._drop_damage()
             start = time.time()
             facts: dict[str, Any] = {}
             yield facts
             self._publish(start, facts)
+
+    def _drop_damage(self) -> None:
+        """What is left of a damaged stage is built on; a damaged file is not, lest its builder take it for finished."""
+        for path in self._damaged(self._recorded() or {"files": {}}):
+            if path.is_file():
+                path.unlink()
+        (self.folder / MANIFEST).unlink(missing_ok=True)
 
     def _publish(self, start: float, facts: dict[str, Any]) -> None:
         for leftover in self.folder.rglob("*.tmp"):

@@ -79,6 +79,11 @@ def test_m_may_be_a_number_a_list_or_an_interval():
         Sample(m=())
 
 
+def test_more_ddim_steps_than_diffusion_steps_are_refused():
+    with pytest.raises(UserError, match="sample.steps 101 is more than the 100"):
+        build(Config, parse_set(["sample.steps=101", "train.T=100"]))
+
+
 def test_requested_m():
     assert [cemiface.requested((0.0, 0.5, 0.9), Slot(4, i), 0) for i in range(4)] == [0.0, 0.5, 0.9, 0.0]
     interval = Interval(low=-0.1, high=0.1)
@@ -163,6 +168,12 @@ def test_a_killed_training_goes_on_bit_for_bit(tmp_path, faces, encoder, monkeyp
     assert whole == cut
     steps = [json.loads(line)["step"] for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, 9))
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path, faces, encoder):
+    (tmp_path / "checkpoint.pt").write_bytes(b"half")
+    with pytest.raises(UserError, match="checkpoint.pt is damaged"):
+        cemiface.train(settings(), context(tmp_path, faces, encoder))
 
 
 def test_a_loss_that_is_not_finite_stops_with_a_diagnosis(tmp_path, faces, encoder):

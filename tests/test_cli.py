@@ -96,6 +96,9 @@ MISTAKES = [
     ("run cemiface --protocol demo --set sample.m=[0,-7]", 2, "-7.0 is outside [-1, 1]"),
     ("run cemiface --protocol demo --set sample.m=hot", 2, "--set sample.m=hot: sample.m"),
     ("run procedural --volume 3by4", 2, "volume '3by4' is not understood"),
+    ("run procedural --volume 1x20", 2, "volume 1x20 has one identity"),
+    ("run procedural --runs tiny.yaml", 2, "cannot write"),
+    ("run cemiface --protocol demo --set sample.steps=5000", 2, "error: settings: sample.steps 5000 is more than"),
     ("run procedural --volume all", 2, "makes any number of images; give --volume"),
     ("run procedural --volume 900000000x9000", 2, "Take a smaller --volume"),
     ("run procedural --seeds 0", 2, "--seeds 0: must be between 1 and 100"),
@@ -132,6 +135,7 @@ def test_a_mistake_is_named_and_nothing_is_begun(synthbench, here: Path, command
         (("resolution: 16", "resolution: 8"), "tiny.yaml:5: resolution = 8: input should be greater than or equal to 16"),
         (("recipe: recipe.yaml\nb", "recipe: recpie.yaml\nb"), "recpie.yaml does not exist"),
         (("[world-mixed]", "[]"), "benchmarks"),
+        (("  separability: {}", "  separability: {a: .nan}"), "tiny.yaml:13: evaluators"),
         (("[world-mixed]", "[lfw]"), "LFW is not registered"),
         ((", seed: 2, faces: {world: judge, identities: 6, images: 4}}", ", seed: 1}"), "are the same network"),
         (("  separability: {}", "  separabilty: {}"), "unknown evaluator 'separabilty'; did you mean 'separability'?"),
@@ -267,3 +271,60 @@ def test_faults_of_ours_and_of_the_disk(synthbench, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(store.Stage, "building", broken)
     result = synthbench(*RUN)
     assert result.code == 1 and "EOFError: half a file" in result.err and "details are in" in result.err
+
+
+PLUGIN = """
+import torch
+from synthbench.plugin import Generator
+from synthbench.types import FaceBatch
+
+class Mine(Generator):
+    "Grey squares."
+    def generate(self, slots, context):
+        identity = torch.tensor([slot.identity for slot in slots])
+        images = torch.full((len(slots), 3, context.resolution, context.resolution), 9, dtype=torch.uint8)
+        BODY
+        yield FaceBatch(images, identity, columns)
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "words"),
+    [
+        ("1 / 0", 1, "ZeroDivisionError: division by zero\nIt was raised in the plugin mine.py"),
+        ("images, columns = images[:, :2], {}", 2, "images are (24, 2, 16, 16) torch.uint8; they must be (24, 3, 16, 16)"),
+        ("images, columns = images * float('nan'), {}", 2, "torch.float32; they must be (24, 3, 16, 16) torch.uint8"),
+        ("images, identity, columns = images[:9], identity[:9], {}", 2, "made 9 images for 24 slots"),
+        ("images, identity, columns = images.repeat(2, 1, 1, 1), identity.repeat(2), {}", 2, "are not those of the slots"),
+        ("identity, columns = identity + 1, {}", 2, "are not those of the slots"),
+        ("columns = {'m': torch.zeros(3)}", 2, "column 'm' is (3,); it must be (24,)"),
+    ],
+)
+def test_a_plugin_that_breaks_its_word_is_told_so(synthbench, here: Path, body: str, code: int, words: str) -> None:
+    (here / "mine.py").write_text(PLUGIN.replace("BODY", body))
+    result = synthbench("run", "mine.py", *RUN[2:], "--runs", "r", "--until", "generate")
+    assert result.code == code and words in result.err, result.err
+
+
+def test_a_damaged_result_is_no_result(synthbench, here: Path) -> None:
+    (here / "r" / "results" / "run-1").mkdir(parents=True)
+    for text in ("{", "{}", "[]"):
+        (here / "r" / "results" / "run-1" / "run.json").write_text(text)
+        listed = synthbench("list", "runs", "--runs", "r")
+        assert listed.code == 0 and "run-1/run.json is not a whole result" in listed.err
+        exported = synthbench("export", "run-1", "--to", "rec", "--runs", "r")
+        assert exported.code == 2 and "run-1/run.json is not a whole result" in exported.err
+
+
+def test_damaged_files_of_finished_stages_are_made_again(synthbench, here: Path) -> None:
+    call = (*RUN, "--runs", "r", "--json")
+    whole = json.loads(synthbench(*call).out)
+    for pattern in ("*/*/weights.safetensors", "*/*/packed.u8", "benchmarks/*/*/images.u8", "evaluate/*/scores.json", "*/*/part-*.parquet"):
+        files = list((here / "r" / "stages").glob(pattern))
+        assert files
+        for path in files:
+            path.write_bytes(path.read_bytes()[:-1])
+        again = synthbench(*call)
+        assert again.code == 0, again.err
+        assert json.loads(again.out)["scores"] == whole["scores"]
+        assert any(stage["state"] == "resume" for stage in json.loads(again.out)["stages"])

@@ -143,3 +143,8 @@ def test_noise_of_an_image_does_not_depend_on_its_neighbours():
 def test_steps_outside_the_schedule_are_refused():
     with pytest.raises(ValueError, match=r"1\.\.1000"):
         diffusion.time_steps(0)
+
+
+def test_snr_scale_multiplies_the_ratio() -> None:
+    plain, scaled = diffusion.signal("cosine")[:900].double(), diffusion.signal("cosine", snr_scale=8.0)[:900].double()
+    torch.testing.assert_close(scaled / (1 - scaled), 8 * plain / (1 - plain), rtol=2e-3, atol=1e-9)

@@ -106,6 +106,9 @@ def test_checkpoint_of_something_else(tmp_path, monkeypatch):
     (tmp_path / "checkpoint.pt").write_bytes((tmp_path / "checkpoint.pt").read_bytes()[:5000])
     with pytest.raises(UserError, match="damaged"):
         run(faces, tiny(), tmp_path)
+    (tmp_path / "checkpoint.pt").write_bytes(b"half")  # not even the zip that torch writes
+    with pytest.raises(UserError, match="damaged"):
+        run(faces, tiny(), tmp_path)
 
 
 def test_non_finite_loss_is_diagnosed(tmp_path):

@@ -143,6 +143,10 @@ def test_other_damage(tmp_path: Path) -> None:
     idx.write_text("1\t0\n2\tx\n")
     with pytest.raises(UserError, match="line 2"):
         read_source(rec)
+    for number in ("²", "9" * 30):  # a digit to Python, and more than 64 bits
+        idx.write_text(f"1\t0\n2\t{number}\n")
+        with pytest.raises(UserError, match="line 2"):
+            read_source(rec)
     idx.write_text("1\t0\n2\t12\n")
     with pytest.raises(UserError, match="no record at byte 12"):
         read_source(rec)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from synthbench.data import sources
@@ -105,7 +106,7 @@ def test_pairs(tmp_path: Path, faces: Path) -> None:
 
 def test_weights(tmp_path: Path) -> None:
     path = tmp_path / "model.ckpt"
-    path.write_bytes(b"weights")
+    torch.save({"weights": torch.zeros(3)}, path)
     with pytest.raises(UserError, match="--colour rgb or --colour bgr"):
         sources.add("mine", path, kind="weights")
     assert sources.add("mine", path, kind="weights", colour="rgb").options == {"colour": "rgb"}
@@ -118,6 +119,24 @@ def test_weights(tmp_path: Path) -> None:
     path.write_bytes(b"")
     with pytest.raises(UserError, match="empty"):
         sources.add("mine", path, kind="weights", colour="rgb")
+    for name, content in (("text.ckpt", b"hello"), ("text.safetensors", b"hello"), ("text.pth", b"hello")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=f"{name} is"):
+            sources.add("mine", tmp_path / name, kind="weights", colour="rgb")
+    torch.save({"weights": tmp_path}, tmp_path / "code.pt")
+    with pytest.raises(UserError, match="Python objects besides tensors"):
+        sources.add("mine", tmp_path / "code.pt", kind="weights", colour="rgb")
+
+
+@pytest.mark.parametrize("name", ["", ".", "../up", "a/b", "a\\b", ".hidden", "world-mixed", "a\nb"])
+def test_names_that_would_make_paths_are_refused(faces: Path, name: str) -> None:
+    with pytest.raises(UserError, match="cannot be a name"):
+        sources.add(name, faces, kind="faces")
+
+
+def test_a_name_may_have_spaces_and_letters_of_any_script(faces: Path) -> None:
+    sources.add("Мой набор 2.0", faces, kind="faces")
+    assert sources.names_registered() == ["Мой набор 2.0"]
 
 
 @pytest.mark.parametrize(
@@ -160,8 +179,9 @@ def test_many_at_once(faces: Path) -> None:
     assert sources.names_registered() == [f"set{i}" for i in range(6)]
 
 
-def test_damaged_registry(home: Path) -> None:
+@pytest.mark.parametrize("text", ["{", "", "[]", "null", '{"lfw": 3}', '{"lfw": {"name": "lfw"}}'])
+def test_damaged_registry(home: Path, text: str) -> None:
     home.mkdir()
-    (home / "sources.json").write_text("{")
+    (home / "sources.json").write_text(text)
     with pytest.raises(UserError, match=r"sources\.json is not readable"):
         sources.status()

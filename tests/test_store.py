@@ -148,6 +148,15 @@ def test_while_a_damaged_stage_is_rebuilt_it_is_not_cached(stage: Stage) -> None
     assert stage.state == "cached"
 
 
+def test_a_damaged_file_is_not_built_on_but_the_others_are(stage: Stage) -> None:
+    build(stage)
+    (stage.folder / "inner" / "weights").write_text("cut")
+    (stage.folder / "shard").write_text("left as it is")
+    with stage.building() as facts:
+        assert facts is not None and not (stage.folder / "inner" / "weights").exists()  # a builder that finds it would call it done
+        assert (stage.folder / "shard").exists()
+
+
 def test_forget_sets_back_to_run(stage: Stage, tmp_path: Path) -> None:
     build(stage)
     Store(tmp_path).forget(stage)

@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from pydantic import ValidationError
+
 from synthbench.models.unet import Attention, Shape, UNet, cost
 from synthbench.types import UserError
 
@@ -101,3 +103,9 @@ def test_sizes_that_do_not_fit_are_refused():
         UNet(Shape(), 100, 512)
     with pytest.raises(UserError, match="head_width"):
         UNet(SMALL.model_copy(update={"attention_width": 40}), 16, 8)
+
+
+@pytest.mark.parametrize("change", [{"multipliers": []}, {"multipliers": [0, 1]}, {"multipliers": [1, 2], "attention_levels": [2]}])
+def test_levels_that_do_not_exist_are_refused(change):
+    with pytest.raises(ValidationError):
+        Shape(**change)

@@ -68,7 +68,7 @@ def read_index(path: Path) -> dict[int, int]:
         fields = line.split()
         if not fields:
             continue
-        if len(fields) != 2 or not all(field.isdigit() for field in fields):
+        if len(fields) != 2 or not all(field.isdecimal() and len(field) < 19 for field in fields):
             raise UserError(f"{path}, line {number}: {line[:60]!r} is not `key offset`. Delete the .idx and the .rec is scanned instead")
         found[int(fields[0])] = int(fields[1])
     return found

@@ -117,7 +117,7 @@ def read_shards(folder: Path | str, columns: Sequence[str] | None = None) -> Ite
         try:
             yield from pq.ParquetFile(path).iter_batches(batch_size=ROW_GROUP, columns=columns)
         except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{path}: the shard cannot be read ({error})") from None
+            raise UserError(f"{path}: the shard cannot be read ({error}). Delete it, and run the command that made the set again") from None
 
 
 def index(folder: Path | str) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,10 @@ class Entry:
     options: dict[str, Any] = field(default_factory=dict)  # weights: colour; pair lists: pairs, the path of the list
 
 
+_KNOWN = {item.name for item in fields(Entry)}
+_NEEDED = {item.name for item in fields(Entry) if item.default is MISSING and item.default_factory is MISSING}
+
+
 def home() -> Path:
     """The folder of the registry."""
     return Path(os.environ.get("SYNTHBENCH_DATA") or Path.home() / ".synthbench").expanduser()
@@ -96,8 +101,9 @@ def home() -> Path:
 def _registry() -> dict[str, dict[str, Any]]:
     path = home() / "sources.json"
     found = read_json(path)
-    if found is None and path.exists():
-        raise UserError(f"{path} is not readable as JSON; mend it, or delete it and register again")
+    entries = list(found.values()) if isinstance(found, dict) else []
+    if path.exists() and (not isinstance(found, dict) or not all(isinstance(e, dict) and _NEEDED <= e.keys() <= _KNOWN for e in entries)):
+        raise UserError(f"{path} is not readable as JSON, or no list of sources; mend it, or delete it and register again")
     return found or {}
 
 
@@ -148,6 +154,8 @@ def add(name: str, path: Path | str, kind: str | None = None, colour: str | None
 
     Raises UserError when it cannot be read, is of another kind, or is known not to be what the catalogue means.
     """
+    if not re.fullmatch(r"\w[\w .+-]*", name) or name.startswith("world-"):
+        raise UserError(f"{name!r} cannot be a name: letters, digits, space, . + - _ may be in it, and world- is for the embedded world")
     known = CATALOGUE.get(name)
     if known is None and kind is None:
         raise UserError(
@@ -222,6 +230,9 @@ def _look_pairs(path: Path, options: dict[str, Any], known: Source | None) -> di
 def _look_weights(path: Path, options: dict[str, Any], known: Source | None) -> dict[str, int]:
     if path.is_file() and path.stat().st_size == 0:
         raise UserError(f"{path}: the file is empty")
+    from synthbench.models.checkpoints import look
+
+    look(path)
     return {}
 
 

@@ -26,6 +26,7 @@ from synthbench import diffusion, inquiries
 from synthbench.config import Settings
 from synthbench.device import autocast, ready, send
 from synthbench.models.ema import EMA
+from synthbench.models.encoder import read_tensors
 from synthbench.models.unet import Shape, UNet
 from synthbench.plugin import Generator, Traits
 from synthbench.seeds import derive, numpy_generator, torch_generator
@@ -54,6 +55,7 @@ class Train(Settings):
     clip_x0: bool = Field(True, description="open: clip the estimate of x_0 to [-1, 1] before the encoder (DCFace)")
     per_image: bool = Field(True, description="open: t and m for each image, or one for the batch")
     schedule: diffusion.Schedule = "linear"
+    snr_scale: float = Field(1.0, gt=0, description="factor on the schedule's signal-to-noise ratio (simple diffusion: (64 / pixels)^2)")
     prediction: diffusion.Prediction = "epsilon"
     weighting: diffusion.Weighting = Field("uniform", description="of the squared error; uniform: L_MSE of the paper")
     times: diffusion.Times = "uniform"
@@ -108,6 +110,12 @@ class Config(Settings):
     train: Train = Train()
     enroll: inquiries.Inquiries = inquiries.Inquiries()
     sample: Sample = Sample()
+
+    @model_validator(mode="after")
+    def _steps(self) -> Config:
+        if self.sample.steps > self.train.T:
+            raise ValueError(f"sample.steps {self.sample.steps} is more than the {self.train.T} diffusion steps of train.T")
+        return self
 
 
 # --------------------------------------------------------------------------------------------------------------- network
@@ -203,9 +211,9 @@ class CemiFace(Generator[Config]):
         known = inquiries.load(context.inputs["enroll"])
         encoder = context.encoder
         denoiser = Denoiser(settings, context.resolution, encoder.dim)
-        denoiser.load_state_dict(load_file(context.inputs["train"] / "weights.safetensors"))
+        denoiser.load_state_dict(read_tensors(context.inputs["train"] / "weights.safetensors"))
         ready(denoiser, context.device).eval().requires_grad_(False)
-        abar = diffusion.signal(settings.schedule, settings.T)
+        abar = diffusion.signal(settings.schedule, settings.T, settings.snr_scale)
         size = CPU_CHUNK if context.device.type == "cpu" else context.batch_size
         for chunk in chunks(slots, size):
             made = [slot for slot in chunk if slot.sample >= 0]
@@ -287,7 +295,7 @@ def train(settings: Train, context: Context) -> None:
     average = EMA(denoiser, settings.ema_limit)
     optimizer = torch.optim.AdamW(denoiser.parameters(), settings.lr, settings.betas, weight_decay=settings.weight_decay)
     first = restore(context.out / "checkpoint.pt", log, denoiser, average, optimizer, device)
-    abar = diffusion.signal(settings.schedule, settings.T)
+    abar = diffusion.signal(settings.schedule, settings.T, settings.snr_scale)
     order, epoch = np.empty(0, np.int64), -1
     began, saved, begun = time.monotonic(), time.monotonic(), first
 
@@ -391,10 +399,13 @@ def restore(path: Path, log: Path, denoiser: nn.Module, average: EMA, optimizer:
     if not path.exists():
         log.unlink(missing_ok=True)
         return 0
-    state = torch.load(path, map_location=device, weights_only=True)
-    denoiser.load_state_dict(state["denoiser"])
-    average.load_state_dict(state["average"])
-    optimizer.load_state_dict(state["optimizer"])
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        denoiser.load_state_dict(state["denoiser"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise UserError(f"{path} is damaged ({error}); delete it to start afresh") from None
     lines = log.read_text("utf-8").splitlines(keepends=True) if log.exists() else []
     log.write_text("".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state["step"]), "utf-8")
     return state["step"]

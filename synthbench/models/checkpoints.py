@@ -6,6 +6,7 @@ channels is in no file, so it has to be declared: AdaFace and MagFace are BGR, a
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import warnings
 from collections.abc import Mapping
@@ -74,6 +75,16 @@ def load_checkpoint(path: Path | str, *, colour: str | None = None, input: str =
         digest=file_digest(path),
         name=name or f"{path.stem} ({kind})",
     )
+
+
+def look(path: Path) -> None:
+    """Raises UserError when a weights file is damaged or cannot be read safely. Which network it holds is found out when it is loaded."""
+    if path.suffix == ".safetensors":
+        read_tensors(path)
+    elif path.suffix in (".ckpt", ".pt", ".pth"):
+        read_pickle(path)
+    elif path.suffix == ".onnx" and importlib.util.find_spec("onnx"):
+        read_onnx(path)
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
@@ -163,13 +174,11 @@ class OnnxNet(nn.Module):
 def load_onnx(path: Path, colour: str, input: str, name: str) -> Encoder:
     """An ONNX encoder: as a PyTorch network with gradients where onnx2torch converts it, otherwise forwards only."""
     try:
-        import onnx
         import onnx2torch
     except ImportError:
         raise UserError(f"{path} is an ONNX file, and {ONNX_HINT}") from None
+    model = read_onnx(path)
     try:
-        model = onnx.load(str(path), load_external_data=False)
-        onnx.checker.check_model(model)
         graph = model.graph
         given = {tensor.name for tensor in graph.initializer}
         inputs = [value for value in graph.input if value.name not in given]
@@ -203,6 +212,20 @@ def load_onnx(path: Path, colour: str, input: str, name: str) -> Encoder:
         digest=file_digest(path),
         name=name,
     )
+
+
+def read_onnx(path: Path) -> Any:
+    """The model in an ONNX file, checked."""
+    try:
+        import onnx
+    except ImportError:
+        raise UserError(f"{path} is an ONNX file, and {ONNX_HINT}") from None
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+        onnx.checker.check_model(model)
+    except Exception as error:  # protobuf's and the checker's own kinds
+        raise UserError(f"{path} is damaged, cut short or no ONNX file: {str(error).splitlines()[0] if str(error) else error!r}") from None
+    return model
 
 
 def normalises(graph: Any, first: str) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.resnet import ResnetBlock2D
-from pydantic import Field
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,7 +22,9 @@ class Shape(Settings):
     """The shape of the UNet. Defaults: DCFace's, which CemiFace keeps."""
 
     channels: int = Field(128, ge=1, description="channels of level 0; the time embedding has 4 times as many")
-    multipliers: tuple[int, ...] = Field((1, 1, 2, 2, 4, 4), description="channels of each level, in units of `channels`")
+    multipliers: tuple[PositiveInt, ...] = Field(
+        (1, 1, 2, 2, 4, 4), min_length=1, description="channels of each level, in units of `channels`"
+    )
     layers: int = Field(1, ge=1, description="residual blocks per level on the way down; one more on the way up")
     attention_levels: tuple[int, ...] = Field((4,), description="levels with attention; the middle always has it")
     attention_width: int = Field(512, ge=1, description="width of queries, keys and values in every attention layer")
@@ -30,6 +32,12 @@ class Shape(Settings):
     groups: int = Field(32, ge=1, description="groups of GroupNorm")
     skip_downsample_level: int = Field(4, ge=-1, description="level whose halving is left out, because 7 px cannot be halved; -1: none")
     patch: int = Field(1, ge=1, description="pixel-unshuffle factor in front, undone at the end; 1 in the papers")
+
+    @model_validator(mode="after")
+    def _levels(self) -> Shape:
+        if unknown := [level for level in self.attention_levels if not 0 <= level < len(self.multipliers)]:
+            raise ValueError(f"attention_levels has {unknown[0]}; the levels are 0 to {len(self.multipliers) - 1}, one per multiplier")
+        return self
 
 
 class Attention(nn.Module):
