@@ -65,19 +65,22 @@ def progress(title: str) -> Iterator[Progress]:
 
     The first estimate that exceeds an hour is announced on a line of its own.
     """
-    start = time.monotonic()
-    begun: list[int] = []  # items already done when this process took over, so that a resumed stage has an honest rate
+    begun: list[tuple[int, float]] = []  # (done, time) at the first report: preparation and a resumed stage's past are not in the rate
     announced = False
-    last = start
+    last = time.monotonic()
+
+    def rate(done: int) -> float:
+        if not begun:
+            begun.append((done, time.monotonic()))
+        return (done - begun[0][0]) / max(time.monotonic() - begun[0][1], 1e-3)
 
     def left(done: int, total: int) -> float | None:
-        fresh = done - begun[0]
-        return (time.monotonic() - start) / fresh * (total - done) if fresh > 0 else None
+        return (total - done) / rate(done) if rate(done) > 0 else None
 
     def announce(done: int, total: int) -> None:
         nonlocal announced
         remaining = left(done, total)
-        if not announced and remaining and time.monotonic() - start > 10:
+        if not announced and remaining is not None and time.monotonic() - begun[0][1] > 10:
             announced = True
             if remaining > LONG:
                 note(f"{title}: about {duration(remaining)} to go; stop it at any time, the same command continues")
@@ -100,19 +103,14 @@ def progress(title: str) -> Iterator[Progress]:
             task = bars.add_task(title, total=None, rate="")
 
             def report(done: int, total: int) -> None:
-                if not begun:
-                    begun.append(max(done - 1, 0))
                 announce(done, total)
-                rate = (done - begun[0]) / max(time.monotonic() - start, 1e-3)
-                bars.update(task, completed=done, total=total, rate=f"{rate:.1f}/s")
+                bars.update(task, completed=done, total=total, rate=f"{rate(done):.1f}/s")
 
             yield report
     else:
 
         def report(done: int, total: int) -> None:
             nonlocal last
-            if not begun:
-                begun.append(max(done - 1, 0))
             announce(done, total)
             if time.monotonic() - last > LINE_EVERY:
                 last = time.monotonic()
