@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 import torch
 from pydantic import Field, field_validator, model_validator
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,7 +26,7 @@ from synthbench import diffusion, inquiries
 from synthbench.config import Settings
 from synthbench.device import autocast, ready, send
 from synthbench.models.ema import EMA
-from synthbench.models.encoder import read_tensors
+from synthbench.models.encoder import raw_codes, read_tensors
 from synthbench.models.unet import Shape, UNet
 from synthbench.plugin import Generator, Traits
 from synthbench.seeds import derive, numpy_generator, torch_generator
@@ -287,7 +287,7 @@ def train(settings: Train, context: Context) -> None:
         raise UserError(f"encoder {encoder.name} runs forwards only; CemiFace needs its gradients. Take one with weights in PyTorch")
     size = min(settings.batch_size, len(faces))
     total = settings.steps or max(1, round(settings.epochs * len(faces) / size))
-    codes = embed_twice(context, settings.flip)
+    codes = raw_codes(encoder, faces, settings.flip, context.out / "codes.safetensors")
 
     torch.manual_seed(derive(context.seed, "weights"))
     denoiser = Denoiser(settings, context.resolution, encoder.dim).eval()  # nothing in it depends on the mode
@@ -374,24 +374,6 @@ def sample_m(count: int, settings: Train, draw: torch.Generator) -> Tensor:
         return settings.m_low + span * torch.rand(count, generator=draw)
     points = int(span / settings.m_interval + 1e-6) + 1
     return settings.m_low + settings.m_interval * torch.randint(points, (count,), generator=draw).float()
-
-
-def embed_twice(context: Context, flip: bool) -> Tensor:
-    """C_id of every training image and, with `flip`, of its mirror image: (2 or 1, N, dim). E_id is frozen: once will do."""
-    path = context.out / "codes.safetensors"
-    if path.exists():
-        return load_file(path)["codes"]
-    faces, encoder = context.faces, context.encoder
-    codes = torch.empty(2 if flip else 1, len(faces), encoder.dim)
-    with torch.inference_mode():
-        for first in range(0, len(faces), 256):
-            rows = slice(first, min(first + 256, len(faces)))
-            x = send(faces.images(rows), context.device).float() / 127.5 - 1
-            for mirrored in range(len(codes)):
-                codes[mirrored, rows] = encoder(x.flip(3) if mirrored else x).float().cpu()
-    save_file({"codes": codes}, path.with_name("codes.safetensors.tmp"))
-    os.replace(path.with_name("codes.safetensors.tmp"), path)
-    return codes
 
 
 def restore(path: Path, log: Path, denoiser: nn.Module, average: EMA, optimizer: torch.optim.Optimizer, device: torch.device) -> int:

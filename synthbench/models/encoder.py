@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,10 +16,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from synthbench.device import ready
+from synthbench.device import ready, send
 from synthbench.models.iresnet import IRSE, IResNet
 from synthbench.models.small import SmallNet
 from synthbench.types import UserError
+
+if TYPE_CHECKING:
+    from synthbench.data.faces import FaceSet
 
 FAMILIES = ("iresnet", "irse", "small")
 
@@ -115,6 +118,22 @@ class Encoder(nn.Module):
             if progress:
                 progress(rows.stop, len(images))
         return out
+
+
+def raw_codes(encoder: Encoder, faces: FaceSet, mirrored: bool, path: Path) -> Tensor:
+    """Raw embeddings of every face, and with `mirrored` of its mirror image: (2 or 1, N, dim), kept in `path` for a resumed stage."""
+    if path.exists():
+        return read_tensors(path)["codes"]
+    codes = torch.empty(2 if mirrored else 1, len(faces), encoder.dim)
+    with torch.inference_mode():
+        for first in range(0, len(faces), 256):
+            rows = slice(first, min(first + 256, len(faces)))
+            x = send(faces.images(rows), encoder.device).float() / 127.5 - 1
+            for side in range(len(codes)):
+                codes[side, rows] = encoder(x.flip(3) if side else x).float().cpu()
+    save_file({"codes": codes}, path.with_name(path.name + ".tmp"))
+    os.replace(path.with_name(path.name + ".tmp"), path)
+    return codes
 
 
 def save_encoder(module: nn.Module, folder: Path, spec: Mapping[str, Any]) -> Path:
