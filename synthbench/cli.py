@@ -201,7 +201,7 @@ def export_command(run: str, form: str, out: Path | None, runs: Path) -> None:
 
 
 @cli.command("ui", short_help="MLflow on the runs folder.")
-@click.option("--port", type=int, default=5000, show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 @RUNS
 def ui_command(port: int, runs: Path) -> None:
     """Start MLflow on loopback and print the link that opens on the runs."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +54,20 @@ def load_generator(name: str, protocol: Protocol, *layers: Layer) -> Generator:
     changes = protocol.generators.get(name, {})
     changed = Layer(changes, {(part,): f"protocol {protocol.name}, generators.{name}" for part in changes})
     return kind(build(kind.Config, shipped, changed, *layers))
+
+
+def batches_of(batches: Any, name: str) -> Iterator[FaceBatch]:
+    """What a plugin yields, as long as that is FaceBatches of tensors. Raises UserError."""
+    import torch
+
+    if not isinstance(batches, Iterable):
+        raise UserError(f"generator {name}: generate returned {type(batches).__name__}; it must yield FaceBatch")
+    for batch in batches:
+        if not isinstance(batch, FaceBatch):
+            raise UserError(f"generator {name}: generate must yield FaceBatch, not {type(batch).__name__}")
+        if not all(isinstance(values, torch.Tensor) for values in (batch.images, batch.identity, *batch.columns.values())):
+            raise UserError(f"generator {name}: images, identity and columns of a FaceBatch must be tensors")
+        yield batch
 
 
 @dataclass(frozen=True)
@@ -248,7 +262,7 @@ class Job:
         writer = ShardWriter(context.out, rows_per_shard=min(10_000, max(256, len(slots) // 10)))
         begun, start = writer.done, time.monotonic()
         done = begun
-        for batch in self.generator.generate(slots[begun:], context):
+        for batch in batches_of(self.generator.generate(slots[begun:], context), self.short_name):
             self._check(batch, slots[done : done + len(batch.identity)], context.resolution)
             writer.write(batch)
             done += len(batch.images)
@@ -271,6 +285,8 @@ class Job:
             raise UserError(f"{what}: images are {tuple(images.shape)} {images.dtype}; they must be {shape} torch.uint8")
         if batch.identity.tolist() != [slot.identity for slot in slots]:
             raise UserError(f"{what}: the identities of a batch are not those of the slots asked for, in their order")
+        if wrong := {"image", "label"} & set(batch.columns):
+            raise UserError(f"{what}: a column may not be called {min(wrong)}")
         if odd := [name for name, values in batch.columns.items() if tuple(values.shape) != (count,)]:
             raise UserError(f"{what}: column {odd[0]!r} is {tuple(batch.columns[odd[0]].shape)}; it must be {(count,)}")
 

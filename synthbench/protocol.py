@@ -61,6 +61,13 @@ class Protocol(Settings):
     evaluators: dict[str, dict[str, Any]]  # in the order in which they run
     generators: dict[str, dict[str, Any]] = {}  # settings of generators that this protocol changes
 
+    @field_validator("benchmarks")
+    @classmethod
+    def _different(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError("a benchmark is named twice")  # it would count twice in AVG
+        return names
+
     @field_validator("evaluators", "generators")
     @classmethod
     def _plain(cls, settings: dict[str, Any]) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def _from_file(kind: str, path: Path) -> Any:
     sys.modules[module_name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
     found: list[Any] = [
         item for _, item in inspect.getmembers(module, inspect.isclass) if issubclass(item, KINDS[kind]) and item.__module__ == module_name

@@ -87,7 +87,12 @@ def read_run(path: Path) -> Result | None:
     """The result in a run.json; None when it is absent, not whole or of another kind."""
     result = read_json(path)
     whole = isinstance(result, dict) and {"run", "seeds", "scores", "stages", "artifacts", "baseline"} <= result.keys()
+    whole = whole and _rows(result["scores"], {"metric", "value", "stderr", "seed"}) and _rows(result["stages"], {"name", "key"})
     return result if whole else None
+
+
+def _rows(rows: Any, columns: set[str]) -> bool:
+    return isinstance(rows, list) and all(isinstance(row, dict) and columns <= row.keys() for row in rows)
 
 
 def grid(rows: list[Any], path: Path, height: int = 96) -> None:

@@ -6,6 +6,7 @@ What is the same for every run is here: importing or rendering faces, benchmarks
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,9 +115,15 @@ def run_evaluators(evaluators: dict[str, Any], subject: Any, context: Context, p
             found = evaluator.evaluate(subject, context)
         except Skipped as reason:
             found = [reason]
+        if not isinstance(found, list):
+            raise UserError(f"evaluator {name} returned {type(found).__name__}; it must return a list of Score and Skipped")
         for item in found:
             if isinstance(item, Skipped):
                 skipped.append({"metric": getattr(item, "metric", "") or name, "reason": str(item)})
+            elif not isinstance(item, Score):
+                raise UserError(f"evaluator {name} returned {type(item).__name__}; it must return Score and Skipped")
+            elif not (math.isfinite(item.value) and math.isfinite(item.stderr or 0)):
+                raise UserError(f"evaluator {name}: {item.metric} is {item.value} (error {item.stderr}), not a finite number")
             else:
                 scores.append(item)
     write_json(context.out / "scores.json", {"scores": [vars(score) for score in scores], "skipped": skipped})
@@ -131,14 +138,13 @@ def execute(steps: list[Step], store: Store, until: str | None = None) -> list[d
         raise UserError(f"--until {until}: this run has no such stage; it has {', '.join(dict.fromkeys(s.stage.name for s in steps))}")
     states = [step.stage.state for step in steps]
     store.require_space(sum(step.disk for step, state in zip(steps, states) if state != "cached"))
+    last = max((i for i, step in enumerate(steps) if step.stage.name == until), default=len(steps) - 1)  # the baseline has such a stage too
     done = []
-    for step, state in zip(steps, states):
+    for step, state in zip(steps[: last + 1], states):
         seconds = 0.0
         if state != "cached":
             seconds = _build(step, state)
         done.append({"name": step.stage.name, "key": step.stage.key, "state": state, "seconds": seconds})
-        if step.stage.name == until:
-            break
     return done
 
 

@@ -80,7 +80,7 @@ def test_m_may_be_a_number_a_list_or_an_interval():
 
 
 def test_more_ddim_steps_than_diffusion_steps_are_refused():
-    with pytest.raises(UserError, match="sample.steps 101 is more than the 100"):
+    with pytest.raises(UserError, match=r"sample\.steps 101 is more than the 100"):
         build(Config, parse_set(["sample.steps=101", "train.T=100"]))
 
 
@@ -172,7 +172,7 @@ def test_a_killed_training_goes_on_bit_for_bit(tmp_path, faces, encoder, monkeyp
 
 def test_a_damaged_checkpoint_is_named(tmp_path, faces, encoder):
     (tmp_path / "checkpoint.pt").write_bytes(b"half")
-    with pytest.raises(UserError, match="checkpoint.pt is damaged"):
+    with pytest.raises(UserError, match=r"checkpoint\.pt is damaged"):
         cemiface.train(settings(), context(tmp_path, faces, encoder))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -11,8 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from synthbench import cli, store
+from synthbench import cli, registry, store
 from synthbench.data.faces import open_faces
+from synthbench.steps import run_evaluators
+from synthbench.types import UserError
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "my_generator.py"
 
@@ -97,7 +100,6 @@ MISTAKES = [
     ("run cemiface --protocol demo --set sample.m=hot", 2, "--set sample.m=hot: sample.m"),
     ("run procedural --volume 3by4", 2, "volume '3by4' is not understood"),
     ("run procedural --volume 1x20", 2, "volume 1x20 has one identity"),
-    ("run procedural --runs tiny.yaml", 2, "cannot write"),
     ("run cemiface --protocol demo --set sample.steps=5000", 2, "error: settings: sample.steps 5000 is more than"),
     ("run procedural --volume all", 2, "makes any number of images; give --volume"),
     ("run procedural --volume 900000000x9000", 2, "Take a smaller --volume"),
@@ -106,6 +108,8 @@ MISTAKES = [
     ("run procedural --device tpu", 2, "device 'tpu' is not known"),
     ("run procedural --until nothing", 2, "--until nothing: this run has no such stage; it has real, "),
     ("run procedural --force nothing", 2, "--force nothing: this run has no such stage"),
+    ("run folder --set sample.path=/dev/null", 2, "/dev/null is neither a file nor a folder"),
+    ("ui --port 0", 2, "0 is not in the range 1<=x<=65535"),
     ("run folder", 2, "say which set: --set sample.path=DIR"),
     ("run folder --set sample.path=nowhere", 2, "nowhere does not exist"),
     ("run real --protocol paper", 3, "nothing is ever downloaded"),
@@ -136,6 +140,7 @@ def test_a_mistake_is_named_and_nothing_is_begun(synthbench, here: Path, command
         (("recipe: recipe.yaml\nb", "recipe: recpie.yaml\nb"), "recpie.yaml does not exist"),
         (("[world-mixed]", "[]"), "benchmarks"),
         (("  separability: {}", "  separability: {a: .nan}"), "tiny.yaml:13: evaluators"),
+        (("[world-mixed]", "[world-mixed, world-mixed]"), "a benchmark is named twice"),
         (("[world-mixed]", "[lfw]"), "LFW is not registered"),
         ((", seed: 2, faces: {world: judge, identities: 6, images: 4}}", ", seed: 1}"), "are the same network"),
         (("  separability: {}", "  separabilty: {}"), "unknown evaluator 'separabilty'; did you mean 'separability'?"),
@@ -255,6 +260,11 @@ def test_stopped_in_the_middle_the_same_command_continues_to_the_same_scores(syn
         assert [stage["state"] for stage in continued["stages"] if stage["name"] == "recognizer"] == ["resume", "run"]
 
 
+def test_a_file_where_the_runs_folder_should_be(synthbench) -> None:
+    result = synthbench(*RUN, "--runs", "recipe.yaml")
+    assert result.code == 2 and "cannot write" in result.err and "Not a directory" in result.err
+
+
 def test_faults_of_ours_and_of_the_disk(synthbench, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device", "runs/x")
@@ -297,6 +307,9 @@ class Mine(Generator):
         ("images, identity, columns = images[:9], identity[:9], {}", 2, "made 9 images for 24 slots"),
         ("images, identity, columns = images.repeat(2, 1, 1, 1), identity.repeat(2), {}", 2, "are not those of the slots"),
         ("identity, columns = identity + 1, {}", 2, "are not those of the slots"),
+        ("yield 3", 2, "generate must yield FaceBatch, not int"),
+        ("images, columns = images.numpy(), {}", 2, "must be tensors"),
+        ("columns = {'label': identity}", 2, "a column may not be called label"),
         ("columns = {'m': torch.zeros(3)}", 2, "column 'm' is (3,); it must be (24,)"),
     ],
 )
@@ -306,9 +319,35 @@ def test_a_plugin_that_breaks_its_word_is_told_so(synthbench, here: Path, body: 
     assert result.code == code and words in result.err, result.err
 
 
+EVALUATOR = """
+from synthbench.plugin import Evaluator
+from synthbench.types import Score
+
+class Mine(Evaluator):
+    "Nothing."
+    def evaluate(self, subject, context):
+        return RETURNED
+"""
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        ("None", "evaluator mine returned NoneType; it must return a list of Score and Skipped"),
+        ("[3]", "evaluator mine returned int; it must return Score and Skipped"),
+        ("[Score('a/b', float('nan'), None, 1, True)]", "evaluator mine: a/b is nan (error None), not a finite number"),
+    ],
+)
+def test_an_evaluator_that_breaks_its_word_is_told_so(tmp_path: Path, returned: str, words: str) -> None:
+    (tmp_path / "mine.py").write_text(EVALUATOR.replace("RETURNED", returned))
+    mine = registry.load("evaluator", str(tmp_path / "mine.py"))
+    with pytest.raises(UserError, match=re.escape(words)):
+        run_evaluators({"mine": mine(mine.Config())}, None, None, lambda done, total: None)  # type: ignore[arg-type]
+
+
 def test_a_damaged_result_is_no_result(synthbench, here: Path) -> None:
     (here / "r" / "results" / "run-1").mkdir(parents=True)
-    for text in ("{", "{}", "[]"):
+    for text in ("{", "{}", "[]", json.dumps({key: [{}] for key in ("run", "seeds", "scores", "stages", "artifacts", "baseline")})):
         (here / "r" / "results" / "run-1" / "run.json").write_text(text)
         listed = synthbench("list", "runs", "--runs", "r")
         assert listed.code == 0 and "run-1/run.json is not a whole result" in listed.err

@@ -279,3 +279,29 @@ def test_real_photographs(tmp_path: Path) -> None:
     with zipfile.ZipFile(DATA / "celeba299_112.zip") as archive:
         expected = np.asarray(Image.open(io.BytesIO(archive.read("07201/001085.jpg"))))
     assert np.array_equal(few.images([0])[0].permute(1, 2, 0).numpy(), expected)
+
+
+def test_labels_that_name_nobody_and_files_that_cannot_be_read(folder: Path, tmp_path: Path) -> None:
+    images = [png(picture(seed)) for seed in range(3)]
+    for labels in ([[1], [2], [3]], [0.5, 1.0, 2.0], [0.0, 1.0, float("nan")], [True, False, True]):
+        pq.write_table(pa.table({"image": images, "label": labels}), tmp_path / "odd.parquet")
+        with pytest.raises(UserError, match="an identity is a whole number or text"):
+            read_source(tmp_path / "odd.parquet")
+    pq.write_table(pa.table({"image": images, "label": [0.0, 1.0, 1.0]}), tmp_path / "float.parquet")
+    assert read_source(tmp_path / "float.parquet").label.tolist() == [0, 1, 1]
+    (folder / "zoe" / "2.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(UserError, match=r"2\.png: cannot be read \(No such file"):
+        source_digest(folder)
+    with pytest.raises(UserError, match=r"2\.png: cannot be read \(No such file"):
+        import_faces(folder, tmp_path / "a", 16)
+    with pytest.raises(UserError, match="neither a file nor a folder"):
+        read_source("/dev/null")
+
+
+@pytest.mark.parametrize("name", ["part-00000.parquet", "packed.npz"])
+def test_damage_that_keeps_the_size_is_named(folder: Path, tmp_path: Path, name: str) -> None:
+    import_faces(folder, tmp_path / "a", 16)
+    path = tmp_path / "a" / name
+    path.write_bytes(b"x" * path.stat().st_size)
+    with pytest.raises(UserError, match=rf"{name}: cannot be read .* Delete it, and run the command"):
+        open_faces(tmp_path / "a")

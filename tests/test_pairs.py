@@ -180,6 +180,7 @@ def test_list_of_paths(people: Path, tmp_path: Path) -> None:
         ("4\t1\n" + LIST.replace("Bo\t2", "Bo\t7"), "header promises 8"),
         (LIST.replace("Bo\t2\n", "Bo\t7\n"), r"pairs\.txt, line 4: no image Bo/Bo_0007"),
         ("10\t300\n", "no pairs"),
+        ("²\n" + LIST, "line 1"),  # a digit to Python, but no number
     ],
 )
 def test_bad_lists_name_the_line(people: Path, tmp_path: Path, text: str, message: str) -> None:

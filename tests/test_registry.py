@@ -46,6 +46,7 @@ def test_a_file_with_one_generator(tmp_path: Path) -> None:
         ("import nothing_of_this_name", "ModuleNotFoundError: No module named 'nothing_of_this_name'"),
         ("def broken(:", "SyntaxError"),
         ("1 / 0", "ZeroDivisionError"),
+        ("import sys; sys.exit(0)", "SystemExit"),
         ("from synthbench.generators.procedural import Procedural", "has no generator"),  # imported, not defined
     ],
 )

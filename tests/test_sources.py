@@ -100,6 +100,9 @@ def test_pairs(tmp_path: Path, faces: Path) -> None:
     (tmp_path / "pairs.txt").write_text("0/0.png 0/1.png 1\n0/0.png 2/5.png 0\n")
     with pytest.raises(UserError, match="has changed"):
         sources.find("listed")
+    (tmp_path / "one.bin").write_bytes(pickle.dumps(([png(0), png(1)] * 2, [True, True])))
+    with pytest.raises(UserError, match="all 2 pairs are genuine; a benchmark needs both"):
+        sources.add("other", tmp_path / "one.bin", kind="pairs")
     with pytest.raises(UserError, match="images alone are no benchmark"):
         sources.add("other", faces, kind="pairs")
 
@@ -128,7 +131,7 @@ def test_weights(tmp_path: Path) -> None:
         sources.add("mine", tmp_path / "code.pt", kind="weights", colour="rgb")
 
 
-@pytest.mark.parametrize("name", ["", ".", "../up", "a/b", "a\\b", ".hidden", "world-mixed", "a\nb"])
+@pytest.mark.parametrize("name", ["", ".", "../up", "a/b", "a\\b", ".hidden", "world-mixed", "a\nb", "a" * 101])
 def test_names_that_would_make_paths_are_refused(faces: Path, name: str) -> None:
     with pytest.raises(UserError, match="cannot be a name"):
         sources.add(name, faces, kind="faces")

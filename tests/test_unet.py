@@ -2,9 +2,8 @@ import math
 
 import pytest
 import torch
-from torch.nn import functional as F
-
 from pydantic import ValidationError
+from torch.nn import functional as F
 
 from synthbench.models.unet import Attention, Shape, UNet, cost
 from synthbench.types import UserError

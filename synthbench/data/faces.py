@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -16,7 +17,7 @@ from synthbench import console
 from synthbench.config import did_you_mean
 from synthbench.data import pixels
 from synthbench.data.readers import Source, read_source, source_digest
-from synthbench.data.shards import ShardWriter, index, locked, read_shards
+from synthbench.data.shards import ShardWriter, damaged, index, locked, read_shards
 from synthbench.store import read_json, write_json
 from synthbench.types import FaceBatch, Progress, UserError
 
@@ -115,8 +116,11 @@ def open_faces(folder: Path | str, progress: Progress = lambda done, total: None
                     leftover.unlink()
                 info = _pack(folder, shards, progress)
     shape = (info["count"], info["resolution"], info["resolution"], 3)
-    with np.load(folder / "packed.npz", allow_pickle=False) as table:
-        columns = {name: table[name] for name in table.files}
+    try:
+        with np.load(folder / "packed.npz", allow_pickle=False) as table:
+            columns = {name: table[name] for name in table.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise damaged(folder / "packed.npz", error) from None
     return FaceSet(
         np.memmap(folder / "packed.u8", np.uint8, "r", shape=shape), columns.pop("identity"), info["names"], columns, info["digest"]
     )
@@ -185,10 +189,17 @@ def _pack(folder: Path, shards: list, progress: Progress) -> dict[str, Any]:
 
 
 def _columns(folder: Path) -> list[str]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     first = index(folder)["shards"]
-    return [name for name in pq.read_schema(folder / first[0]["name"]).names if name != "image"] if first else []
+    if not first:
+        return []
+    path = folder / first[0]["name"]
+    try:
+        return [name for name in pq.read_schema(path).names if name != "image"]
+    except (OSError, pa.ArrowException) as error:
+        raise damaged(path, error) from None
 
 
 def import_faces(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import lzma
@@ -19,7 +20,7 @@ import torch
 
 from synthbench.data import pixels
 from synthbench.data.faces import FaceSet
-from synthbench.data.readers import file_digest, list_folder, list_zip, source_digest, strip_top, zip_bytes
+from synthbench.data.readers import file_bytes, file_digest, list_folder, list_zip, source_digest, strip_top, zip_bytes
 from synthbench.store import read_json, write_json
 from synthbench.types import UserError
 
@@ -252,7 +253,7 @@ def parse_pair_list(path: Path | str) -> list[PairLine]:
         fields = [part.strip() for part in (line.split("\t") if "\t" in line else line.split())]
         if not any(fields) or line.startswith("#"):
             continue
-        if not found and expected is None and len(fields) <= 2 and all(part.isdigit() for part in fields):
+        if not found and expected is None and len(fields) <= 2 and all(part.isdecimal() for part in fields):
             expected = 2 * int(fields[-1]) * (int(fields[0]) if len(fields) == 2 else 1)  # folds x (same + different)
             continue
         pair = _pair(fields)
@@ -290,7 +291,7 @@ def find_images(images: Path) -> dict[str, Callable[[], bytes]]:
     if images.is_dir():
         names = list_folder(images)
         top = strip_top(names)
-        return {_plain(name, top): (images / name).read_bytes for name in names}
+        return {_plain(name, top): functools.partial(file_bytes, images / name) for name in names}
     if not zipfile.is_zipfile(images):
         raise UserError(f"{images}: neither a folder nor a zip of images")
     archive, entries = list_zip(images)

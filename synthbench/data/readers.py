@@ -53,6 +53,8 @@ def kind_of(path: Path | str) -> str:
     if path.is_file():
         kinds = {".zip": "zip", ".rec": "rec", ".parquet": "parquet", ".mdb": "lmdb", ".lmdb": "lmdb"}
         return kinds.get(path.suffix.lower(), "file")
+    if not path.is_dir():
+        raise UserError(f"{path} is neither a file nor a folder")
     if any(path.glob("*.rec")):
         return "rec"
     if (path / "data.mdb").is_file():
@@ -91,7 +93,14 @@ def by_name(labels: Sequence[Any] | np.ndarray) -> tuple[np.ndarray, list[str]]:
 def read_folder(path: Path) -> Source:
     files = list_folder(path)
     label, names = _identities(path, files)
-    return Source(path, "folder", label, names, lambda row: (path / files[row]).read_bytes(), lambda row: str(path / files[row]))
+    return Source(path, "folder", label, names, lambda row: file_bytes(path / files[row]), lambda row: str(path / files[row]))
+
+
+def file_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def read_zip(path: Path) -> Source:
@@ -209,6 +218,10 @@ def read_parquet(path: Path) -> Source:
             raise UserError(f"{file_path}: not a whole Parquet file ({error})") from None
         if values.null_count:
             raise UserError(f"{file_path}: column {label!r} has {values.null_count} empty labels")
+        kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+        numbers = pa.types.is_integer(kind) or (pa.types.is_floating(kind) and all(number.is_integer() for number in values.to_pylist()))
+        if not (numbers or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise UserError(f"{file_path}: column {label!r} holds {kind}; an identity is a whole number or text")
         labels.append(values.to_numpy())
         opened.append((file, image))
         for group in range(file.num_row_groups):
@@ -317,9 +330,12 @@ def source_files(path: Path | str) -> list[Path]:
 def file_digest(path: Path) -> str:
     """SHA-256 of a file, hex."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     return digest.hexdigest()
 
 

@@ -117,7 +117,11 @@ def read_shards(folder: Path | str, columns: Sequence[str] | None = None) -> Ite
         try:
             yield from pq.ParquetFile(path).iter_batches(batch_size=ROW_GROUP, columns=columns)
         except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{path}: the shard cannot be read ({error}). Delete it, and run the command that made the set again") from None
+            raise damaged(path, error) from None
+
+
+def damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path}: cannot be read ({error}). Delete it, and run the command that made the set again")
 
 
 def index(folder: Path | str) -> dict[str, Any]:

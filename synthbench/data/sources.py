@@ -154,7 +154,7 @@ def add(name: str, path: Path | str, kind: str | None = None, colour: str | None
 
     Raises UserError when it cannot be read, is of another kind, or is known not to be what the catalogue means.
     """
-    if not re.fullmatch(r"\w[\w .+-]*", name) or name.startswith("world-"):
+    if not re.fullmatch(r"\w[\w .+-]{0,99}", name) or name.startswith("world-"):
         raise UserError(f"{name!r} cannot be a name: letters, digits, space, . + - _ may be in it, and world- is for the embedded world")
     known = CATALOGUE.get(name)
     if known is None and kind is None:
@@ -224,6 +224,8 @@ def _look_pairs(path: Path, options: dict[str, Any], known: Source | None) -> di
     found = read_pair_list(options["pairs"], path, 32) if "pairs" in options else read_bin(path, 32)
     if known and known.pairs and len(found) != known.pairs:
         raise UserError(f"{path}: {known.title} has {known.pairs} pairs, this file has {len(found)}; register it under another name")
+    if len(set(found.same.tolist())) < 2:
+        raise UserError(f"{path}: all {len(found)} pairs are {'genuine' if found.same[0] else 'impostors'}; a benchmark needs both")
     return {"images": len(found.images), "pairs": len(found)}
 
 

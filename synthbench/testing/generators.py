@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from synthbench import registry
 from synthbench.config import Layer
+from synthbench.pipeline import batches_of
 from synthbench.plugin import Generator
 from synthbench.protocol import load_protocol
 from synthbench.store import content_key
@@ -164,7 +165,7 @@ def generate(trial: Trial, slots: Sequence[Slot], context: Context) -> Made:
     """What a fresh generator makes of `slots`, checked for shape, type, labels and columns."""
     made: Made = {}
     with trial.confined(context):
-        for batch in trial.again().generate(slots, context):
+        for batch in batches_of(trial.again().generate(slots, context), trial.name):
             made |= opened(trial, batch, slots[len(made) :], next(iter(made.values()))[1] if made else None)
     if len(made) < len(slots):
         raise trial.fault(f"made {len(made)} images for {len(slots)} slots; the first one missing is {tuple(slots[len(made)])}")
@@ -175,8 +176,6 @@ def opened(trial: Trial, batch: FaceBatch, slots: Sequence[Slot], columns: dict[
     """The images of a batch by slot. `slots`: those that are still to come. `columns`: of the batches before."""
     import torch
 
-    if not isinstance(batch, FaceBatch):
-        raise trial.fault(f"generate must yield FaceBatch, not {type(batch).__name__}")
     images, count = batch.images, len(batch.images)
     at = f"the batch that begins at slot {tuple(slots[0])}" if slots else "the last batch"
     if images.dtype != torch.uint8 or tuple(images.shape[1:]) != (3, RESOLUTION, RESOLUTION):
@@ -187,6 +186,8 @@ def opened(trial: Trial, batch: FaceBatch, slots: Sequence[Slot], columns: dict[
         raise trial.fault(f"{at}: it has {count} images, but {len(slots)} are still to come")
     if batch.identity.dtype != torch.int64 or batch.identity.tolist() != [slot.identity for slot in slots[:count]]:
         raise trial.fault(f"{at}: identity must be (B,) torch.int64 and name the identity of each slot, in the order of the slots")
+    if wrong := {"image", "label"} & set(batch.columns):
+        raise trial.fault(f"{at}: a column may not be called {min(wrong)}")
     for name, values in batch.columns.items():
         if tuple(values.shape) != (count,):
             raise trial.fault(f"{at}: column {name} is {tuple(values.shape)}; ({count},) is needed")
