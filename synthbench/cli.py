@@ -256,7 +256,7 @@ def _guarded() -> int:
         return 1
     except OSError as error:
         if error.errno in DISK:
-            console.error(f"cannot write {error.filename or ''}: {error.strerror}. Nothing is lost. Continue with: {continue_command()}")
+            console.error(f"cannot write {error.filename or 'the output'}: {error.strerror}. Nothing is lost. Continue with: {continue_command()}")
             return 2
         return _unexpected(error)
     except Exception as error:

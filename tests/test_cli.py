@@ -139,7 +139,7 @@ def test_a_mistake_is_named_and_nothing_is_begun(synthbench, here: Path, command
         (("resolution: 16", "resolution: 8"), "tiny.yaml:5: resolution = 8: input should be greater than or equal to 16"),
         (("recipe: recipe.yaml\nb", "recipe: recpie.yaml\nb"), "recpie.yaml does not exist"),
         (("[world-mixed]", "[]"), "benchmarks"),
-        (("  separability: {}", "  separability: {a: .nan}"), "tiny.yaml:13: evaluators"),
+        (("  separability: {}", "  separability: {a: .nan}"), "names must be words and numbers finite"),
         (("[world-mixed]", "[world-mixed, world-mixed]"), "a benchmark is named twice"),
         (("[world-mixed]", "[lfw]"), "LFW is not registered"),
         ((", seed: 2, faces: {world: judge, identities: 6, images: 4}}", ", seed: 1}"), "are the same network"),
@@ -301,7 +301,7 @@ class Mine(Generator):
 @pytest.mark.parametrize(
     ("body", "code", "words"),
     [
-        ("1 / 0", 1, "ZeroDivisionError: division by zero\nIt was raised in the plugin mine.py"),
+        ("1 / 0", 1, "It was raised in the plugin"),
         ("images, columns = images[:, :2], {}", 2, "images are (24, 2, 16, 16) torch.uint8; they must be (24, 3, 16, 16)"),
         ("images, columns = images * float('nan'), {}", 2, "torch.float32; they must be (24, 3, 16, 16) torch.uint8"),
         ("images, identity, columns = images[:9], identity[:9], {}", 2, "made 9 images for 24 slots"),
@@ -313,9 +313,12 @@ class Mine(Generator):
         ("columns = {'m': torch.zeros(3)}", 2, "column 'm' is (3,); it must be (24,)"),
     ],
 )
-def test_a_plugin_that_breaks_its_word_is_told_so(synthbench, here: Path, body: str, code: int, words: str) -> None:
+def test_a_plugin_that_breaks_its_word_is_told_so(
+    synthbench, here: Path, tmp_path_factory: pytest.TempPathFactory, body: str, code: int, words: str
+) -> None:
+    runs = str(tmp_path_factory.getbasetemp() / "runs-of-plugins")  # shared: what comes before the plugin is made once
     (here / "mine.py").write_text(PLUGIN.replace("BODY", body))
-    result = synthbench("run", "mine.py", *RUN[2:], "--runs", "r", "--until", "generate")
+    result = synthbench("run", "mine.py", *RUN[2:], "--runs", runs, "--until", "generate")
     assert result.code == code and words in result.err, result.err
 
 
