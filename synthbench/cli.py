@@ -256,7 +256,9 @@ def _guarded() -> int:
         return 1
     except OSError as error:
         if error.errno in DISK:
-            console.error(f"cannot write {error.filename or 'the output'}: {error.strerror}. Nothing is lost. Continue with: {continue_command()}")
+            console.error(
+                f"cannot write {error.filename or 'the output'}: {error.strerror}. Nothing is lost.\nContinue with: {continue_command()}"
+            )  # noqa: E501
             return 2
         return _unexpected(error)
     except Exception as error:
