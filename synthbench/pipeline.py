@@ -56,17 +56,17 @@ def load_generator(name: str, protocol: Protocol, *layers: Layer) -> Generator:
     return kind(build(kind.Config, shipped, changed, *layers))
 
 
-def batches_of(batches: Any, name: str) -> Iterator[FaceBatch]:
+def batches_of(batches: Any, what: str) -> Iterator[FaceBatch]:
     """What a plugin yields, as long as that is FaceBatches of tensors. Raises UserError."""
     import torch
 
     if not isinstance(batches, Iterable):
-        raise UserError(f"generator {name}: generate returned {type(batches).__name__}; it must yield FaceBatch")
+        raise UserError(f"{what}: generate returned {type(batches).__name__}; it must yield FaceBatch")
     for batch in batches:
         if not isinstance(batch, FaceBatch):
-            raise UserError(f"generator {name}: generate must yield FaceBatch, not {type(batch).__name__}")
+            raise UserError(f"{what}: generate must yield FaceBatch, not {type(batch).__name__}")
         if not all(isinstance(values, torch.Tensor) for values in (batch.images, batch.identity, *batch.columns.values())):
-            raise UserError(f"generator {name}: images, identity and columns of a FaceBatch must be tensors")
+            raise UserError(f"{what}: images, identity and columns of a FaceBatch must be tensors")
         yield batch
 
 
@@ -262,7 +262,7 @@ class Job:
         writer = ShardWriter(context.out, rows_per_shard=min(10_000, max(256, len(slots) // 10)))
         begun, start = writer.done, time.monotonic()
         done = begun
-        for batch in batches_of(self.generator.generate(slots[begun:], context), self.short_name):
+        for batch in batches_of(self.generator.generate(slots[begun:], context), f"generator {self.short_name}"):
             self._check(batch, slots[done : done + len(batch.identity)], context.resolution)
             writer.write(batch)
             done += len(batch.images)
