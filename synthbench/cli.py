@@ -256,9 +256,8 @@ def _guarded() -> int:
         return 1
     except OSError as error:
         if error.errno in DISK:
-            console.error(
-                f"cannot write {error.filename or 'the output'}: {error.strerror}. Nothing is lost.\nContinue with: {continue_command()}"
-            )  # noqa: E501
+            where = error.filename or "the output"
+            console.error(f"cannot write {where}: {error.strerror}. Nothing is lost.\nContinue with: {continue_command()}")
             return 2
         return _unexpected(error)
     except Exception as error:
