@@ -12,12 +12,11 @@ from typing import Any
 import click
 
 from synthbench import __version__, console
+from synthbench.cli_options import DEVICE, DRY_RUN, FOLDER, JSON, NO_TRACKING, PROTOCOL, RUNS, SETTINGS, VOLUME
+from synthbench.cli_results import COMMANDS
 from synthbench.types import UserError
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
-FOLDER = click.Path(path_type=Path)
-RUNS = click.option("--runs", type=FOLDER, default=Path("runs"), envvar="SYNTHBENCH_RUNS", show_default=True, help="Folder of results.")
-JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout; progress stays on stderr.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -34,15 +33,15 @@ def cli() -> None:
 
 @cli.command("run", short_help="Generate, train a recognizer, score it.")
 @click.argument("generator")
-@click.option("--volume", help="0.5M, 1.0M, 1.2M, all, or identities x images, such as 200x20.  [default: the protocol's]")
-@click.option("--protocol", help="Name or .yaml file.  [default: paper when its data are registered, else demo]")
+@VOLUME
+@PROTOCOL
 @click.option("--seeds", type=int, default=1, show_default=True, help="Number of independent repetitions.")
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A generator's setting, such as sample.m=0.2; repeatable.")
+@SETTINGS
 @click.option("--until", metavar="STAGE", help="Stop after this stage.")
 @click.option("--force", multiple=True, metavar="STAGE", help="Do this stage again even if it is cached; repeatable.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
-@click.option("--dry-run", is_flag=True, help="Show stages, state, time and disk; do nothing.")
-@click.option("--no-tracking", is_flag=True, help="Do not mirror the run to MLflow.")
+@DEVICE
+@DRY_RUN
+@NO_TRACKING
 @RUNS
 @JSON
 def run_command(as_json: bool, dry_run: bool, no_tracking: bool, **options: Any) -> None:
@@ -228,6 +227,10 @@ def doctor_command(runs: Path) -> None:
 
     for name, value in inventory.doctor(runs):
         click.echo(f"{name:<14} {value}")
+
+
+for command in COMMANDS:
+    cli.add_command(command)
 
 
 def main() -> None:
