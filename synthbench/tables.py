@@ -1,0 +1,219 @@
+"""A comparison as text: Markdown, LaTeX (booktabs) and CSV.
+
+Every function takes the dict of a comparison.json, of which it reads `title`, `protocol`, `columns`, `rows`, `differences`, `notes` and
+`published`; a report of one run or of a sweep writes its table in the same form. Cells hold `value`, `sampling_stderr`, `seed_std`, `low`,
+`high` in the metric's own unit; a column's `scale` turns that into what is shown.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Comparison = Mapping[str, Any]
+Cell = Mapping[str, Any]
+
+TIED = "†"
+LEGEND = {
+    "error": "± is one standard error over test pairs",
+    "seeds": "; the spread between seeds is given apart",
+    "best": "bold: best of its column",
+    "tied": f"{TIED}: the data cannot tell it from the best",
+}
+PARTS = ("value", "sampling_stderr", "seed_std", "low", "high", "n", "best", "tied")  # of a cell, in the CSV
+LATEX = {
+    **{mark: f"\\{mark}" for mark in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "\\": r"\textbackslash{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "''",
+    "±": r"$\pm$",
+    "−": "$-$",
+    "–": "--",
+    "—": "---",
+    "×": r"$\times$",
+    "≥": r"$\geq$",
+    "≤": r"$\leq$",
+    "…": r"\ldots{}",
+    "λ": r"$\lambda$",
+    TIED: r"$^{\dagger}$",
+    "\n": " ",
+}
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number with `digits` decimals; `-` for None and what is not finite."""
+    return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def heading(column: Mapping[str, Any]) -> str:
+    """`AVG (%)`; a title that ends in its unit is left as it is."""
+    unit = column.get("unit") or ""
+    return f"{column['title']} ({unit})" if unit and not column["title"].endswith(unit) else column["title"]
+
+
+def shown(cell: Cell | None, column: Mapping[str, Any]) -> tuple[str, str]:
+    """Value and standard error of a cell as they are shown; the error is empty when there is none."""
+    if not cell or cell.get("value") is None:
+        return "-", ""
+    scale, digits, error = column.get("scale", 1.0), column.get("digits", 2), cell.get("sampling_stderr")
+    return number(cell["value"] * scale, digits), "" if error is None else number(error * scale, digits)
+
+
+def legend(comparison: Comparison) -> list[str]:
+    """What a reader must know to read the table: the marks that occur in it, then the comparison's own notes."""
+    cells = [cell for row in comparison["rows"] for cell in row["cells"].values() if cell]
+    seeds = any(cell.get("seed_std") is not None for cell in cells)
+    marks = [LEGEND["error"] + (LEGEND["seeds"] if seeds else "")]
+    marks += [LEGEND[mark] for mark in ("best", "tied") if any(cell.get(mark) for cell in cells)]
+    return ["; ".join(marks) + ".", *comparison.get("notes", ())]
+
+
+def probability(p: float | None) -> str:
+    """`0.012`, `< 0.001`; `-` for None."""
+    return "-" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def differences(comparison: Comparison, metric: str | None = None) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the paired differences, all or those of one metric."""
+    labels = {row["run"]: row["label"] for row in comparison["rows"]}
+    titles = {column["metric"]: column["title"] for column in comparison["columns"]}
+    rows = []
+    for item in comparison.get("differences", ()):
+        if metric is None or item["metric"] == metric:
+            low, high = number(item.get("low")), number(item.get("high"))
+            rows.append(
+                [
+                    f"{labels.get(item['a'], item['a'])} − {labels.get(item['b'], item['b'])}",
+                    titles.get(item["metric"], item["metric"]),
+                    f"{item['points']:+.2f}",
+                    f"{low} to {high}",
+                    *(probability(item.get(name)) for name in ("p", "p_holm", "mcnemar_p")),
+                ]
+            )
+    return ["difference", "on", "points", "95 % interval", "p", "p (Holm)", "McNemar p"], rows
+
+
+def published(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the published numbers, as their file names them; columns that are empty throughout are left out."""
+    rows = list(comparison.get("published") or ())
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    names = [name for name in names if any(str(row.get(name) or "").strip() for row in rows)]
+    return [name.replace("_", " ") for name in names], [["" if row.get(name) is None else str(row[name]) for name in names] for row in rows]
+
+
+# ---------------------------------------------------------------------------------------------------------------- Markdown
+
+
+def markdown_text(text: Any) -> str:
+    """Text in which no character is markup, on one line."""
+    plain = "".join(f"\\{mark}" if mark in "\\|*_`[]<>#" else mark for mark in str(text))
+    return " ".join(plain.split())
+
+
+def markdown_grid(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A pipe table whose cells are already Markdown; all but the first `left` columns are right-aligned."""
+    widths = [max(3, *(len(row[i]) for row in (header, *rows))) for i in range(len(header))]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in (header, *rows)]
+    rule = "| " + " | ".join("-" * width if i < left else "-" * (width - 1) + ":" for i, width in enumerate(widths)) + " |"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def table_markdown(comparison: Comparison) -> str:
+    """The table with its notes; best in bold, ties marked."""
+    columns = comparison["columns"]
+
+    def text(cell: Cell | None, column: Mapping[str, Any]) -> str:
+        value, error = shown(cell, column)
+        best, tied = bool(cell and cell.get("best")), bool(cell and cell.get("tied"))
+        return (f"**{value}**" if best else value) + (f" ±{error}" if error else "") + (TIED if tied else "")
+
+    rows = [[markdown_text(row["label"]), *(text(row["cells"].get(c["metric"]), c) for c in columns)] for row in comparison["rows"]]
+    grid = markdown_grid(["", *(markdown_text(heading(column)) for column in columns)], rows)
+    parts = [grid, *(markdown_text(note) for note in legend(comparison))]
+    for found, title in ((differences, "Paired differences"), (published, "Published numbers, measured under other recipes")):
+        header, lines = found(comparison)  # type: ignore[operator]
+        if lines:
+            cells = [[markdown_text(cell) for cell in line] for line in lines]
+            parts += [f"**{title}**", markdown_grid([markdown_text(name) for name in header], cells, left=2)]
+    return "\n\n".join(parts) + "\n"
+
+
+# ------------------------------------------------------------------------------------------------------------------- LaTeX
+
+
+def latex_text(text: Any) -> str:
+    """Text that LaTeX prints as it is; letters outside Latin-1 are left to the input encoding."""
+    return "".join(LATEX.get(mark, mark) for mark in str(text))
+
+
+def latex_grid(
+    header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, label: str, notes: Sequence[str] = (), left: int = 1
+) -> str:
+    """A booktabs table; cells, header and notes are LaTeX already."""
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{caption}}}",
+        rf"\label{{tab:{label}}}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{{'l' * left}{'r' * (len(header) - left)}}}",
+        r"\toprule",
+        " & ".join(header) + r" \\",
+        r"\midrule",
+        *(" & ".join(row) + r" \\" for row in rows),
+        r"\bottomrule",
+        r"\end{tabular}}",
+        *(rf"\par\smallskip{{\footnotesize {note}\par}}" for note in notes),
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def table_latex(comparison: Comparison) -> str:
+    r"""The table and, when there are any, the differences and the published numbers. Needs \usepackage{booktabs,graphicx}."""
+    columns = comparison["columns"]
+
+    def text(cell: Cell | None, column: Mapping[str, Any]) -> str:
+        value, error = shown(cell, column)
+        value = {"-": "--"}.get(value, value.replace("-", "$-$"))
+        value = rf"\textbf{{{value}}}" if cell and cell.get("best") else value
+        return value + (rf"\,{{\scriptsize$\pm${error}}}" if error else "") + (LATEX[TIED] if cell and cell.get("tied") else "")
+
+    rows = [[latex_text(row["label"]), *(text(row["cells"].get(c["metric"]), c) for c in columns)] for row in comparison["rows"]]
+    caption = latex_text(f"{comparison['protocol']}: {comparison['title']}")
+    notes = [latex_text(note) for note in legend(comparison)]
+    name = "".join(mark if mark.isalnum() else "-" for mark in str(comparison.get("comparison", "synthbench")))
+    head = "% Written by synthbench; needs \\usepackage{booktabs} and \\usepackage{graphicx}.\n"
+    parts = [head + latex_grid(["", *(latex_text(heading(column)) for column in columns)], rows, caption, name, notes)]
+    for found, kind, title in (
+        (differences, "differences", "Paired differences, in percentage points"),
+        (published, "published", "Published numbers, measured under other recipes"),
+    ):
+        header, lines = found(comparison)  # type: ignore[operator]
+        if lines:
+            cells = [[latex_text(cell) for cell in line] for line in lines]
+            parts.append(latex_grid([latex_text(cell) for cell in header], cells, title, f"{name}-{kind}", left=2))
+    return "\n".join(parts)
+
+
+# --------------------------------------------------------------------------------------------------------------------- CSV
+
+
+def table_csv(comparison: Comparison) -> str:
+    """One line per row and metric, unrounded, with everything a cell holds."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["run", "label", "generator", "volume", "metric", "unit", "scale", *PARTS])
+    for row in comparison["rows"]:
+        for column in comparison["columns"]:
+            cell = row["cells"].get(column["metric"]) or {}
+            about = [row["run"], row["label"], row["generator"], row["volume"], column["metric"], column["unit"], column.get("scale", 1.0)]
+            writer.writerow([*about, *("" if cell.get(part) is None else cell[part] for part in PARTS)])
+    return out.getvalue()
