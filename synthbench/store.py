@@ -85,17 +85,40 @@ class Stage:
         Yields a dict for facts to be kept in the manifest (device, amount of work), or None when another process has
         finished the stage in the meantime.
         """
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(self.folder.with_name(self.folder.name + ".lock"), self.name):
+        with self.locked():
             if self.manifest():
                 yield None
                 return
             self.folder.mkdir(exist_ok=True)
+            before, start = self._spent(), time.time()
+            write_json(self._leg, {"before": before, "start": start})
             self._drop_damage()
-            start = time.time()
             facts: dict[str, Any] = {}
             yield facts
-            self._publish(start, facts)
+            self._publish(before + time.time() - start, facts)
+            self._leg.unlink(missing_ok=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Nobody else builds or forgets the stage."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(self.folder.with_name(self.folder.name + ".lock"), self.name):
+            yield
+
+    @property
+    def _leg(self) -> Path:
+        """Beside the folder while the stage is being built: {"before": seconds of earlier builds, "start": of this one}."""
+        return self.folder.with_name(self.folder.name + ".leg.json")
+
+    def _spent(self) -> float:
+        """Seconds that earlier builds of the stage took. One that was killed counts until the last file it wrote."""
+        if recorded := self._recorded():
+            return float(recorded.get("seconds", 0.0))
+        leg = read_json(self._leg)
+        if not (isinstance(leg, dict) and {"before", "start"} <= leg.keys()):
+            return 0.0
+        last = max((path.stat().st_mtime for path in self.folder.rglob("*")), default=0.0)
+        return float(leg["before"] + max(0.0, last - leg["start"]))
 
     def _drop_damage(self) -> None:
         """What is left of a damaged stage is built on; a damaged file is not, lest its builder take it for finished."""
@@ -104,14 +127,14 @@ class Stage:
                 path.unlink()
         (self.folder / MANIFEST).unlink(missing_ok=True)
 
-    def _publish(self, start: float, facts: dict[str, Any]) -> None:
+    def _publish(self, seconds: float, facts: dict[str, Any]) -> None:
         for leftover in self.folder.rglob("*.tmp"):
             leftover.unlink()
         files = {str(path.relative_to(self.folder)): path.stat().st_size for path in sorted(self.folder.rglob("*")) if path.is_file()}
         manifest = {
             "name": self.name,
             "key": self.key,
-            "seconds": round(time.time() - start, 3),
+            "seconds": round(seconds, 3),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "synthbench": __version__,
             "host": platform.node(),
@@ -156,17 +179,21 @@ class Store:
 
     def forget(self, stage: Stage) -> None:
         """Set a stage back to `run`. Its folder is renamed before it is deleted, so a crash cannot leave half of it."""
-        if stage.folder.exists():
-            doomed = stage.folder.with_name(f"{stage.folder.name}.deleted.{os.getpid()}")
-            os.replace(stage.folder, doomed)
-            shutil.rmtree(doomed, ignore_errors=True)
+        with stage.locked():
+            stage._leg.unlink(missing_ok=True)
+            if stage.folder.exists():
+                doomed = stage.folder.with_name(f"{stage.folder.name}.deleted.{os.getpid()}")
+                os.replace(stage.folder, doomed)
+                shutil.rmtree(doomed, ignore_errors=True)
 
     def rate(self, name: str, label: str) -> float | None:
         """Median seconds per unit of work of earlier stages of this kind on this machine, or None when there is none."""
         rates = []
         for path in (self.root / "stages" / name).glob(f"*/{MANIFEST}"):
-            manifest = read_json(path) or {}
-            if manifest.get("label") == label and manifest.get("host") == platform.node() and manifest.get("amount"):
+            manifest = read_json(path)
+            if not (isinstance(manifest, dict) and {"label", "host", "amount", "seconds"} <= manifest.keys()):
+                continue
+            if manifest["label"] == label and manifest["host"] == platform.node() and manifest["amount"]:
                 rates.append(manifest["seconds"] / manifest["amount"])
         return sorted(rates)[len(rates) // 2] if rates else None
 

@@ -93,6 +93,35 @@ def test_a_crash_in_the_block_leaves_resume_and_the_files(stage: Stage) -> None:
     assert stage.state == "cached"
 
 
+def test_the_seconds_of_a_resumed_stage_are_those_of_all_its_builds(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(store.time, "time", lambda: clock[0])
+
+    def killed(start: float, last_file: float) -> None:  # as by kill -9: nothing is tidied up
+        clock[0] = start
+        building = stage.building()
+        building.__enter__()
+        (stage.folder / "checkpoint").write_text("half")
+        os.utime(stage.folder / "checkpoint", (last_file, last_file))
+        building.gen.close()  # type: ignore[attr-defined]  # releases the lock
+
+    killed(1000.0, 1040.0)
+    killed(2000.0, 2005.0)
+    clock[0] = 3000.0
+    with stage.building():
+        clock[0] = 3002.0
+        (stage.folder / "checkpoint").write_text("whole")
+    manifest = stage.manifest()
+    assert manifest and manifest["seconds"] == 47.0
+    (stage.folder / "checkpoint").write_text("damaged")
+    clock[0] = 4000.0
+    with stage.building():
+        clock[0] = 4001.0
+        (stage.folder / "checkpoint").write_text("whole")
+    manifest = stage.manifest()
+    assert manifest and manifest["seconds"] == 48.0 and not list(stage.folder.parent.glob("*.leg.json"))
+
+
 def test_an_empty_folder_is_not_something_to_resume(stage: Stage) -> None:
     stage.folder.mkdir(parents=True)
     assert stage.state == "run"
@@ -163,6 +192,18 @@ def test_forget_sets_back_to_run(stage: Stage, tmp_path: Path) -> None:
     assert stage.state == "run" and not stage.folder.exists()
     assert not list(tmp_path.rglob("weights"))
     Store(tmp_path).forget(stage)  # twice is fine
+
+
+def test_forget_waits_for_the_builder(stage: Stage, tmp_path: Path) -> None:
+    """Else the builder would publish a manifest into a folder that is not there any more."""
+    stage.folder.mkdir(parents=True)
+    forget = multiprocessing.get_context("fork").Process(target=Store(tmp_path).forget, args=(stage,))
+    with stage.building():
+        forget.start()
+        time.sleep(0.2)
+        assert stage.folder.exists()
+    forget.join(20)
+    assert forget.exitcode == 0 and stage.state == "run"
 
 
 # --------------------------------------------------------------------------------------------------------------- locks
@@ -250,4 +291,7 @@ def test_the_rate_is_the_median_of_comparable_stages_of_this_machine(tmp_path: P
         folder = tmp_path / "stages" / "train" / key
         folder.mkdir(parents=True)
         write_json(folder / MANIFEST, {"host": store.platform.node(), "seconds": seconds, **facts})
+    for number, text in enumerate(("[]", "{}", "", "null")):
+        (tmp_path / "stages" / "train" / f"damaged{number}").mkdir()
+        (tmp_path / "stages" / "train" / f"damaged{number}" / MANIFEST).write_text(text)
     assert runs.rate("train", "a") == 3.0
