@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +15,10 @@ from torch import Tensor, nn
 from synthbench.types import UserError
 
 WISHES = ("auto", "cpu", "cuda", "mps")
+ABREAST = 2  # threads of `side_by_side` on a CPU: a constant, so that sums over their results do not depend on the machine
+
+Item = TypeVar("Item")
+Done = TypeVar("Done")
 
 
 def pick_device(wish: str = "auto") -> tuple[torch.device, str]:
@@ -50,6 +58,29 @@ def set_threads() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(int(text) if text else cores)
     return torch.get_num_threads()
+
+
+def side_by_side(work: Callable[[Item], Done], items: Iterable[Item], device: torch.device) -> Iterator[Done]:
+    """work(item) of every item, in order; on a CPU two at a time in threads of their own, which share the cores.
+
+    Small layers do not split well over cores: two threads with half a batch each are almost twice as fast as two cores on one batch, and
+    do not wait for each other at every layer. Autograd, autocast and inference mode belong to a thread: enter them in `work`.
+    """
+    if device.type != "cpu":
+        yield from map(work, items)
+        return
+    threads = torch.get_num_threads()
+    waiting: deque[Future[Done]] = deque()
+    try:
+        with ThreadPoolExecutor(min(ABREAST, threads), initializer=torch.set_num_threads, initargs=(max(1, threads // ABREAST),)) as pool:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) == ABREAST:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def deterministic() -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +24,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from synthbench import config
+from synthbench import config, training
 from synthbench.augment import Augmentation, augment
 from synthbench.config import Settings
 from synthbench.device import autocast, ready, send
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 
 REPORT = 20  # steps between two looks at the loss, at most: a look makes a GPU wait
 LOOK = 1.0  # seconds after which one is taken earlier
-SAVE = 30.0  # seconds between two checkpoints
 
 
 class Backbone(Settings):
@@ -136,7 +134,8 @@ def train(faces: FaceSet, recipe: Recipe, *, seed: int, device: torch.device, ou
     total = recipe.epochs * per_epoch
     backbone, head, optimizer = setup(faces, recipe, seed, device)
     fingerprint = hashlib.sha256(json.dumps([recipe.model_dump(mode="json"), seed, faces.digest]).encode()).hexdigest()
-    start = restore(out / "checkpoint.pt", fingerprint, backbone, head, optimizer)
+    state: dict[str, training.Stateful] = {"backbone": backbone, "head": head, "optimizer": optimizer}
+    start = training.restore(out / "checkpoint.pt", state, fingerprint)
     backbone.train(), head.train()
 
     losses = torch.zeros(REPORT, device=device)
@@ -159,8 +158,8 @@ def train(faces: FaceSet, recipe: Recipe, *, seed: int, device: torch.device, ou
                 fresh = losses[:count].cpu()
                 refuse_non_finite(fresh, norms[:count].cpu(), done, recipe, per_epoch)
                 now = time.monotonic()
-                if now - saved > SAVE and step + 1 < total:
-                    save(out / "checkpoint.pt", step + 1, fingerprint, backbone, head, optimizer)
+                if now - saved > training.EVERY and step + 1 < total:
+                    training.save(out / "checkpoint.pt", step + 1, state, fingerprint)
                     saved = time.monotonic()
                 speed, waiting = count * batch / (now - since), waited / (now - since)
                 yield Step(step + 1, total, fresh.mean().item(), lr, speed, waiting)
@@ -264,34 +263,3 @@ def refuse_non_finite(losses: Tensor, norms: Tensor, first: int, recipe: Recipe,
         f"norm of the step before {before}. Likely causes: lr {recipe.lr:g} too high for batch {recipe.batch_size} (try a tenth, or "
         f"warmup: 1), no gradient clipping (clip: {recipe.clip}; try 5), or images that carry no signal. Checkpoints hold good steps only"
     )
-
-
-def save(path: Path, step: int, fingerprint: str, backbone: nn.Module, head: Head, optimizer: torch.optim.Optimizer) -> None:
-    state = {
-        "step": step,
-        "fingerprint": fingerprint,
-        "backbone": backbone.state_dict(),
-        "head": head.state_dict(),
-        "optimizer": optimizer.state_dict(),
-    }
-    temporary = path.with_name(path.name + ".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
-
-
-def restore(path: Path, fingerprint: str, backbone: nn.Module, head: Head, optimizer: torch.optim.Optimizer) -> int:
-    """Load a checkpoint if there is one; the number of steps done. One of another recipe, seed or set is not used."""
-    if not path.exists():
-        return 0
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["fingerprint"] != fingerprint:
-            raise UserError(f"{path} belongs to a training with another recipe, seed or set; delete it to start afresh")
-        backbone.load_state_dict(state["backbone"])
-        head.load_state_dict(state["head"])
-        optimizer.load_state_dict(state["optimizer"])
-    except UserError:
-        raise
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise UserError(f"{path} is damaged ({error}); delete it to start afresh") from None
-    return int(state["step"])

@@ -24,6 +24,7 @@ EVERY = [
     A.ColourJitter(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.1),
     A.ResizedCrop(scale=(0.3, 1.0)),
     A.Erase(p=0.7),
+    A.Noise(p=0.7),
     A.RandAugment(),
 ]
 
@@ -47,6 +48,15 @@ def test_flip_takes_half():
     flipped = (A.Flip()(x, seeded(5)) == x.flip(3)).all((1, 2, 3))
     assert 900 < flipped.sum() < 1100
     assert torch.equal(A.Flip(p=1.0)(x, seeded()), x.flip(3))
+
+
+def test_noise_has_the_standard_deviation_asked_for():
+    grey = torch.full((400, 3, 16, 16), 0.5)
+    spread = (A.Noise(p=0.5, std=(0.05, 0.1))(grey, seeded()) - grey).flatten(1).std(1)
+    touched = spread > 0
+    assert 160 < touched.sum() < 240
+    assert spread[touched].min() > 0.045 and spread[touched].max() < 0.107
+    assert spread[touched].mean() == pytest.approx(0.075, abs=0.004)
 
 
 @pytest.mark.parametrize(("method", "mode"), [("nearest", "nearest"), ("bilinear", "bilinear"), ("area", "area"), ("bicubic", "bicubic")])

@@ -130,7 +130,7 @@ def test_m_comes_from_its_grid():
 
 
 def test_training_lowers_the_loss_and_logs(tmp_path, faces, encoder, monkeypatch):
-    monkeypatch.setattr(cemiface, "SAVE_EVERY", 1e9)
+    monkeypatch.setattr(cemiface.training, "EVERY", 1e9)
     calls = []
     cemiface.train(
         settings().model_copy(update={"steps": 60, "lr": 5e-3}),
@@ -152,7 +152,7 @@ def test_first_loss_is_the_papers(tmp_path, faces, encoder):
 
 
 def test_a_killed_training_goes_on_bit_for_bit(tmp_path, faces, encoder, monkeypatch):
-    monkeypatch.setattr(cemiface, "SAVE_EVERY", -1)  # after every step
+    monkeypatch.setattr(cemiface.training, "EVERY", -1)  # after every step
     cemiface.train(settings(), context(tmp_path / "whole", faces, encoder))
 
     def kill(done, total):

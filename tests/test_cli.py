@@ -237,7 +237,7 @@ def update(*arguments):
         os.kill(os.getpid(), signal.{signal})
     return real(*arguments)
 recognition.update = update
-recognition.REPORT, recognition.SAVE = 1, -1.0  # a checkpoint after every step
+recognition.REPORT, recognition.training.EVERY = 1, -1.0  # a checkpoint after every step
 sys.argv = ["synthbench", *sys.argv[1:]]
 cli.main()
 """

@@ -48,8 +48,9 @@ precision: fp32
 """
 # Checkpoints as often as possible, so that a kill in the middle leaves something to continue from.
 DRIVER = """
-import synthbench.recognition as recognition, synthbench.generators.cemiface as cemiface
-recognition.SAVE = cemiface.SAVE_EVERY = 0.0
+import synthbench.recognition, synthbench.generators.cemiface
+from synthbench import training
+training.EVERY = 0.0
 from synthbench.cli import main
 main()
 """

@@ -9,30 +9,26 @@ training every image is its own inquiry (Alg. 1). The paper leaves open points; 
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from pydantic import Field, field_validator, model_validator
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synthbench import diffusion, inquiries
+from synthbench import diffusion, inquiries, training
 from synthbench.config import Settings
-from synthbench.device import autocast, ready, send
+from synthbench.device import autocast, ready, send, side_by_side
 from synthbench.models.ema import EMA
-from synthbench.models.encoder import raw_codes, read_tensors
+from synthbench.models.encoder import Encoder, raw_codes, read_tensors
 from synthbench.models.unet import Shape, UNet
 from synthbench.plugin import Generator, Traits
 from synthbench.seeds import derive, numpy_generator, torch_generator
 from synthbench.types import Context, FaceBatch, Slot, UserError, Volume
 
-SAVE_EVERY = 30  # seconds between checkpoints
 LOG_EVERY = 20  # steps between lines of metrics.jsonl
 TINY_UNET = {"channels": 16, "multipliers": [1, 2], "attention_levels": [1], "attention_width": 16, "head_width": 8, "groups": 4,
              "skip_downsample_level": -1, "patch": 2}  # fmt: skip
@@ -215,27 +211,28 @@ class CemiFace(Generator[Config]):
         ready(denoiser, context.device).eval().requires_grad_(False)
         abar = diffusion.signal(settings.schedule, settings.T, settings.snr_scale)
         size = CPU_CHUNK if context.device.type == "cpu" else context.batch_size
-        for chunk in chunks(slots, size):
+
+        def make(chunk: list[Slot]) -> FaceBatch:
             made = [slot for slot in chunk if slot.sample >= 0]
+            if not made:
+                return _batch(chunk, known, torch.empty(0), torch.empty(0), torch.empty(0))
             padded = (made + made[-1:] * size)[:size]  # every chunk has the same shape, so that an image does not depend on its neighbours
-            images, m, reached = torch.empty(0), torch.empty(0), torch.empty(0)
-            if made:
-                wanted = torch.tensor([requested(sample.m, slot, context.seed) for slot in padded])
-                codes = known.codes[[slot.identity for slot in padded]].to(context.device)
-                noise = diffusion.Noise(
-                    [torch_generator(context.seed, "image", *slot) for slot in padded], (3, *[context.resolution] * 2), context.device
-                )
-                with torch.inference_mode(), autocast(context.device, sample.precision):
-                    condition = denoiser.condition(codes, wanted.to(context.device))
-                    for step in diffusion.ddim(
-                        lambda x, t: denoiser(x, t, condition).float(),  # noqa: B023 (used up before the next chunk)
-                        noise, abar, sample.steps, sample.eta, settings.prediction, sample.clip_x0, sample.spacing,
-                    ):  # fmt: skip
-                        x = step.x
-                    images = diffusion.to_uint8(x)
-                    reached = (encoder.embed(images).float() * F.normalize(codes, dim=1)).sum(1).cpu()
-                images, m = images.cpu(), wanted
-            yield _batch(chunk, known, images, m, reached)
+            wanted = torch.tensor([requested(sample.m, slot, context.seed) for slot in padded])
+            codes = known.codes[[slot.identity for slot in padded]].to(context.device)
+            streams = [torch_generator(context.seed, "image", *slot) for slot in padded]
+            noise = diffusion.Noise(streams, (3, *[context.resolution] * 2), context.device)
+            with torch.inference_mode(), autocast(context.device, sample.precision):
+                condition = denoiser.condition(codes, wanted.to(context.device))
+                for step in diffusion.ddim(
+                    lambda x, t: denoiser(x, t, condition).float(),
+                    noise, abar, sample.steps, sample.eta, settings.prediction, sample.clip_x0, sample.spacing,
+                ):  # fmt: skip
+                    x = step.x
+                images = diffusion.to_uint8(x)
+                reached = (encoder.embed(images).float() * F.normalize(codes, dim=1)).sum(1)
+            return _batch(chunk, known, images.cpu(), wanted, reached.cpu())
+
+        yield from side_by_side(make, chunks(slots, size), context.device)
 
 
 def chunks(slots: Sequence[Slot], size: int) -> Iterator[list[Slot]]:
@@ -293,9 +290,12 @@ def train(settings: Train, context: Context) -> None:
     denoiser = Denoiser(settings, context.resolution, encoder.dim).eval()  # nothing in it depends on the mode
     ready(denoiser, device)
     average = EMA(denoiser, settings.ema_limit)
-    optimizer = torch.optim.AdamW(denoiser.parameters(), settings.lr, settings.betas, weight_decay=settings.weight_decay)
-    first = restore(context.out / "checkpoint.pt", log, denoiser, average, optimizer, device)
+    optimizer = torch.optim.AdamW(denoiser.parameters(), settings.lr, settings.betas, weight_decay=settings.weight_decay, fused=True)
+    state: dict[str, training.Stateful] = {"denoiser": denoiser, "average": average, "optimizer": optimizer}
+    first = training.restore(context.out / "checkpoint.pt", state)
+    training.cut_log(log, first)
     abar = diffusion.signal(settings.schedule, settings.T, settings.snr_scale)
+    parameters = list(denoiser.parameters())
     order, epoch = np.empty(0, np.int64), -1
     began, saved, begun = time.monotonic(), time.monotonic(), first
 
@@ -316,36 +316,24 @@ def train(settings: Train, context: Context) -> None:
 
         x0 = send(faces.images(rows), device).float() / 127.5 - 1
         x0 = torch.where(mirror.to(device)[:, None, None, None], x0.flip(3), x0)
-        code, share = codes[mirror.long(), torch.from_numpy(rows)].to(device), abar[t].to(device)
-        t, m, noise = t.to(device), m.to(device), send(noise, device)
+        code = codes[mirror.long(), torch.from_numpy(rows)]
+        batch = Batch(x0, code.to(device), m.to(device), t.to(device), abar[t].to(device), send(noise, device))
 
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * diffusion.lr_factor(settings.lr_schedule, settings.warmup, step, total)
-        with autocast(device, settings.precision):
-            x_t = diffusion.add_noise(x0, noise, share)  # Eq. 4
-            output = denoiser(x_t, t, denoiser.condition(code, m)).float()
-            error = (output - diffusion.target(x0, noise, share, settings.prediction)).square().mean((1, 2, 3))
-            mse = (error * diffusion.weight(share, settings.prediction, settings.weighting)).mean()  # L_MSE
-            estimate = diffusion.estimate(output, x_t, share, settings.prediction).x0
-            if settings.clip_x0:
-                estimate = estimate.clamp(-1, 1)
-            some = slice(None, None, settings.similarity_every)
-            reached = similarity(encoder(estimate[some]), code[some], settings.distance)
-            matching = similarity_loss(reached, m[some], t[some] / settings.T, settings.norm)
-            loss = mse + settings.similarity_weight * matching  # Eq. 13 [12]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        losses = training.gradients(
+            lambda part: objective(denoiser, encoder, part, settings), batch, parameters, settings.precision, settings.norm == "batch"
+        )
         if settings.max_norm:
-            nn.utils.clip_grad_norm_(denoiser.parameters(), settings.max_norm)
+            nn.utils.clip_grad_norm_(parameters, settings.max_norm)
         optimizer.step()
         average.update(denoiser)
 
         done = step + 1
         context.progress(done, total)
-        keep = time.monotonic() - saved > SAVE_EVERY
+        keep = time.monotonic() - saved > training.EVERY
         if done % LOG_EVERY == 0 or done == total or keep:
-            row = {"loss": loss, "mse": mse, "similarity_loss": matching, "similarity": reached.mean()}
-            line = {"step": done} | {name: round(value.item(), 6) for name, value in row.items()}
+            line = {"step": done} | {name: round(value.item(), 6) for name, value in losses.items()}
             if not np.isfinite(line["loss"]):
                 raise UserError(
                     f"the loss of CemiFace became {line['loss']} at step {done} (squared error {line['mse']}, similarity loss "
@@ -355,16 +343,40 @@ def train(settings: Train, context: Context) -> None:
             with open(log, "a", encoding="utf-8") as file:
                 file.write(json.dumps({**line, "images_per_second": round(rate, 1)}) + "\n")
         if keep and done < total:
-            state = {"step": done, "denoiser": denoiser.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
-            torch.save(state, context.out / "checkpoint.pt.tmp")
-            os.replace(context.out / "checkpoint.pt.tmp", context.out / "checkpoint.pt")
+            training.save(context.out / "checkpoint.pt", done, state)
             saved = time.monotonic()
 
-    tensors = {name: value.detach().cpu().contiguous() for name, value in average.model.state_dict().items()}
-    save_file(tensors, weights.with_name("weights.safetensors.tmp"))
-    os.replace(weights.with_name("weights.safetensors.tmp"), weights)
+    training.save_weights(average.model, weights)
     (context.out / "checkpoint.pt").unlink(missing_ok=True)
     (context.out / "codes.safetensors").unlink(missing_ok=True)
+
+
+class Batch(NamedTuple):
+    """What one step sees. x0, noise (B, 3, R, R); code (B, dim) raw; m, t, abar (B,)."""
+
+    x0: Tensor
+    code: Tensor
+    m: Tensor
+    t: Tensor
+    abar: Tensor
+    noise: Tensor
+
+
+def objective(denoiser: Denoiser, encoder: Encoder, batch: Batch, settings: Train) -> dict[str, Tensor]:
+    """The loss of Eq. 13 [12] and its parts, scalars: loss, mse, similarity_loss, and the similarity reached by the estimates of x_0."""
+    x0, code, m, t, abar, noise = batch
+    x_t = diffusion.add_noise(x0, noise, abar)  # Eq. 4
+    output = denoiser(x_t, t, denoiser.condition(code, m)).float()
+    error = (output - diffusion.target(x0, noise, abar, settings.prediction)).square().mean((1, 2, 3))
+    mse = (error * diffusion.weight(abar, settings.prediction, settings.weighting)).mean()  # L_MSE
+    estimate = diffusion.estimate(output, x_t, abar, settings.prediction).x0
+    if settings.clip_x0:
+        estimate = estimate.clamp(-1, 1)
+    some = slice(None, None, settings.similarity_every)
+    reached = similarity(encoder(estimate[some]), code[some], settings.distance)
+    matching = similarity_loss(reached, m[some], t[some] / settings.T, settings.norm)
+    loss = mse + settings.similarity_weight * matching
+    return {"loss": loss, "mse": mse, "similarity_loss": matching, "similarity": reached.mean()}
 
 
 def sample_m(count: int, settings: Train, draw: torch.Generator) -> Tensor:
@@ -374,20 +386,3 @@ def sample_m(count: int, settings: Train, draw: torch.Generator) -> Tensor:
         return settings.m_low + span * torch.rand(count, generator=draw)
     points = int(span / settings.m_interval + 1e-6) + 1
     return settings.m_low + settings.m_interval * torch.randint(points, (count,), generator=draw).float()
-
-
-def restore(path: Path, log: Path, denoiser: nn.Module, average: EMA, optimizer: torch.optim.Optimizer, device: torch.device) -> int:
-    """The number of steps done by the run that `path` comes from, everything loaded; 0 when there is none. Cuts the log back to it."""
-    if not path.exists():
-        log.unlink(missing_ok=True)
-        return 0
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-        denoiser.load_state_dict(state["denoiser"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise UserError(f"{path} is damaged ({error}); delete it to start afresh") from None
-    lines = log.read_text("utf-8").splitlines(keepends=True) if log.exists() else []
-    log.write_text("".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state["step"]), "utf-8")
-    return state["step"]

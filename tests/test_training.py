@@ -1,0 +1,56 @@
+"""What trainings share: the gradient of a batch in parts against the gradient of the whole; order and threads of side_by_side."""
+
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from synthbench import device, training
+
+CPU = torch.device("cpu")
+
+
+class Pairs(NamedTuple):
+    x: Tensor
+    y: Tensor
+
+
+@pytest.mark.parametrize("size", [1, 5, 8])
+@pytest.mark.parametrize("whole", [False, True])
+def test_gradients_of_the_parts_are_those_of_the_batch(size, whole):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    batch = Pairs(torch.randn(size, 4), torch.randn(size, 1))
+    sizes = []
+
+    def objective(part: Pairs) -> dict[str, Tensor]:
+        sizes.append(len(part.x))
+        error = (net(part.x) - part.y).square().mean()
+        return {"loss": error, "double": 2 * error}
+
+    losses = training.gradients(objective, batch, list(net.parameters()), "fp32", whole)
+    assert sorted(sizes) == ([size] if whole or size == 1 else sorted([size // 2, size - size // 2]))
+    found = [p.grad.clone() for p in net.parameters()]
+    net.zero_grad()
+    expected = (net(batch.x) - batch.y).square().mean()
+    expected.backward()
+    torch.testing.assert_close(losses["loss"], expected.detach())
+    torch.testing.assert_close(losses["double"], 2 * expected.detach())
+    for mine, parameter in zip(found, net.parameters()):
+        torch.testing.assert_close(mine, parameter.grad)
+
+
+def test_side_by_side_keeps_order_and_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        seen = list(device.side_by_side(lambda i: (i, torch.get_num_threads()), range(7), CPU))
+        assert seen == [(i, 1) for i in range(7)] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_side_by_side_passes_errors_on():
+    with pytest.raises(ZeroDivisionError):
+        list(device.side_by_side(lambda i: 1 // i, [1, 0, 1], CPU))
