@@ -1,0 +1,48 @@
+"""Published results, as configs/published.csv has them: one line for every row of the papers' tables, with its recipe.
+
+Accuracies and AVG are percent; `avg_printed` is what the source prints, `avg_recomputed` the mean of its five columns, an `erratum` says
+where they differ by more than rounding (0.01). `real_avg` is the real row that `gap_points` (REAL - SYN) and `gap_relative`
+(100 (REAL - SYN) / SYN) refer to; `gap_formula` is the source's own, empty when it prints no gap. `kind`: real, main, rerun (the same set
+under somebody else's recipe), ablation (of `setting`).
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+
+from synthbench.types import Volume
+
+FILE = Path(__file__).parent / "configs" / "published.csv"
+BENCHMARKS = ("lfw", "cfp-fp", "agedb-30", "calfw", "cplfw")
+SHOWN = (
+    *("method", "venue", "size", "loss", "backbone"),
+    *BENCHMARKS,
+    *("avg_printed", "avg_recomputed", "real_avg", "gap_points", "gap_formula", "source", "erratum", "note"),
+)
+
+Row = dict[str, str]
+
+
+def read() -> list[Row]:
+    with open(FILE, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def beside(generators: Iterable[str], volumes: Iterable[str], benchmarks: Iterable[str]) -> list[Row]:
+    """The rows to set beside a comparison, in the columns that are shown.
+
+    On the five photographs' benchmarks: real rows and every method at the same volumes. On others, where no number is comparable, the
+    compared methods only, with the real row of each of their sources.
+    """
+    rows = [row for row in read() if row["kind"] != "ablation"]
+    named = {name for name in volumes if name in Volume.NAMED and name != "all"}
+    if set(benchmarks) & set(BENCHMARKS):
+        chosen = [row for row in rows if row["kind"] == "real" or not named or row["volume"] in named]
+    else:
+        ours = set(generators) - {"real"}
+        chosen = [row for row in rows if row["generator"] in ours and (not named or row["volume"] in named)]
+        references = {row["real_avg"] for row in chosen if row["real_avg"]}
+        chosen = [row for row in rows if row["kind"] == "real" and row["avg_printed"] in references] + chosen
+    return [{name: row[name] for name in SHOWN} for row in chosen]
