@@ -16,7 +16,7 @@ from torch import Tensor
 
 Schedule = Literal["linear", "cosine"]
 Prediction = Literal["epsilon", "v", "x0"]
-Weighting = Literal["uniform", "min_snr", "edm"]
+Weighting = Literal["uniform", "min_snr", "clamped_snr", "edm"]
 Times = Literal["uniform", "stratified", "log_normal", "mixture"]
 Spacing = Literal["leading", "trailing"]
 LrSchedule = Literal["constant", "cosine"]
@@ -79,7 +79,7 @@ def weight(abar: Tensor, prediction: Prediction, weighting: Weighting, gamma: fl
     """Factor of the squared error of the network's OUTPUT, (B,).
 
     All weightings are defined on the squared error of x0: `uniform` SNR, which is the plain epsilon error of DDPM (Eq. 14); `min_snr`
-    min(SNR, gamma); `edm` (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 with sigma^2 = 1 / SNR.
+    min(SNR, gamma); `clamped_snr` the same but at least 1 (2202.00512, Eq. 9), so that noise too counts for something; `edm` (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 with sigma^2 = 1 / SNR.
     An error e of x0 is sqrt(SNR) e of epsilon and sqrt(SNR + 1) e of v.
     """
     snr = abar / (1 - abar)
@@ -87,6 +87,8 @@ def weight(abar: Tensor, prediction: Prediction, weighting: Weighting, gamma: fl
         on_x0 = snr
     elif weighting == "min_snr":
         on_x0 = snr.clamp(max=gamma)
+    elif weighting == "clamped_snr":
+        on_x0 = snr.clamp(1.0, gamma)
     else:
         on_x0 = snr + 1 / sigma_data**2
     return on_x0 / {"epsilon": snr, "v": snr + 1, "x0": torch.ones_like(snr)}[prediction]

@@ -151,19 +151,38 @@ def test_first_loss_is_the_papers(tmp_path, faces, encoder):
     assert row["loss"] == pytest.approx(row["mse"] + 0.05 * row["similarity_loss"], abs=1e-5)
 
 
+def test_grain_is_added_to_what_the_encoder_sees(faces, encoder):
+    seen = []
+
+    class Watching(nn.Module):
+        def forward(self, x):
+            seen.append(x.detach())
+            return encoder(x)
+
+    torch.manual_seed(0)
+    x, ones, t = torch.rand(4, 3, R, R) * 2 - 1, torch.ones(4), torch.tensor([0, 300, 600, 999])
+    grain = torch.randn(4, 3, R, R)
+    for amount in (0.0, 0.1):
+        batch = cemiface.Batch(x, torch.randn(4, DIM), ones, t, ones * 0.5, torch.randn_like(x), grain * amount)
+        denoiser = Denoiser(settings(), R, DIM)  # starts at zero: the estimate of x_0 is the same for every condition
+        batch = batch._replace(noise=torch.zeros_like(x), code=ones[:, None].expand(4, DIM))
+        cemiface.objective(denoiser, Watching(), batch, settings(similarity_noise=amount))
+    torch.testing.assert_close(seen[1] - seen[0], 0.1 * grain)
+
+
 def test_a_killed_training_goes_on_bit_for_bit(tmp_path, faces, encoder, monkeypatch):
     monkeypatch.setattr(cemiface.training, "EVERY", -1)  # after every step
-    cemiface.train(settings(), context(tmp_path / "whole", faces, encoder))
+    cemiface.train(settings(similarity_noise=0.1), context(tmp_path / "whole", faces, encoder))
 
     def kill(done, total):
         if done == 5:  # called before the checkpoint of step 5 is written
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cemiface.train(settings(), context(tmp_path / "cut", faces, encoder, progress=kill))
+        cemiface.train(settings(similarity_noise=0.1), context(tmp_path / "cut", faces, encoder, progress=kill))
     assert (tmp_path / "cut" / "checkpoint.pt").exists()
     torch.manual_seed(99)
-    cemiface.train(settings(), context(tmp_path / "cut", faces, encoder))
+    cemiface.train(settings(similarity_noise=0.1), context(tmp_path / "cut", faces, encoder))
     whole, cut = ((tmp_path / name / "weights.safetensors").read_bytes() for name in ("whole", "cut"))
     assert whole == cut
     steps = [json.loads(line)["step"] for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]

@@ -44,7 +44,7 @@ def test_v_target_matches_diffusers():
     torch.testing.assert_close(diffusion.target(x0, noise, diffusion.signal("linear")[t], "v"), reference, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("weighting", ["uniform", "min_snr", "edm"])
+@pytest.mark.parametrize("weighting", ["uniform", "min_snr", "clamped_snr", "edm"])
 def test_weight_means_the_same_whatever_is_predicted(weighting):
     """The weighted error of one wrong estimate of x0 is the same number, expressed in epsilon, v or x0."""
     torch.manual_seed(0)
@@ -67,6 +67,7 @@ def test_weights_in_closed_form():
     assert torch.equal(diffusion.weight(abar, "epsilon", "uniform"), torch.ones(1000))  # the paper's plain epsilon error
     snr = abar / (1 - abar)
     torch.testing.assert_close(diffusion.weight(abar, "v", "min_snr"), torch.minimum(snr, torch.tensor(5.0)) / (snr + 1))
+    torch.testing.assert_close(diffusion.weight(abar, "x0", "clamped_snr"), snr.clamp(1, 5))
     sigma = snr.rsqrt()
     torch.testing.assert_close(diffusion.weight(abar, "x0", "edm"), (sigma**2 + 0.25) / (sigma * 0.5) ** 2, rtol=1e-4, atol=1e-4)
 

@@ -46,6 +46,9 @@ class Train(Settings):
     m_interval: float = Field(0.04, ge=0, le=2, description="in steps of this; 0: any number between (the paper warns against it)")
     similarity_weight: float = Field(0.05, ge=0, description="lambda of Eq. 13 [12]")
     similarity_every: int = Field(1, ge=1, description="L_SimMat on every n-th image of a batch; on a CPU the encoder is the dearest part")
+    similarity_noise: float = Field(
+        0.0, ge=0, le=1, description="std of noise on what E_id sees in L_SimMat, against grain that only it sees"
+    )
     distance: Literal["cosine", "euclidean"] = Field("cosine", description="similarity is the cosine, or 1 - the distance of unit vectors")
     norm: Literal["absolute", "squared", "batch"] = Field("absolute", description="open: |1 - cos|, its square, or the norm over the batch")
     clip_x0: bool = Field(True, description="open: clip the estimate of x_0 to [-1, 1] before the encoder (DCFace)")
@@ -317,7 +320,8 @@ def train(settings: Train, context: Context) -> None:
         x0 = send(faces.images(rows), device).float() / 127.5 - 1
         x0 = torch.where(mirror.to(device)[:, None, None, None], x0.flip(3), x0)
         code = codes[mirror.long(), torch.from_numpy(rows)]
-        batch = Batch(x0, code.to(device), m.to(device), t.to(device), abar[t].to(device), send(noise, device))
+        grain = torch.randn(noise.shape, generator=draw) * settings.similarity_noise if settings.similarity_noise else torch.zeros(size)
+        batch = Batch(x0, *(send(tensor, device) for tensor in (code, m, t, abar[t], noise, grain)))
 
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * diffusion.lr_factor(settings.lr_schedule, settings.warmup, step, total)
@@ -352,7 +356,7 @@ def train(settings: Train, context: Context) -> None:
 
 
 class Batch(NamedTuple):
-    """What one step sees. x0, noise (B, 3, R, R); code (B, dim) raw; m, t, abar (B,)."""
+    """What one step sees. x0, noise, grain (B, 3, R, R); code (B, dim) raw; m, t, abar (B,)."""
 
     x0: Tensor
     code: Tensor
@@ -360,11 +364,12 @@ class Batch(NamedTuple):
     t: Tensor
     abar: Tensor
     noise: Tensor
+    grain: Tensor  # added to what E_id sees; (B,) zeros when there is none
 
 
 def objective(denoiser: Denoiser, encoder: Encoder, batch: Batch, settings: Train) -> dict[str, Tensor]:
     """The loss of Eq. 13 [12] and its parts, scalars: loss, mse, similarity_loss, and the similarity reached by the estimates of x_0."""
-    x0, code, m, t, abar, noise = batch
+    x0, code, m, t, abar, noise, grain = batch
     x_t = diffusion.add_noise(x0, noise, abar)  # Eq. 4
     output = denoiser(x_t, t, denoiser.condition(code, m)).float()
     error = (output - diffusion.target(x0, noise, abar, settings.prediction)).square().mean((1, 2, 3))
@@ -372,6 +377,8 @@ def objective(denoiser: Denoiser, encoder: Encoder, batch: Batch, settings: Trai
     estimate = diffusion.estimate(output, x_t, abar, settings.prediction).x0
     if settings.clip_x0:
         estimate = estimate.clamp(-1, 1)
+    if settings.similarity_noise:
+        estimate = estimate + grain
     some = slice(None, None, settings.similarity_every)
     reached = similarity(encoder(estimate[some]), code[some], settings.distance)
     matching = similarity_loss(reached, m[some], t[some] / settings.T, settings.norm)
