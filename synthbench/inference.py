@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 LEVEL = 0.95  # of every interval
 ALPHA = 0.05  # of every test, two-sided
@@ -39,10 +39,10 @@ class Error:
 
     def quantile(self, probability: float) -> float:
         """Of the mean in units of `stderr` (Cochran)."""
-        normal = float(stats.norm.ppf(probability))
+        normal = float(special.ndtri(probability))
         if self.seeds == 0:
             return normal
-        student = float(stats.t.ppf(probability, self.freedom))
+        student = float(special.stdtrit(self.freedom, probability))
         return (self.sampling * normal + self.seeds * student) / (self.sampling + self.seeds)
 
     def around(self, value: float, level: float = LEVEL) -> tuple[float, float]:
@@ -55,7 +55,7 @@ class Error:
         if self.stderr == 0:
             return float(value == 0)
         ratio = abs(value) / self.stderr
-        normal, student = 2 * float(stats.norm.sf(ratio)), 2 * float(stats.t.sf(ratio, self.freedom))
+        normal, student = 2 * float(special.ndtr(-ratio)), 2 * float(special.stdtr(self.freedom, -ratio))
         if self.seeds == 0 or self.sampling == 0 or student - normal < 1e-12:
             return student if self.seeds else normal
         # the level at which the interval touches zero lies between those of the two distributions
