@@ -105,6 +105,16 @@ def make_job(request: Request, store: Store, protocol: Protocol) -> Job:
     return Job(store, protocol, request.generator, volume, device, parse_set(request.settings))
 
 
+def remembered(request: Request) -> Result | None:
+    """The result of an earlier identical request, if it is still whole. Imports no torch."""
+    return results.remembered(Store(request.runs.absolute()), _request_key(request, choose_protocol(request.protocol)[0]))
+
+
+def stages(job: Job, seeds: int) -> list[Step]:
+    """Every stage of the job once, those that are cached too; nothing is done."""
+    return list({step.stage.folder: step for seed in range(seeds) for step in job.steps(seed)}.values())
+
+
 def plan(request: Request) -> None:
     """`--dry-run`: what would be done."""
     from synthbench import plan as plans
@@ -113,8 +123,11 @@ def plan(request: Request) -> None:
     protocol, why = choose_protocol(request.protocol)
     console.note(f"protocol {protocol.name} {protocol.version}: {protocol.title} ({why})")
     job = make_job(request, store, protocol)
-    steps = list({step.stage.folder: step for seed in range(request.seeds) for step in job.steps(seed)}.values())
-    plans.show(steps, store, f"{job.short_name} @ {job.volume}, protocol {protocol.name} {protocol.version}, {request.seeds} seed(s)")
+    plans.show(
+        stages(job, request.seeds),
+        store,
+        f"{job.short_name} @ {job.volume}, protocol {protocol.name} {protocol.version}, {request.seeds} seed(s)",
+    )
 
 
 def _request_key(request: Request, protocol: Protocol) -> str:

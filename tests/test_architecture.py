@@ -37,7 +37,7 @@ LAYERS = (
     ("pipeline", "plan", "results", "tables"),
     ("tracking", "mlflow_client", "mlflow_server"),
     ("run", "inventory", "testing"),
-    ("compare", "comparison", "published", "api"),
+    ("compare", "compare_table", "comparable", "comparison", "published", "api"),
     ("sweep",),
     ("report",),
     ("reproduce",),

@@ -1,0 +1,117 @@
+"""A run seen from outside: which stages are its own, what was held fixed when it was measured, what it cost, what to call it."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from synthbench.results import Result
+from synthbench.store import Store
+from synthbench.types import UserError
+
+FIXED = {"real": "real set", "encoder": "encoder", "judge": "judge", "benchmarks": "benchmarks"}  # stage -> what it fixes
+Rows = list[dict[str, Any]]
+
+
+def sides(result: Result) -> dict[str, Rows]:
+    """The stages of a run: `own`, those of its `real` baseline, and `shared` by all runs of a protocol; each in order, seed by seed.
+
+    Raises UserError when its run.json does not tell them apart.
+    """
+    found: dict[str, Rows] = {"own": [], "real": [], "shared": []}
+    faces, evaluated, trained = Path(result["artifacts"].get("faces", "")).name, 0, 0
+    for row in result["stages"]:
+        side = "own"
+        if row["name"] == "evaluate":  # the baseline's comes before the run's own
+            side, evaluated = "real" if result["baseline"] and evaluated % 2 == 0 else "own", evaluated + 1
+        elif row["name"] == "recognizer":
+            side, trained = "real" if result["baseline"] and trained % 2 == 0 else "own", trained + 1
+        elif row["name"] == "generate":  # the real faces come before the first evaluation, beside those of a finite generator
+            side = "real" if result["baseline"] and not evaluated and row["key"] != faces else "own"
+        elif row["name"] not in ("train", "enroll"):
+            side = "shared"
+        found[side].append(row)
+    if evaluated != len(result["seeds"]) * (2 if result["baseline"] else 1):
+        raise UserError(f"{result['run']}: its run.json names {evaluated} evaluations for {len(result['seeds'])} seed(s); make it again")
+    return found
+
+
+def keys(rows: Rows, name: str) -> list[str]:
+    """Keys of the stages called `name`; of evaluate and recognizer one for each seed."""
+    return [row["key"] for row in rows if row["name"] == name]
+
+
+def held_fixed(result: Result) -> dict[str, str]:
+    """What a run was measured with, by name. The real run of each seed stands for recipe, evaluators and their settings."""
+    found = sides(result)
+    fixed = {"protocol": str(result["protocol"]), "title": str(result.get("title", ""))}
+    fixed |= {FIXED[row["name"]]: row["key"] for row in found["shared"] if row["name"] in FIXED}
+    real = found["real"] if result["baseline"] else found["own"] if result["volume"] == "all" else []
+    for seed, recognizer, evaluation in zip(result["seeds"], keys(real, "recognizer"), keys(real, "evaluate")):
+        fixed |= {f"recipe (seed {seed})": recognizer, f"evaluators (seed {seed})": evaluation}
+    return fixed
+
+
+def differing(a: Result, b: Result) -> dict[str, tuple[str, str]]:
+    """The fields held fixed that differ, with both values; empty when the two may be compared. What only one of them has does not count."""
+    one, other = held_fixed(a), held_fixed(b)
+    found = {name: (one[name], other[name]) for name in one if name in other and one[name] != other[name]}
+    cause = [name for name in found if not name.startswith("evaluators")]  # the evaluation's key covers all others
+    short: dict[str, tuple[str, str]] = {}
+    for name in cause or found:
+        short.setdefault(name.partition(" (seed")[0], found[name])
+    return short
+
+
+def groups(results: Iterable[Result]) -> list[list[Result]]:
+    """Runs that may be compared, together; in order of appearance."""
+    found: list[list[Result]] = []
+    for result in results:
+        home = next((group for group in found if not any(differing(result, member) for member in group)), None)
+        if home is None:
+            found.append([result])
+        else:
+            home.append(result)
+    return found
+
+
+def labels(results: Sequence[Result]) -> list[str]:
+    """A name for every row: generator and volume, and the settings that tell runs of one generator apart."""
+    plain = [
+        item["generator"] if item["generator"] == "real" and item["volume"] == "all" else f"{item['generator']} {item['volume']}"
+        for item in results
+    ]
+    names = list(plain)
+    for name in [name for name, count in Counter(plain).items() if count > 1]:
+        rows = [i for i, other in enumerate(plain) if other == name]
+        settings = [dict(_flat(results[i].get("settings", {}))) for i in rows]
+        keys = [key for key in dict.fromkeys(itertools.chain(*settings)) if len({repr(item.get(key)) for item in settings}) > 1]
+        for i, item in zip(rows, settings):
+            names[i] += "".join(f" {key}={item.get(key)}".replace("'", "") for key in keys[:3])
+    for i, name in enumerate(names):
+        if names.count(name) > 1:
+            names[i] = f"{name} {results[i]['run'].rpartition('-')[2]}"
+    return names
+
+
+def _flat(settings: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    if not isinstance(settings, dict):
+        return [(prefix[:-1], settings)]
+    return [pair for name, value in settings.items() for pair in _flat(value, f"{prefix}{name}.")]
+
+
+def cost(store: Store, result: Result) -> dict[str, Any]:
+    """What one seed of a run took, without the stages that it shares with others: hours, speed of generation, bytes on disk."""
+    about, own = result.get("cost", {}), sides(result)["own"]
+    manifests = [store.stage(row["name"], row["key"]).manifest() for row in own]
+    known, seeds = [item for item in manifests if item], len(result["seeds"])
+    whole = len(known) == len(manifests)
+    return {
+        "hours": sum(item["seconds"] for item in known) / 3600 / seeds if whole else None,
+        "images_per_second": about.get("images_per_second") or None,
+        "disk_bytes": sum(sum(item["files"].values()) for item in known) / seeds if whole else None,
+        "device": about.get("device"),
+    }

@@ -1,0 +1,234 @@
+"""`synthbench compare`: rows named by the user become runs, what is missing is run, and the comparison is written and printed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from synthbench import comparable, console, registry, results, run
+from synthbench.config import config_names, did_you_mean
+from synthbench.protocol import load_protocol
+from synthbench.results import Result
+from synthbench.store import Store, content_key, read_json, write_json
+from synthbench.types import UserError
+
+Comparison = dict[str, Any]
+Row = Result | run.Request  # a run that is there, or what to ask `run` for
+
+
+@dataclass(frozen=True)
+class Request:
+    """The command line of `synthbench compare`, as given."""
+
+    names: tuple[str, ...]
+    runs: Path
+    volume: str | None = None
+    protocol: str | None = None
+    seeds: int | None = None
+    baseline: str | None = None
+    name: str | None = None
+    papers: bool = True
+    force_incomparable: bool = False
+    device: str = "auto"
+    tracking: bool = True
+
+
+def compare(request: Request) -> list[Comparison]:
+    """Run what is missing and write <runs>/comparisons/<name>/comparison.json; one comparison, or with `force_incomparable` several.
+
+    Raises UserError for names that are nothing, and for runs that may not be compared, with the fields that differ.
+    """
+    store = Store(request.runs.absolute())
+    if request.name and not re.fullmatch(r"[\w.+-]+", request.name, re.ASCII):
+        raise UserError(f"--name {request.name!r}: use letters, digits and . _ + - only; it names a folder")
+    rows = wanted(request, store)
+    announce(rows, store)
+    done = [row if isinstance(row, dict) else run.run(row) for row in rows]
+    found = comparable.groups({result["run"]: result for result in done if result}.values())
+    if len(found) > 1 and not request.force_incomparable:
+        raise UserError(refusal(found))
+    return [_compare(request, store, group, i if len(found) > 1 else 0) for i, group in enumerate(found, 1)]
+
+
+def plan(request: Request) -> None:
+    """`--dry-run`: the stages of all rows, once each."""
+    from synthbench import plan as plans
+
+    store = Store(request.runs.absolute())
+    rows = [row for row in wanted(request, store) if isinstance(row, run.Request)]
+    steps = {step.stage.folder: step for row in rows for step in _stages(row, store)}
+    plans.show(list(steps.values()), store, f"comparison of {len(rows)} runs, {rows[0].seeds if rows else 0} seed(s) each")
+
+
+# ----------------------------------------------------------------------------------------------------------- which runs
+
+
+def wanted(request: Request, store: Store) -> list[Row]:
+    """The rows that the names stand for. A generator may carry settings: "cemiface sample.m=0"."""
+    if not request.names:
+        return _everything(request, store)
+    found: list[Result | tuple[str, tuple[str, ...]]] = []
+    for name in request.names:
+        generator, *settings = _words(name)
+        if generator in registry.names("generator") or generator.endswith(".py"):
+            found.append((generator, tuple(settings)))
+        elif (store.root / "sweeps" / name / "sweep.json").is_file():
+            found += _sweep(store, name)
+        else:
+            found.append(_run(store, name))
+    there = [item for item in found if isinstance(item, dict)]
+    protocol, seeds = request.protocol or _protocol(there), request.seeds or max((len(item["seeds"]) for item in there), default=1)
+    return [
+        item
+        if isinstance(item, dict)
+        else run.Request(
+            generator=item[0],
+            runs=request.runs,
+            volume=None if item[0] == "real" else request.volume,  # the real set is what it is
+            protocol=protocol,
+            seeds=seeds,
+            settings=item[1],
+            device=request.device,
+            tracking=request.tracking,
+        )
+        for item in found
+    ]
+
+
+def _words(name: str) -> list[str]:
+    try:
+        words = shlex.split(name)
+    except ValueError as error:
+        raise UserError(f"{name!r}: {error}") from None
+    if not words:
+        raise UserError("an empty name; give generators, runs or sweeps")
+    return words
+
+
+def _run(store: Store, name: str) -> Result:
+    folders = [path.parent.name for path in (store.root / "results").glob("*/run.json")]
+    if name != "latest" and not any(folder.startswith(name) for folder in folders):
+        known = [*registry.names("generator"), *(path.parent.name for path in (store.root / "sweeps").glob("*/sweep.json")), *folders]
+        raise UserError(f"{name!r} is no generator, and no run or sweep in {store.root}" + did_you_mean(name, known, show_all=True))
+    path = results.find_run(store, name) / "run.json"
+    result = results.read_run(path)
+    if result is None:
+        raise UserError(f"{path} is not a whole result; run the command that made it again")
+    return result
+
+
+def _sweep(store: Store, name: str) -> list[Result]:
+    """The runs of the complete points; what is missing or damaged is named and left out."""
+    path = store.root / "sweeps" / name / "sweep.json"
+    sweep = read_json(path)
+    points = sweep.get("points") if isinstance(sweep, dict) else None
+    if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
+        console.warn(f"{path} is not a whole sweep; skipped. The command that made it mends it")
+        return []
+    names = [run_name for point in points if point.get("state") == "complete" for run_name in point.get("runs", ())]
+    found = [(run_name, results.read_run(store.root / "results" / run_name / "run.json")) for run_name in names]
+    for run_name, result in found:
+        if result is None:
+            console.warn(f"sweep {name}: run {run_name} is missing or not whole; skipped")
+    return [result for _, result in found if result]
+
+
+def _everything(request: Request, store: Store) -> list[Row]:
+    """All whole runs that may be compared with the latest, or with the latest of `--protocol`."""
+    paths = sorted((store.root / "results").glob("*/run.json"), key=lambda path: path.stat().st_mtime)
+    found = []
+    for path in paths:
+        result = results.read_run(path)
+        if result is None:
+            console.warn(f"{path} is not a whole result; skipped")
+        else:
+            found.append(result)
+    if request.protocol:
+        name = load_protocol(request.protocol).name
+        found = [result for result in found if result["protocol"] == name]
+    if not found:
+        raise UserError(f"no runs in {store.root}; name generators to run, such as: synthbench compare real procedural cemiface")
+    for result in found:
+        if fields := comparable.differing(result, found[-1]):
+            console.note(f"left out, as its {', '.join(fields)} differs from that of the latest run: {result['run']}")
+    return [result for result in found if not comparable.differing(result, found[-1])]
+
+
+def _protocol(there: Sequence[Result]) -> str | None:
+    """The protocol of the runs that are there, for those that are not; None when they have none in common, or one of a file."""
+    names = {result["protocol"] for result in there}
+    return names.pop() if len(names) == 1 and names <= set(config_names("protocols")) else None
+
+
+# ------------------------------------------------------------------------------------------------------------- running
+
+
+def announce(rows: Sequence[Row], store: Store) -> None:
+    """Say what will be run, before it is."""
+    from synthbench import plan as plans
+
+    missing = [row for row in rows if isinstance(row, run.Request) and not run.remembered(row)]
+    steps = {step.stage.folder: step for row in missing for step in _stages(row, store)}
+    todo = [step for step in steps.values() if step.stage.state != "cached"]
+    if not todo:
+        return
+    known = [plans.estimate(step, store) for step in todo]
+    unknown = sum(seconds is None for seconds in known)
+    took = console.duration(sum(filter(None, known))) + (f" and {unknown} stages of unknown length" if unknown else "")
+    names = ", ".join(dict.fromkeys(row.generator for row in missing))
+    disk = console.size(sum(step.disk for step in todo))
+    console.note(f"to run: {names}; {len(todo)} of {len(steps)} stages are missing, about {took}, {disk} of disk")
+
+
+def _stages(row: run.Request, store: Store) -> list[Any]:
+    return run.stages(run.make_job(row, store, run.choose_protocol(row.protocol)[0]), row.seeds)
+
+
+def refusal(found: Sequence[Sequence[Result]]) -> str:
+    """Why the first runs of the groups may not be compared."""
+    first = found[0][0]
+    lines = []
+    for group in found[1:]:
+        fields = comparable.differing(first, group[0])
+        parts = [f"{name} ({one[:60]} there, {other[:60]} here)" for name, (one, other) in fields.items()]
+        lines.append(f"  {group[0]['run']} differs from {first['run']} in {'; '.join(parts)}")
+    return "these runs were measured differently, so their numbers may not be set side by side:\n" + "\n".join(
+        [*lines, "Run them under one protocol, or print them apart with --force-incomparable"]
+    )
+
+
+def _compare(request: Request, store: Store, group: Sequence[Result], number: int) -> Comparison:
+    from synthbench import comparison
+
+    base = baseline(request.baseline, group)
+    name = request.name or default_name(group, base)
+    name += f"-{number}" if number and request.name else ""
+    made = comparison.compare(store, group, name, base, "synthbench " + shlex.join(sys.argv[1:]), request.papers)
+    folder = store.root / "comparisons" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "comparison.json", made)
+    return made
+
+
+def baseline(wish: str | None, group: Sequence[Result]) -> str:
+    """The run that others are compared with: the one asked for by run, generator or label, else the real set, else the first."""
+    names = dict(zip(comparable.labels(group), group))
+    if wish is None:
+        return str(next((result["run"] for result in group if result["generator"] == "real"), group[0]["run"]))
+    found = [result for label, result in names.items() if wish in (label, result["generator"]) or result["run"].startswith(wish)]
+    if len(found) != 1:
+        problem = "stands for several rows" if found else "is none of the rows"
+        raise UserError(f"--baseline {wish!r} {problem}: {', '.join(names)}" + did_you_mean(wish, names))
+    return str(found[0]["run"])
+
+
+def default_name(group: Sequence[Result], base: str) -> str:
+    """Tells what is compared, and the same runs have the same name."""
+    generators = "+".join(dict.fromkeys(result["generator"] for result in group))[:60]
+    key = content_key({"runs": [result["run"] for result in group], "baseline": base})[:8]
+    return re.sub(r"[^A-Za-z0-9.+_-]", "_", f"{generators}-{group[0]['protocol']}-{key}")
