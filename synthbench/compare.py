@@ -212,6 +212,10 @@ def _compare(request: Request, store: Store, group: Sequence[Result], number: in
     folder = store.root / "comparisons" / name
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "comparison.json", made)
+    if request.tracking:
+        from synthbench import tracking
+
+        tracking.mirror_group(store, folder / "comparison.json")
     return made
 
 

@@ -1,6 +1,7 @@
 """What MLflow shows of the runs folder. Files are the truth: a mirror that failed or was lost is made again by `synthbench sync`.
 
-experiment synthbench          a run per (generator, volume, protocol, seed): settings, scores, data, samples, the recognizer
+experiment synthbench          a run per (generator, volume, protocol, seed): settings, scores, data, samples, the recognizer;
+                               a parent run with children per comparison and sweep
 experiment synthbench-stages   a run per stage that was built: cost and training curves; result runs name their stages in tags
 """
 
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from synthbench import console, mlflow_client
 from synthbench.mlflow_client import RESULTS, STAGES, Data
-from synthbench.results import Result
+from synthbench.results import Result, read_run
 from synthbench.store import Store, content_key, read_json
 from synthbench.types import UserError
 
@@ -41,16 +42,34 @@ def mirror(store: Store, result: Result) -> None:
         )
 
 
+def mirror_group(store: Store, path: Path) -> None:
+    """Log a comparison.json or sweep.json as a parent run with children. Never raises, as `mirror`."""
+    from synthbench import mlflow_groups
+
+    try:
+        with mlflow_client.opened(store.root) as client:
+            mlflow_groups.log_group(client, path)
+    except Exception as error:
+        console.warn(
+            f"not mirrored to MLflow ({mlflow_client.reason(error)}). {path} is unharmed; "
+            f"to mirror it later: synthbench sync --runs {store.root}"
+        )
+
+
 def synchronise(store: Store) -> int:
-    """Mirror the results in the runs folder that MLflow does not have. Returns how many result runs were added.
+    """Mirror the results in the runs folder that MLflow does not have, and comparisons and sweeps. Returns how many runs were added.
 
     Raises UserError when MLflow cannot be written.
     """
+    from synthbench import mlflow_groups
+
     paths = sorted((store.root / "results").glob("*/run.json"), key=lambda path: path.stat().st_mtime)
-    if not paths:
+    groups = mlflow_groups.paths(store.root)
+    if not paths and not groups:
         return 0
     with _explained(store.root), mlflow_client.opened(store.root) as client:
-        return sum(_mirror(client, store, result, {}) for result in map(read_json, paths) if result)
+        new = sum(_mirror(client, store, result, {}) for result in map(read_run, paths) if result)
+        return new + sum(mlflow_groups.log_group(client, path) for path in groups)
 
 
 @contextlib.contextmanager
@@ -59,7 +78,8 @@ def _explained(runs: Path) -> Any:
         yield
     except Exception as error:
         where = mlflow_client.without_password(mlflow_client.place(runs))
-        raise UserError(f"MLflow at {where} cannot be used: {mlflow_client.reason(error)}") from None
+        ours = f". If {runs / 'mlflow.db'} is damaged, delete it: synthbench sync makes it again" if where.startswith("sqlite") else ""
+        raise UserError(f"MLflow at {where} cannot be used: {mlflow_client.reason(error)}{ours}") from None
 
 
 def ui(runs: Path, port: int) -> None:
@@ -184,7 +204,8 @@ def _mirror_stage(client: MlflowClient, store: Store, row: dict[str, Any], syste
     end = _finished(manifest)
     tags |= {"kind": "stage", "stage": stage.name, "version": manifest["synthbench"], **system}
     with mlflow_client.new_run(client, STAGES, f"{stage.name}-{stage.key[:8]}", end - manifest["seconds"], end, tags) as run:
-        facts = {name: value for name, value in manifest.items() if name != "files"} | {"bytes": sum(manifest["files"].values())}
+        facts = {name: value for name, value in manifest.items() if name not in ("files", "samples")}
+        facts["bytes"] = sum(manifest["files"].values())
         cost = {name: manifest.get(name) for name in ("seconds", "images_per_second")}
         mlflow_client.log(client, run, facts, mlflow_client.metrics(cost, end) + _curves(stage.folder / "metrics.jsonl", end))
 

@@ -35,7 +35,7 @@ LAYERS = (
     ("generators", "evaluators"),
     ("steps", "inference"),
     ("pipeline", "plan", "results", "tables"),
-    ("tracking", "mlflow_client", "mlflow_server"),
+    ("tracking", "mlflow_client", "mlflow_server", "mlflow_groups"),
     ("run", "inventory", "testing"),
     ("compare", "compare_table", "comparable", "comparison", "published", "api"),
     ("sweep",),
@@ -44,7 +44,7 @@ LAYERS = (
     ("cli_options", "cli_results", "cli"),
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
-MLFLOW = {"tracking", "mlflow_client", "mlflow_server"}
+MLFLOW = {"tracking", "mlflow_client", "mlflow_server", "mlflow_groups"}
 FILES = {
     path.relative_to(PACKAGE.parent).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__"): path
     for path in PACKAGE.rglob("*.py")
