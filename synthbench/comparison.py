@@ -106,7 +106,7 @@ def compare(store: Store, results: Sequence[Result], name: str, baseline: str, c
     columns = [Column(f"verification/{item}/accuracy", SHORT.get(item, item), "%", 1, True, group="accuracy") for item in benchmarks]
     columns += [Column(AVG, "AVG", "%", 2, True, group="accuracy"), Column(GAP, "gap to real", "points", 2, False, group="accuracy")]
     columns += [*MEASURED, *COSTS]
-    cells = {item.run: {column.metric: _cell(store, item, column.metric, benchmarks) for column in columns} for item in entries}
+    cells = {item.run: {column.metric: cell(store, item, column.metric, benchmarks) for column in columns} for item in entries}
     columns = [column for column in columns if any(cells[item.run][column.metric] for item in entries)]
     for column in columns:
         _mark(column, entries, cells, found)
@@ -150,7 +150,7 @@ def _check_pairs(entries: Sequence[Entry]) -> None:
         same_pairs(whole[0].own[0], item.own[0])
 
 
-def _cell(store: Store, item: Entry, metric: str, benchmarks: Sequence[str]) -> dict[str, Any] | None:
+def cell(store: Store, item: Entry, metric: str, benchmarks: Sequence[str]) -> dict[str, Any] | None:
     """Value, errors and interval of one metric of one run; None when it was not measured."""
     if metric.startswith("cost/"):
         value = cost(store, item.result)[metric.removeprefix("cost/")]
