@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from synthbench.cli_options import DEVICE, DRY_RUN, FOLDER, NO_TRACKING, PROTOCOL, RUNS, VOLUME
+from synthbench.cli_options import DEVICE, DRY_RUN, FOLDER, JSON, NO_TRACKING, PROTOCOL, RUNS, SETTINGS, VOLUME
 
 
 @click.command("compare", short_help="Generators or runs side by side: is the difference real?")
@@ -65,12 +65,59 @@ def _print(comparison: dict[str, Any], form: str) -> None:
         click.echo(write(comparison), nl=False)
 
 
-@click.command("sweep", short_help="One or more settings over values: the curve with intervals.")
-@click.argument("parameters", nargs=-1, required=True)
+@click.command("sweep", short_help="A setting over values: the curve with intervals.")
+@click.argument("parameters", nargs=-1, required=True, metavar="SETTING...")
+@click.option("--generator", default="cemiface", show_default=True, help="Name from `synthbench list`, or a .py file.")
+@click.option("--values", multiple=True, metavar="[NAME=]A,B,...", help="Values; -0.1:0.1 is an interval.  [default: the paper's]")
+@click.option("--range", "ranges", multiple=True, metavar="[NAME=]A:B:STEP", help="Evenly spaced values; A:B for tpe and gp.")
+@click.option("--sampler", type=click.Choice(["grid", "tpe", "gp"]), default="grid", show_default=True, help="All points, or a search.")
+@click.option("--trials", type=int, default=20, show_default=True, help="Points that tpe or gp may try.")
+@VOLUME
+@PROTOCOL
+@click.option("--seeds", type=int, default=1, show_default=True, help="Independent repetitions of every point.")
+@SETTINGS
+@click.option("--jobs", type=int, default=1, show_default=True, help="Points worked on at a time, in processes.")
+@click.option("--confirm", type=int, default=0, metavar="N", help="Repeat the N best points with more seeds.")
+@click.option("--confirm-seeds", type=int, help="[default: two more than --seeds, at least 3]")
+@click.option("--confirm-volume", help="Volume of the repetition.  [default: the same]")
+@click.option("--prune", is_flag=True, help="Give a point up after the first seeds when it is worse than the best.")
+@click.option("--storage", metavar="URL", help="Optuna storage, such as postgresql://...  [default: a journal in --runs]")
+@click.option("--name", help="Name of the sweep.  [default: from its design]")
+@DEVICE
+@DRY_RUN
+@NO_TRACKING
 @RUNS
-def sweep_command(**options: Any) -> None:
-    """Sweep PARAMETERS (m, lambda, or any setting such as sample.steps)."""
-    raise NotImplementedError
+@JSON
+def sweep_command(dry_run: bool, as_json: bool, no_tracking: bool, **options: Any) -> None:
+    """Run a generator over values of SETTING: m, lambda, or any other. Several make a grid. The same command again continues.
+
+    \b
+    synthbench sweep m --seeds 3
+    synthbench sweep m --values 0,-0.1:0.1,0:1
+    synthbench sweep sample.steps m --values steps=5,10,20 --range m=-1:1:0.5 --jobs 2
+    synthbench sweep lambda --sampler gp --range 0.01:0.5 --trials 12 --confirm 3
+    """
+    from synthbench import sweep
+
+    request = sweep.Request(tracking=not no_tracking, **options)
+    if dry_run:
+        sweep.plan(request)
+        return
+    _swept(sweep.sweep(request), as_json, options["runs"])
+
+
+def _swept(made: dict[str, Any], as_json: bool, runs: Path) -> None:
+    """Print a sweep. Exit code 1 when a point failed."""
+    from synthbench import console, sweep
+
+    if as_json:
+        click.echo(json.dumps(made, allow_nan=False))
+    else:
+        sweep.print_table(made)
+        click.echo(made["statement"])
+        console.note(f"curve: {runs / 'sweeps' / made['sweep'] / 'curve.png'}; report: synthbench report {made['sweep']} --runs {runs}")
+    if any(point["state"] == "failed" for point in made["points"]):
+        raise click.exceptions.Exit(1)
 
 
 @click.command("report", short_help="One HTML file of a run, comparison or sweep.")
@@ -82,12 +129,33 @@ def report_command(**options: Any) -> None:
     raise NotImplementedError
 
 
-@click.command("study", short_help="Studies of a real set, such as similarity-groups.")
-@click.argument("name")
+@click.command("study", short_help="Studies of the real set: similarity-groups.")
+@click.argument("name", type=click.Choice(["similarity-groups"]))
+@click.option("--groups", type=int, default=5, show_default=True, help="Groups of equal size, from the most alike to the least.")
+@click.option("--divide", type=click.Choice(["identity", "set"]), default="identity", show_default=True, help="Equal parts of what.")
+@PROTOCOL
+@click.option("--seeds", type=int, default=1, show_default=True, help="Independent repetitions of every group.")
+@click.option("--jobs", type=int, default=1, show_default=True, help="Groups worked on at a time, in processes.")
+@DEVICE
+@DRY_RUN
+@NO_TRACKING
 @RUNS
-def study_command(**options: Any) -> None:
-    """Run the study NAME."""
-    raise NotImplementedError
+@JSON
+def study_command(name: str, groups: int, divide: str, dry_run: bool, as_json: bool, no_tracking: bool, **options: Any) -> None:
+    """similarity-groups: divide the real set by how alike images are to their identity's centre, and train on each group.
+
+    CemiFace, Table 1, where the middle group was best. The study is a sweep over `group` of the generator similarity_groups.
+    """
+    from synthbench import sweep
+
+    values = (",".join(str(group) for group in range(1, groups + 1)),)
+    settings = (f"sample.groups={groups}", f"sample.divide={divide}")
+    about: dict[str, Any] = {"generator": "similarity_groups", "values": values, "settings": settings, "tracking": not no_tracking}
+    request = sweep.Request(("group",), **about, **options)
+    if dry_run:
+        sweep.plan(request)
+        return
+    _swept(sweep.sweep(request), as_json, options["runs"])
 
 
 @click.command("reproduce", short_help="The tables and figures of a paper.")

@@ -1,0 +1,214 @@
+"""The study of a sweep: Optuna's ledger of points, in a journal or a database. The only file that imports optuna.
+
+A trial that is worked on holds a lock on trials/<number>.lock. A lock that is free says that its process is dead, however it died, which
+a process number cannot say. Whoever looks after the queue holds sweep.lock, so that two processes never begin one point.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import re
+import shlex
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from synthbench import console, results
+from synthbench.results import Result
+from synthbench.seeds import derive
+from synthbench.store import content_key
+from synthbench.sweep.design import Design, label
+from synthbench.sweep.settings import Axis, Values
+from synthbench.types import UserError
+
+COMPLETE, FAIL, PRUNED, RUNNING, WAITING = (TrialState[name] for name in ("COMPLETE", "FAIL", "PRUNED", "RUNNING", "WAITING"))
+Study = optuna.Study
+
+
+def open_study(made: Design) -> Study:
+    """The study of a sweep, made when it is not there. A damaged journal is set aside: what was done comes back from the cache."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    if made.request.storage:
+        try:
+            return _create(made, made.request.storage)
+        except Exception as error:  # of any database driver
+            where = re.sub(r"://[^/@\s]*@", "://***@", made.request.storage)
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"--storage {where} cannot be used: {reason}") from None
+    path = made.folder / "study.journal"
+    try:
+        return _create(made, JournalStorage(JournalFileBackend(str(path))))
+    except Exception as error:  # Optuna does not check what it reads
+        aside = path.with_name(f"study.journal.damaged-{int(time.time())}")
+        os.replace(path, aside)
+        console.warn(f"{path} is damaged ({error}); set aside as {aside.name}. Points that were done come back from the cache")
+        return _create(made, JournalStorage(JournalFileBackend(str(path))))
+
+
+def _create(made: Design, storage: Any) -> Study:
+    pruner = optuna.pruners.WilcoxonPruner(p_threshold=0.05, n_startup_steps=2)
+    study = optuna.create_study(
+        study_name=made.name, storage=storage, direction="maximize", load_if_exists=True, pruner=pruner if made.request.prune else None
+    )
+    if "command" not in study.user_attrs:
+        study.set_user_attr("optuna", optuna.__version__)  # samplers differ between versions
+        study.set_user_attr("command", "synthbench " + shlex.join(sys.argv[1:]))
+    study.get_trials()
+    return study
+
+
+@contextlib.contextmanager
+def looking_after(made: Design) -> Iterator[None]:
+    """One process at a time looks after the queue."""
+    with open(made.folder / "sweep.lock", "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+# -------------------------------------------------------------------------------------------------------------- queue
+
+
+def fill(made: Design, study: Study, began: float) -> None:
+    """Queue every point that is not done, nor queued, nor worked on; what failed since `began` (seconds since 1970) is left alone."""
+    bury(made, study)
+    recent = [trial for trial in trials(study, FAIL) if trial.datetime_complete and trial.datetime_complete.timestamp() >= began]
+    failed = {key(trial) for trial in recent if "error" in trial.user_attrs}
+    taken = {*whole(made, study), *map(key, trials(study, WAITING, RUNNING, PRUNED)), *failed}
+    for trial in trials(study, COMPLETE):
+        if key(trial) not in taken:
+            values = trial.user_attrs["values"]
+            console.warn(
+                f"run {trial.user_attrs.get('run')} of {label(values)} is missing or not whole: it is skipped, and the point done again"
+            )
+            if not made.points:
+                _queue(made, study, values)
+                taken.add(key(trial))
+    for values in made.points:
+        if content_key({"values": values}) not in taken:
+            _queue(made, study, values)
+
+
+def bury(made: Design, study: Study) -> None:
+    """Tell the study of trials whose process is dead, and queue their points again: Optuna leaves them RUNNING for ever."""
+    for trial in trials(study, RUNNING):
+        path, host = lock_of(made, trial.number), trial.user_attrs.get("host")
+        if path.exists():
+            lock = _take(path)
+            dead = lock is not None
+            if lock:
+                lock.close()
+        else:  # its process died at once, or it is on a machine that has another folder
+            dead = host == platform.node() or (host is None and not made.request.storage)
+        if dead:
+            study.tell(trial.number, state=FAIL)
+            if values := trial.user_attrs.get("values"):
+                console.note(f"{label(values)} was cut short; it is begun again")
+                _queue(made, study, values)
+
+
+def begin(made: Design, study: Study) -> tuple[Trial, Any] | None:
+    """The next trial, and its lock, held; None when there is nothing to begin."""
+    queued, search = bool(trials(study, WAITING)), not made.points
+    enough = len(trials(study, COMPLETE, PRUNED, RUNNING)) >= made.size or len(trials(study, FAIL)) >= 2 * made.size
+    if not queued and (not search or enough):
+        return None
+    count = len(study.get_trials(deepcopy=False))
+    study.sampler = sampler(made, count)
+    trial = study.ask({axis.path: distribution(axis, search) for axis in made.axes})
+    lock = _take(lock_of(made, trial.number))
+    trial.set_user_attr("host", platform.node())
+    trial.set_user_attr("pid", os.getpid())
+    if "values" not in trial.user_attrs:
+        trial.set_user_attr("values", {axis.path: _value(axis, trial.params[axis.path]) for axis in made.axes})
+    return trial, lock
+
+
+def busy(made: Design, study: Study) -> int:
+    """How many trials other processes work on in this folder."""
+    return sum(lock_of(made, trial.number).exists() for trial in trials(study, RUNNING))
+
+
+def _queue(made: Design, study: Study, values: Values) -> None:
+    study.enqueue_trial({axis.path: _choice(axis, values[axis.path]) for axis in made.axes}, user_attrs={"values": values})
+
+
+def lock_of(made: Design, number: int) -> Path:
+    return made.folder / "trials" / f"{number}.lock"
+
+
+def _take(path: Path) -> Any:
+    """An exclusive lock that the system releases when the process dies; None when another process has it."""
+    file = open(path, "a")  # noqa: SIM115 (open as long as the lock is held)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return file
+    except BlockingIOError:
+        file.close()
+        return None
+
+
+# -------------------------------------------------------------------------------------------------------------- trials
+
+
+def trials(study: Study, *states: TrialState) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=states)
+
+
+def key(trial: FrozenTrial) -> str:
+    """The same for trials of the same point."""
+    return content_key({"values": trial.user_attrs.get("values")})
+
+
+def whole(made: Design, study: Study) -> dict[str, FrozenTrial]:
+    """Complete trials whose run can be read, by point; the latest of equal ones."""
+    return {key(trial): trial for trial in trials(study, COMPLETE) if result_of(made, trial)}
+
+
+def result_of(made: Design, trial: FrozenTrial) -> Result | None:
+    name = trial.user_attrs.get("run")
+    return results.read_run(made.store.root / "results" / name / "run.json") if isinstance(name, str) else None
+
+
+def sampler(made: Design, number: int) -> BaseSampler:
+    """Of trial `number`: its seed is its own, so that processes that search together do not all try the same."""
+    seed = derive(0, "sampler", number) % 2**32
+    first = max(3, min(10, made.request.trials // 3))  # trials at random, before there is something to learn from
+    if made.request.sampler == "tpe":
+        return TPESampler(seed=seed, n_startup_trials=first)
+    if made.request.sampler == "gp":
+        return GPSampler(seed=seed, n_startup_trials=first, deterministic_objective=False)
+    return RandomSampler(seed=seed)
+
+
+def distribution(axis: Axis, search: bool) -> BaseDistribution:
+    """A range of numbers, or choices. The values of a grid are shown as a range, for the axes of the dashboard."""
+    if axis.values and (search or not axis.numeric):
+        return CategoricalDistribution([_choice(axis, value) for value in axis.values])
+    low, high = (min(axis.values), max(axis.values)) if axis.values else (axis.low, axis.high)
+    if all(isinstance(value, int) for value in (axis.values or (low, high))):
+        return IntDistribution(low, high, step=int(axis.step or 1))  # type: ignore[arg-type]
+    return FloatDistribution(low, high, step=axis.step)
+
+
+def _choice(axis: Axis, value: Any) -> Any:
+    """A value as a parameter of Optuna, which takes no lists and no mappings."""
+    return json.dumps(value) if isinstance(value, (list, dict)) else value
+
+
+def _value(axis: Axis, choice: Any) -> Any:
+    return next((value for value in axis.values if _choice(axis, value) == choice), choice)

@@ -1,0 +1,200 @@
+"""The loop of a sweep: a trial is one `run.run`, which does what is missing or answers from the cache.
+
+All points have the same seeds and differ by their settings only, so a sweep over a setting of `sample` trains the generator once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import traceback
+from dataclasses import replace
+from typing import Any
+
+from optuna.trial import Trial
+
+from synthbench import console, run
+from synthbench.comparison import AVG
+from synthbench.results import Result
+from synthbench.sweep import curve, trials
+from synthbench.sweep.design import Design, Request, design, label
+from synthbench.types import UserError
+
+Sweep = dict[str, Any]  # sweep.json
+
+
+def sweep(request: Request) -> Sweep:
+    """Run what is missing of a sweep; write and return what it shows. The same request again continues it.
+
+    Raises UserError when the request is wrong, and when no point could be done.
+    """
+    began = time.time()
+    made = design(request)
+    made.begin()
+    console.note(f"sweep {made.name}: {made.size} points, {request.seeds} seed(s) each")
+    if request.jobs > 1:
+        _in_processes(request, began)
+    _work(made, began)
+    study = trials.open_study(made)
+    found = curve.write(made, study, _confirm(made, study))
+    if found["best"] is None:
+        reason = next((point["error"] for point in found["points"] if point.get("error")), "nothing was finished")
+        raise UserError(f"sweep {made.name}: no point was finished; the first failed with: {reason}")
+    if request.tracking:
+        from synthbench import tracking
+
+        tracking.mirror_group(made.store, made.folder / "sweep.json")
+    return found
+
+
+def plan(request: Request) -> None:
+    """`--dry-run`: the stages of all points, once each."""
+    from synthbench import plan as plans
+
+    made = design(request)
+    if not made.points:
+        raise UserError(f"--dry-run: the sampler {request.sampler} chooses its points as it goes; only a grid has a plan")
+    steps: dict[Any, Any] = {}
+    for values in made.points:
+        job = run.make_job(made.run(values, request.seeds), made.store, made.protocol)
+        steps |= {step.stage.folder: step for step in run.stages(job, request.seeds)}
+    plans.show(list(steps.values()), made.store, f"sweep {made.name}: {made.size} points, {request.seeds} seed(s) each")
+
+
+# --------------------------------------------------------------------------------------------------------------- work
+
+
+def _work(made: Design, began: float, parent: int | None = None) -> None:
+    """Do trials until none is left, and wait for those that other processes work on. `parent`: stop when it is gone."""
+    with trials.looking_after(made):
+        study = trials.open_study(made)
+        trials.fill(made, study, began)
+    told = False
+    while parent is None or os.getppid() == parent:
+        with trials.looking_after(made):
+            trials.bury(made, study)
+            begun = trials.begin(made, study)
+            others = trials.busy(made, study)
+        if begun:
+            trial, lock = begun
+            with contextlib.closing(lock):
+                _try(made, study, trial)
+            continue
+        if not others:
+            return
+        if not told:
+            console.note(f"sweep {made.name}: other processes work on the last {others} point(s); waiting for them")
+        told = True
+        time.sleep(0.5)
+
+
+def _try(made: Design, study: trials.Study, trial: Trial) -> None:
+    """Run a trial and tell the study. A point that fails is named, and the sweep goes on; an interruption or a full disk ends it."""
+    values = trial.user_attrs["values"]
+    done = len(trials.trials(study, trials.COMPLETE, trials.PRUNED))
+    console.note(f"{label(values)} ({done} of {made.size} points done)")
+    try:
+        result, pruned = _seeds(made, trial, values)
+        trial.set_user_attr("run", result["run"])
+        if pruned:
+            console.note(f"{label(values)}: given up after {len(result['seeds'])} of {made.request.seeds} seeds, worse than the best")
+            study.tell(trial, state=trials.PRUNED)
+        else:
+            study.tell(trial, curve.mean(result, AVG))
+    except Exception as error:
+        trial.set_user_attr("error", str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+        study.tell(trial, state=trials.FAIL)
+        if isinstance(error, OSError) and error.errno:  # the disk: the next point would fail too
+            raise
+        _report(made, trial, error)
+    except BaseException:  # Ctrl-C: the same command begins the point again
+        study.tell(trial, state=trials.FAIL)
+        raise
+    with trials.looking_after(made):
+        curve.write(made, study, [])
+
+
+def _report(made: Design, trial: Trial, error: Exception) -> None:
+    text = f"{label(trial.user_attrs['values'])} failed: {trial.user_attrs['error']}"
+    if not isinstance(error, UserError):
+        log = made.folder / "trials" / f"{trial.number}.log"
+        log.write_text("".join(traceback.format_exception(error)), "utf-8")
+        text += f"; the details are in {log}"
+    console.warn(text)
+
+
+def _seeds(made: Design, trial: Trial, values: dict[str, Any]) -> tuple[Result, bool]:
+    """The run of a point, and whether it was given up before its last seed.
+
+    Pruning goes seed by seed, because nothing earlier tells: a recognizer has no validation set, and its training loss is lowest where the
+    faces are easiest. The accuracies on the benchmarks so far are set beside the best point's on the same (Wilcoxon).
+    """
+    if made.request.prune:
+        for seed in range(made.request.seeds):
+            result = _run(made.run(values, seed + 1))
+            scores = curve.accuracies(result, seed)
+            for place, score in enumerate(scores):
+                trial.report(score, seed * len(scores) + place)
+            if seed + 1 < made.request.seeds and trial.should_prune():
+                return result, True
+    return _run(made.run(values, made.request.seeds)), False
+
+
+def _run(request: run.Request) -> Result:
+    result = run.run(request)
+    assert result is not None  # as there is no `until`
+    return result
+
+
+def _confirm(made: Design, study: trials.Study) -> list[tuple[dict[str, Any], Result]]:
+    """The best points again, with more seeds, and with a larger volume where that was asked for."""
+    wish = made.request
+    seeds = wish.confirm_seeds or max(3, wish.seeds + 2)
+    done = sorted(trials.whole(made, study).values(), key=lambda trial: -(trial.value or 0.0))
+    rows = []
+    for trial in done[: wish.confirm]:
+        values = trial.user_attrs["values"]
+        console.note(f"confirming {label(values)} with {seeds} seeds")
+        rows.append((values, _run(made.run(values, seeds, wish.confirm_volume))))
+    return rows
+
+
+# ---------------------------------------------------------------------------------------------------------- processes
+
+
+def _in_processes(request: Request, began: float) -> None:
+    """Work with `request.jobs` processes. The trial of one that dies goes to the others, and in the end to this one."""
+    if "SYNTHBENCH_THREADS" not in os.environ:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        os.environ["SYNTHBENCH_THREADS"] = str(max(1, cores // request.jobs))
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_worker, args=(replace(request, jobs=1), began, os.getpid())) for _ in range(request.jobs)]
+    for worker in workers:
+        worker.start()
+    try:
+        for worker in workers:
+            worker.join()
+    except KeyboardInterrupt:
+        for worker in workers:
+            if worker.is_alive() and worker.pid:
+                os.kill(worker.pid, signal.SIGINT)
+        for worker in workers:
+            worker.join(30)
+            worker.kill()
+        raise
+    if lost := [str(worker.exitcode) for worker in workers if worker.exitcode]:
+        console.warn(f"{len(lost)} of {len(workers)} processes ended early, with code {', '.join(lost)}; going on without")
+
+
+def _worker(request: Request, began: float, parent: int) -> None:
+    try:
+        _work(design(request), began, parent)
+    except UserError as error:
+        console.error(str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
