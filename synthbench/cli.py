@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -56,13 +57,13 @@ def run_command(as_json: bool, dry_run: bool, no_tracking: bool, **options: Any)
 
     request = run.Request(tracking=not no_tracking, **options)
     if dry_run:
-        run.plan(request)
+        run.plan(request, as_json)
         return
     result = run.run(request)
-    if result is None:
-        return
     if as_json:
-        click.echo(json.dumps(result, allow_nan=False))
+        click.echo(json.dumps(result or {"run": None, "until": request.until}, allow_nan=False))
+        return
+    if result is None:
         return
     from synthbench import results
     from synthbench.protocol import load_protocol
@@ -233,8 +234,17 @@ for command in COMMANDS:
     cli.add_command(command)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as batch systems send it: everything is closed as after Ctrl-C."""
+
+
+def _terminate(*_: Any) -> None:
+    raise Terminated
+
+
 def main() -> None:
-    """Entry point: exit codes 0 done, 1 a stage failed, 2 wrong command or input, 3 data missing, 130 interrupted."""
+    """Entry point: exit codes 0 done, 1 a stage failed, 2 wrong command or input, 3 data missing, 130 interrupted, 143 terminated."""
+    signal.signal(signal.SIGTERM, _terminate)
     sys.exit(_guarded())
 
 
@@ -251,10 +261,12 @@ def _guarded() -> int:
         error.show()
         return 2
     except (KeyboardInterrupt, click.Abort) as error:
-        if isinstance(error.__cause__, EOFError):  # click takes the end of any file for Ctrl-D
-            return _unexpected(error.__cause__)
-        console.note(f"interrupted; nothing is lost. Continue with: {continue_command()}")
-        return 130
+        cause = error.__cause__ or error  # click wraps both, and takes the end of any file for Ctrl-D
+        if isinstance(cause, EOFError):
+            return _unexpected(cause)
+        terminated = isinstance(cause, Terminated)
+        console.note(f"{'terminated' if terminated else 'interrupted'}; nothing is lost. Continue with: {continue_command()}")
+        return 143 if terminated else 130
     except BrokenPipeError:
         return 1
     except OSError as error:

@@ -66,8 +66,16 @@ def progress(title: str) -> Iterator[Progress]:
     The first estimate that exceeds an hour is announced on a line of its own.
     """
     begun: list[tuple[int, float]] = []  # (done, time) at the first report: preparation and a resumed stage's past are not in the rate
+    seen = (0, 0)
     announced = False
     last = time.monotonic()
+
+    def restart(done: int, total: int) -> None:
+        """A stage may count several things, one after the other; each has a rate of its own."""
+        nonlocal seen
+        if done < seen[0] or total != seen[1]:
+            begun.clear()
+        seen = done, total
 
     def rate(done: int) -> float:
         if not begun:
@@ -103,6 +111,7 @@ def progress(title: str) -> Iterator[Progress]:
             task = bars.add_task(title, total=None, rate="")
 
             def report(done: int, total: int) -> None:
+                restart(done, total)
                 announce(done, total)
                 bars.update(task, completed=done, total=total, rate=f"{rate(done):.1f}/s")
 
@@ -111,6 +120,7 @@ def progress(title: str) -> Iterator[Progress]:
 
         def report(done: int, total: int) -> None:
             nonlocal last
+            restart(done, total)
             announce(done, total)
             if time.monotonic() - last > LINE_EVERY:
                 last = time.monotonic()

@@ -16,7 +16,7 @@ from synthbench import console
 from synthbench.config import Settings
 from synthbench.data import faces as data
 from synthbench.data.shards import ShardWriter
-from synthbench.store import write_json
+from synthbench.store import write_json, writing
 from synthbench.types import Context, FaceBatch, UserError
 
 BLOCK = 256  # candidates embedded and compared at a time
@@ -72,9 +72,8 @@ def enroll(count: int, settings: Inquiries, context: Context) -> None:
     console.note(f"inquiries: {tried:,} candidates tried, {n:,} kept (pairwise cosine below {settings.threshold})")
     writer.finish(names)
     data.open_faces(context.out / "inquiries")  # packs them
-    tmp = context.out / "codes.safetensors.tmp"
-    save_file({"codes": torch.cat(codes).contiguous()}, tmp)
-    tmp.replace(context.out / "codes.safetensors")
+    with writing(context.out / "codes.safetensors") as temporary:
+        save_file({"codes": torch.cat(codes).contiguous()}, temporary)
     write_json(context.out / "enroll.json", {"source": settings.source, "tried": tried, "kept": n, "threshold": settings.threshold})
 
 
@@ -118,7 +117,9 @@ def locate(source: str) -> Path:
 
 def digests(settings: Inquiries) -> dict[str, str]:
     """The digest of what inquiries are read from, for the key of the stage."""
-    return {} if settings.source in ("world", "real") else {"inquiries": data.source_digest(locate(settings.source))}
+    from synthbench.data import sources
+
+    return {} if settings.source in ("world", "real") else {"inquiries": sources.digest_of(locate(settings.source))}
 
 
 def load(folder: Path) -> Codes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import platform
 import shutil
 from importlib import metadata
@@ -13,8 +14,9 @@ import yaml
 
 from synthbench import __version__, console, registry
 from synthbench.config import Layer, build, config_names, config_path, did_you_mean, read_layer
+from synthbench.data import sources
 from synthbench.protocol import load_protocol
-from synthbench.results import cell, read_run
+from synthbench.results import cell, damaged, find_run, read_run
 from synthbench.store import Store
 from synthbench.types import UserError, Volume
 
@@ -72,9 +74,12 @@ def describe(name: str, runs: Path) -> str:
     for folder in ("protocols", "recipes"):
         if name in config_names(folder):
             return config_path(folder, name).read_text().rstrip()
-    results = {path.parent.name: path for path in (runs / "results").glob("*/run.json")}
-    if name in results:
-        return results[name].read_text().rstrip()
+    results = [path.parent.name for path in (runs / "results").glob("*/run.json")]
+    if results and (name == "latest" or any(run.startswith(name) for run in results)):
+        path = find_run(Store(runs.absolute()), name) / "run.json"
+        if (result := read_run(path)) is None:
+            raise damaged(path)
+        return json.dumps(result, indent=1)
     known = [*registry.names("generator"), *config_names("protocols"), *config_names("recipes"), *results]
     raise UserError(f"nothing is called {name!r}" + did_you_mean(name, known, show_all=True))
 
@@ -88,21 +93,29 @@ def overlap(a: str, b: str | None, judge: str, threshold: float, device: str, ru
     from synthbench.data.faces import open_faces
     from synthbench.device import pick_device
     from synthbench.evaluators.leakage import shared_people
-    from synthbench.protocol import SourceFaces
-    from synthbench.steps import execute, faces_step, public_network
+    from synthbench.steps import execute, import_step, public_network
 
     store = Store(runs.absolute())
     network = public_network(judge).to(pick_device(device)[0])
-    steps = [faces_step(store, network.resolution, "overlap", SourceFaces(source=name)) for name in (a, b) if name]
+    steps = [import_step(store, network.resolution, "overlap", _people(name)) for name in (a, b) if name]
     execute(steps, store)
     sets = [open_faces(step.stage.folder) for step in steps]
-    found = shared_people(sets[0], sets[1] if b else None, network, threshold)
+    with console.progress("overlap") as progress:
+        found = shared_people(sets[0], sets[1] if b else None, network, threshold, progress)
     return [(one, other, f"{cosine:.3f}") for one, other, cosine in found]
+
+
+def _people(name: str) -> sources.Entry:
+    """A registered set with a person per image: faces, or the images of a pair list. A .bin does not say who is on its images."""
+    entry = sources.find(name)
+    if entry.kind == "faces" or "pairs" in entry.options:
+        return entry
+    what = "a .bin, which does not say who is on its images" if entry.kind == "pairs" else entry.kind
+    raise UserError(f"{name} is {what}; people can be compared in sets of faces, and in benchmarks given as images with a list of pairs")
 
 
 def doctor(runs: Path) -> list[tuple[str, str]]:
     """Name and finding, for a bug report."""
-    from synthbench.data import sources
     from synthbench.device import pick_device
 
     facts = [("synthbench", __version__), ("python", platform.python_version()), ("system", platform.platform())]

@@ -168,6 +168,7 @@ class Job:
         """All verification sets at the protocol's resolution, each in a folder of its own."""
         r = self.protocol.resolution
         parts: dict[str, Any] = {}
+        images = 0
         for name in self.protocol.benchmarks:
             if name.startswith("world-"):
                 from synthbench.procedural import VERSION
@@ -176,8 +177,11 @@ class Job:
                 if name not in WORLD_BENCHMARKS:
                     raise UserError(f"the embedded world has no benchmark {name!r}" + did_you_mean(name, WORLD_BENCHMARKS, show_all=True))
                 parts[name] = {"renderer": VERSION}
+                images += 800
             else:
-                parts[name] = {"digest": sources.find(name, "pairs").digest}
+                source = sources.find(name, "pairs")
+                parts[name] = {"digest": source.digest}
+                images += source.images
         key = content_key({"stage": "benchmarks", "sets": parts, "resolution": r, "version": 1})
 
         def prepare(folder: Path, progress: Progress) -> None:
@@ -187,10 +191,28 @@ class Job:
                 progress(i, len(self.protocol.benchmarks))
                 if not all((folder / name / part).exists() for part in ("images.u8", "pairs.npz", "pairs.json")):
                     save_pairs(read_benchmark(name, r), folder / name)
+            self.check_colours(folder)
 
         count = len(self.protocol.benchmarks)
         work = ", ".join(self.protocol.benchmarks)
-        return Step(self.store.stage("benchmarks", key), work, prepare, count, f"benchmarks {r}", count * 12_000 * r * r * 3)
+        return Step(self.store.stage("benchmarks", key), work, prepare, count, f"benchmarks {r}", images * r * r * 3)
+
+    def check_colours(self, folder: Path) -> None:
+        """Try the public networks on 50 genuine and 50 impostor pairs of photographs in `folder`, before anything is trained with them."""
+        import numpy as np
+        import torch
+
+        from synthbench.data.pairs import open_pairs
+        from synthbench.models.checkpoints import check_colour
+
+        photographs = [name for name in self.protocol.benchmarks if not name.startswith("world-")]
+        public = [name for name in ("encoder", "judge") if isinstance(getattr(self.protocol, name), PublicNetwork)]
+        if photographs and public:
+            pairs = open_pairs(folder / photographs[0])
+            rows = np.concatenate([np.flatnonzero(pairs.same)[:50], np.flatnonzero(~pairs.same)[:50]])
+            left, right = (pairs.images.images(side[rows]) for side in (pairs.left, pairs.right))
+            for name in public:
+                check_colour(self.network(name), left, right, torch.from_numpy(pairs.same[rows]))
 
     # ------------------------------------------------------------------------------------------ the generator's stages
 
@@ -249,7 +271,8 @@ class Job:
             seed = 0  # the images are what they are
         work = f"{self.short_name}: " + (f"{count:,} identities, {images:,} images" if images else "every image there is")
         extra = {"volume": self.volume.blocks, **digests}
-        add("generate", "sample", work, self._generate, images, disk_for(images or self.real.amount, r), extra)
+        amount = images or (self.real.amount if self.generator_name == "real" else 0)  # of a published set it is not known yet
+        add("generate", "sample", work, self._generate, amount, disk_for(images or self.real.amount, r), extra)
         return steps
 
     def _generate(self, context: Context) -> dict[str, Any]:
@@ -343,9 +366,10 @@ class Job:
                 benchmarks=[open_pairs(self.benchmarks.stage.folder / name) for name in self.protocol.benchmarks],
                 inquiries=open_faces(inquiries) if inquiries.is_dir() else None,
                 baseline=base.stage.folder if base else None,
+                progress=progress,
             )
             context = Context(folder, seed, self.protocol.resolution, self.device, subject.real, None)  # type: ignore[arg-type]
             run_evaluators(evaluators, subject, context, progress)
 
         stage, label = self.store.stage("evaluate", content_key(parts)), f"evaluate {self.protocol.name} {self.device.type}"
-        return Step(stage, f"{self.short_name}: {', '.join(evaluators)}", evaluate, recognizer.amount, label, 100 * MB)
+        return Step(stage, f"{self.short_name}: {', '.join(evaluators)}", evaluate, recognizer.amount, label, 10 * MB)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from synthbench import console
 from synthbench.steps import Step
 from synthbench.store import Store
@@ -11,6 +13,21 @@ def estimate(step: Step, store: Store) -> float | None:
     """Seconds, from earlier stages of this kind on this machine; None when nothing comparable was ever measured here."""
     rate = store.rate(step.stage.name, step.label)
     return rate * step.amount if rate is not None and step.amount else None
+
+
+def rows(steps: list[Step], store: Store) -> list[dict[str, Any]]:
+    """The plan as plain data: seconds is what a cached stage took, else an estimate or None; bytes is a rough upper estimate."""
+    return [
+        {
+            "name": step.stage.name,
+            "key": step.stage.key,
+            "state": step.stage.state,
+            "work": step.work,
+            "seconds": manifest["seconds"] if (manifest := step.stage.manifest()) else estimate(step, store),
+            "bytes": step.disk,
+        }
+        for step in steps
+    ]
 
 
 def show(steps: list[Step], store: Store, title: str) -> None:

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from synthbench import console
+from synthbench.config import did_you_mean
 from synthbench.store import Store, content_key, read_json, write_json
+from synthbench.types import UserError
 
 Result = dict[str, Any]  # the JSON contract
 
@@ -84,11 +86,27 @@ def save(store: Store, result: Result) -> Path:
 
 
 def read_run(path: Path) -> Result | None:
-    """The result in a run.json; None when it is absent, not whole or of another kind."""
+    """The result in a run.json; None when it is absent, not whole or of another kind. The runs folder may have moved since."""
     result = read_json(path)
     whole = isinstance(result, dict) and {"run", "seeds", "scores", "stages", "artifacts", "baseline"} <= result.keys()
     whole = whole and _rows(result["scores"], {"metric", "value", "stderr", "seed"}) and _rows(result["stages"], {"name", "key"})
-    return result if whole else None
+    if not whole or not isinstance(result["artifacts"], dict):
+        return None
+    result["artifacts"] = _moved(result["artifacts"], path.absolute())
+    return result  # type: ignore[no-any-return]
+
+
+def _moved(artifacts: dict[str, str], path: Path) -> dict[str, str]:
+    """Paths below the runs folder, wherever it is now that the run.json in it is `path`."""
+    before = next(iter(Path(artifacts.get("folder", "")).parents[1:2]), None)
+    if before is None or before == path.parents[2]:
+        return artifacts
+    places = {name: Path(place) for name, place in artifacts.items()}
+    return {name: str(path.parents[2] / p.relative_to(before) if p.is_relative_to(before) else p) for name, p in places.items()}
+
+
+def damaged(path: Path) -> UserError:
+    return UserError(f"{path} is not a whole result; run the command that made it again")
 
 
 def _rows(rows: Any, columns: set[str]) -> bool:
@@ -119,10 +137,12 @@ def grid(rows: list[Any], path: Path, height: int = 96) -> None:
 def remembered(store: Store, request: str) -> Result | None:
     """The result of an earlier identical request, if all its stages are still whole. Imports nothing heavy."""
     memory = read_json(store.root / "requests" / f"{request}.json")
-    if not isinstance(memory, dict) or "run" not in memory:
+    if not isinstance(memory, dict) or not isinstance(memory.get("run"), str):
         return None
     result = read_run(store.root / "results" / memory["run"] / "run.json")
-    if not result or any(not store.stage(stage["name"], stage["key"]).manifest() for stage in result["stages"]):
+    if not result or not (store.root / "results" / result["run"] / "samples.png").is_file():
+        return None
+    if any(not store.stage(stage["name"], stage["key"]).manifest() for stage in result["stages"]):
         return None
     for stage in result["stages"]:
         stage.update(state="cached", seconds=0.0)
@@ -144,9 +164,6 @@ def fingerprint() -> str:
 
 def find_run(store: Store, name: str) -> Path:
     """The folder of the run called `name`, by its full name, a unique beginning, or `latest`."""
-    from synthbench.config import did_you_mean
-    from synthbench.types import UserError
-
     folders = sorted((path.parent for path in (store.root / "results").glob("*/run.json")), key=lambda p: (p / "run.json").stat().st_mtime)
     if name == "latest" and folders:
         return folders[-1]

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from os.path import exists
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthbench import __version__, console, registry, results
 from synthbench.config import config_path, parse_set
 from synthbench.data import sources
+from synthbench.data.readers import full_stamp
 from synthbench.protocol import Protocol, TrainedNetwork, load_protocol
 from synthbench.results import Result
-from synthbench.store import Store, content_key, read_json
+from synthbench.store import Store, content_key
 from synthbench.types import UserError, Volume
 
 if TYPE_CHECKING:
@@ -115,19 +118,19 @@ def stages(job: Job, seeds: int) -> list[Step]:
     return list({step.stage.folder: step for seed in range(seeds) for step in job.steps(seed)}.values())
 
 
-def plan(request: Request) -> None:
-    """`--dry-run`: what would be done."""
+def plan(request: Request, as_json: bool = False) -> None:
+    """`--dry-run`: what would be done, on stdout."""
     from synthbench import plan as plans
 
     store = Store(request.runs.absolute())
     protocol, why = choose_protocol(request.protocol)
     console.note(f"protocol {protocol.name} {protocol.version}: {protocol.title} ({why})")
     job = make_job(request, store, protocol)
-    plans.show(
-        stages(job, request.seeds),
-        store,
-        f"{job.short_name} @ {job.volume}, protocol {protocol.name} {protocol.version}, {request.seeds} seed(s)",
-    )
+    steps = stages(job, request.seeds)
+    if as_json:
+        print(json.dumps({"run": None, "stages": plans.rows(steps, store)}))
+    else:
+        plans.show(steps, store, f"{job.short_name} @ {job.volume}, protocol {protocol.name} {protocol.version}, {request.seeds} seed(s)")
 
 
 def _request_key(request: Request, protocol: Protocol) -> str:
@@ -143,17 +146,31 @@ def _request_key(request: Request, protocol: Protocol) -> str:
             "protocol": protocol.model_dump(mode="json"),
             "seeds": request.seeds,
             "settings": request.settings,
-            "data": read_json(sources.home() / "sources.json"),
+            "data": sources.fingerprint(),
+            "paths": {text: full_stamp(text) for text in _texts([parse_set(request.settings).data, protocol.generators]) if exists(text)},
         }
     )
 
 
+def _texts(settings: Any) -> Iterator[str]:
+    """Every text among the settings: what may name a file."""
+    if isinstance(settings, str):
+        yield settings
+    elif isinstance(settings, (dict, list, tuple)):
+        for value in settings.values() if isinstance(settings, dict) else settings:
+            yield from _texts(value)
+
+
 def _self_contained(job: Job) -> bool:
-    """Whether the words of the request decide the result: no data set of the generator's own, no plugin from another package."""
-    names = [job.generator_name, *job.protocol.evaluators]
-    known = {**registry.names("generator"), **registry.names("evaluator")}
-    ours = all(name.endswith(".py") or known[name].value.startswith("synthbench.") for name in names)
-    return ours and not job.generator.sources(job.protocol.resolution)
+    """Whether the key of the request covers all that decides the result: no plugin of a package, none in a file with sources of its own."""
+    kinds = [("generator", job.generator_name), *(("evaluator", name) for name in job.protocol.evaluators)]
+    for kind, name in kinds:
+        if name.endswith(".py"):
+            if registry.load(kind, name).sources is not registry.KINDS[kind].sources:
+                return False
+        elif not registry.names(kind)[name].value.startswith("synthbench."):
+            return False
+    return True
 
 
 def _forget(steps: list[Step], store: Store, names: Sequence[str]) -> None:

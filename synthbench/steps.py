@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthbench import console
 from synthbench.data import sources
-from synthbench.protocol import Faces, SourceFaces, WorldFaces
+from synthbench.protocol import Faces, WorldFaces
 from synthbench.store import Stage, Store, content_key, read_json, write_json
 from synthbench.types import Context, Progress, Score, Skipped, UserError
 
@@ -51,10 +51,15 @@ def faces_step(store: Store, resolution: int, name: str, faces: Faces) -> Step:
         count = faces.identities * faces.images
         work = f"embedded world, {faces.identities:,} people x {faces.images}, {r} px"
         return Step(store.stage(name, key), work, functools.partial(_render_faces, faces, r), count, f"world {r}", disk_for(count, r))
-    source = sources.find(faces.source, "faces")
-    key = content_key({"stage": "faces", "source": source.digest, "exclude": sorted(faces.exclude), "resolution": r, "version": 1})
+    return import_step(store, r, name, sources.find(faces.source, "faces"), faces.exclude)
+
+
+def import_step(store: Store, r: int, name: str, source: sources.Entry, exclude: Iterable[str] = ()) -> Step:
+    """Import the labelled faces of a registered source."""
+    left_out = sorted(exclude)
+    key = content_key({"stage": "faces", "source": source.digest, "exclude": left_out, "resolution": r, "version": 1})
     work = f"{source.title}, {source.images:,} faces, {r} px"
-    build_ = functools.partial(_import_faces, source.path, faces, r)
+    build_ = functools.partial(_import_faces, source.path, left_out, r)
     return Step(store.stage(name, key), work, build_, source.images, f"import {r}", disk_for(source.images, r))
 
 
@@ -90,10 +95,10 @@ def _render_faces(faces: WorldFaces, resolution: int, folder: Path, progress: Pr
     open_faces(folder)
 
 
-def _import_faces(path: Path, faces: SourceFaces, resolution: int, folder: Path, progress: Progress) -> None:
+def _import_faces(path: Path, exclude: list[str], resolution: int, folder: Path, progress: Progress) -> None:
     from synthbench.data.faces import import_faces
 
-    import_faces(path, folder, resolution, exclude=faces.exclude, progress=progress)
+    import_faces(path, folder, resolution, exclude=exclude, progress=progress)
 
 
 def read_benchmark(name: str, resolution: int) -> PairSet:

@@ -6,6 +6,7 @@ begun (resume) and what is missing (run). A crash leaves a folder without manife
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -23,6 +24,8 @@ from synthbench import __version__, console
 from synthbench.types import UserError
 
 MANIFEST = "manifest.json"
+BLOCKS, BLOCK = 8, 4096  # what `sampled` reads of a file: small ones whole
+REWRITTEN = ("packed.json",)  # names the times of shards, so that a copied folder writes it anew
 
 
 def content_key(parts: Mapping[str, Any]) -> str:
@@ -38,12 +41,41 @@ def write_json(path: Path, data: Any) -> None:
     os.replace(tmp, path)
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A temporary file that becomes `path` when the block ends well, else nothing stays.
+
+    Raises OSError when the disk is full: torch and safetensors have errors of their own for it.
+    """
+    tmp = path.with_name(path.name + ".tmp")
+    try:
+        yield tmp
+        os.replace(tmp, path)
+    except Exception as error:
+        if getattr(error, "errno", None) is None and shutil.disk_usage(path.parent).free < 2**20:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
+    finally:
+        tmp.unlink(missing_ok=True)
+
+
 def read_json(path: Path) -> Any:
     """The JSON in `path`, or None when it is absent or not whole."""
     try:
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def sampled(path: Path) -> str:
+    """Digest of some blocks of a file, evenly spread, to notice one that was overwritten or lost its content in a power cut."""
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        last = max(0, os.fstat(file.fileno()).st_size - BLOCK)
+        for place in sorted({last * i // (BLOCKS - 1) for i in range(BLOCKS)}):
+            file.seek(place)
+            digest.update(file.read(BLOCK))
+    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -55,7 +87,7 @@ class Stage:
     folder: Path
 
     def manifest(self) -> dict[str, Any] | None:
-        """What was recorded when the stage was finished; None unless it is whole: every file there, with its size."""
+        """What was recorded when the stage was finished; None unless it is whole: every file there, with its size and samples."""
         manifest = self._recorded()
         return manifest if manifest and not any(self._damaged(manifest)) else None
 
@@ -66,9 +98,10 @@ class Stage:
 
     def _damaged(self, manifest: dict[str, Any]) -> Iterator[Path]:
         """The files that are not as the manifest says."""
+        samples = manifest.get("samples", {})
         for name, length in manifest["files"].items():
             path = self.folder / name
-            if not path.is_file() or path.stat().st_size != length:
+            if not path.is_file() or path.stat().st_size != length or (name in samples and sampled(path) != samples[name]):
                 yield path
 
     @property
@@ -130,7 +163,7 @@ class Stage:
     def _publish(self, seconds: float, facts: dict[str, Any]) -> None:
         for leftover in self.folder.rglob("*.tmp"):
             leftover.unlink()
-        files = {str(path.relative_to(self.folder)): path.stat().st_size for path in sorted(self.folder.rglob("*")) if path.is_file()}
+        files = {str(path.relative_to(self.folder)): path for path in sorted(self.folder.rglob("*")) if path.is_file()}
         manifest = {
             "name": self.name,
             "key": self.key,
@@ -139,7 +172,8 @@ class Stage:
             "synthbench": __version__,
             "host": platform.node(),
             **facts,
-            "files": files,
+            "files": {name: path.stat().st_size for name, path in files.items()},
+            "samples": {name: sampled(path) for name, path in files.items() if path.name not in REWRITTEN},
         }
         write_json(self.folder / MANIFEST, manifest)
 

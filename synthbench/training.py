@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -13,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from synthbench.device import ABREAST, autocast, side_by_side
+from synthbench.store import writing
 from synthbench.types import UserError
 
 EVERY = 30.0  # seconds between two checkpoints
@@ -60,9 +60,8 @@ class Stateful(Protocol):
 def save(path: Path, step: int, parts: Mapping[str, Stateful], fingerprint: str = "") -> None:
     """Write the state of `parts` after `step` steps to `path`. `fingerprint` says what is being trained."""
     state = {"step": step, "fingerprint": fingerprint} | {name: part.state_dict() for name, part in parts.items()}
-    temporary = path.with_name(path.name + ".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    with writing(path) as temporary:
+        torch.save(state, temporary)
 
 
 def restore(path: Path, parts: Mapping[str, Stateful], fingerprint: str = "") -> int:
@@ -93,6 +92,5 @@ def cut_log(path: Path, step: int) -> None:
 def save_weights(module: nn.Module, path: Path) -> None:
     """The tensors of `module` as a safetensors file, by rename."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
-    temporary = path.with_name(path.name + ".tmp")
-    save_file(tensors, temporary)
-    os.replace(temporary, path)
+    with writing(path) as temporary:
+        save_file(tensors, temporary)

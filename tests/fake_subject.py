@@ -42,7 +42,7 @@ class Projection:
     def embed(self, images):
         return torch.nn.functional.normalize(self(images.float() / 127.5 - 1), dim=1)
 
-    def embed_all(self, faces):
+    def embed_all(self, faces, progress=None):
         return self.embed(faces.images(slice(0, len(faces)))).numpy()
 
 

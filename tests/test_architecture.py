@@ -20,7 +20,7 @@ LAYERS = (
     ("plugin", "registry", "protocol"),
     (
         "device",
-        "checkpoint",
+        "training",
         "data",
         "models",
         "diffusion",

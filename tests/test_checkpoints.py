@@ -126,23 +126,50 @@ def test_onnx_without_its_packages(tmp_path, monkeypatch):
         load_checkpoint(tmp_path / "x.onnx", colour="rgb")
 
 
-def test_colour_check_finds_a_wrong_declaration(capsys):
-    """Identity lives in the red channel, and the network looks at its first channel only."""
+class First(torch.nn.Module):
+    """Looks at its first channel only."""
 
-    class First(torch.nn.Module):
-        def forward(self, x):
-            return x[:, 0].flatten(1)
+    def forward(self, x):
+        return x[:, 0].flatten(1)
 
+
+def red_pairs():
+    """40 pairs; identity lives in the red channel."""
     random = torch.Generator().manual_seed(0)
     left, right = (torch.randint(256, (40, 3, 6, 6), generator=random, dtype=torch.uint8) for _ in range(2))
     same = torch.arange(40) < 20
     right[:20, 0] = left[:20, 0]
     right[:20, 0, 0] = 0
+    return left, right, same
+
+
+def test_colour_check_finds_a_wrong_declaration(capsys):
+    left, right, same = red_pairs()
     declared, other = check_colour(Encoder(First(), resolution=6, dim=36, colour="rgb"), left, right, same)
     assert declared > 2 and abs(other) < 1
     assert "colours exchanged" not in capsys.readouterr().err
     check_colour(Encoder(First(), resolution=6, dim=36, colour="bgr"), left, right, same)
     assert "colours exchanged" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_a_protocol_tries_the_colours_of_its_public_networks_on_its_photographs(tmp_path, capsys, monkeypatch):
+    from synthbench.data.pairs import PairSet, save_pairs
+    from synthbench.pipeline import Job
+    from synthbench.protocol import load_protocol
+    from synthbench.store import Store
+    from synthbench.types import Volume
+
+    left, right, same = red_pairs()
+    rows = np.arange(40)
+    save_pairs(PairSet.from_arrays("lfw", torch.cat([left, right]), rows, rows + 40, same.numpy()), tmp_path / "lfw")
+    job = Job(Store(tmp_path), load_protocol("photos"), "real", Volume.parse("all"), torch.device("cpu"))
+    for colour in ("rgb", "bgr"):
+        monkeypatch.setattr(
+            Job, "network", lambda self, name, colour=colour: Encoder(First(), resolution=6, dim=36, colour=colour, name=name)
+        )
+        job.check_colours(tmp_path)
+        said = capsys.readouterr().err.replace("\n", " ")
+        assert ("encoder bgr separates faces better with its colours exchanged" in said) == (colour == "bgr")
 
 
 @needs_models

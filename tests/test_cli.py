@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -179,6 +178,10 @@ def test_a_dry_run_does_nothing(synthbench, here: Path) -> None:
     assert result.code == 0 and not (here / "runs").exists()
     for stage in ("real", "judge", "benchmarks", "generate", "recognizer", "evaluate"):
         assert stage in result.out
+    planned = json.loads(synthbench(*RUN, "--dry-run", "--json").out)["stages"]
+    assert {row["name"] for row in planned} >= {"real", "evaluate"} and {row["state"] for row in planned} == {"run"}
+    stopped = synthbench(*RUN, "--until", "real", "--json")
+    assert json.loads(stopped.out) == {"run": None, "until": "real"}
 
 
 def test_from_end_to_end(synthbench, here: Path) -> None:
@@ -245,15 +248,12 @@ cli.main()
 
 def test_stopped_in_the_middle_the_same_command_continues_to_the_same_scores(synthbench, here: Path) -> None:
     whole = json.loads(synthbench(*RUN, "--json", "--runs", "whole").out)
-    for name in ("SIGINT", "SIGKILL"):
+    for name, code in (("SIGINT", 130), ("SIGTERM", 143), ("SIGKILL", -9)):
         command = [sys.executable, "-c", SLOW.format(signal=name), *RUN, "--json", "--runs", name]
         stopped = subprocess.run(command, capture_output=True, text=True)
         assert stopped.stdout == "" and "Traceback" not in stopped.stderr
-        if name == "SIGINT":
-            assert stopped.returncode == 130
-            assert f"Continue with: synthbench {' '.join(RUN)} --json --runs SIGINT" in stopped.stderr
-        else:
-            assert stopped.returncode == -signal.SIGKILL
+        assert stopped.returncode == code
+        assert (f"Continue with: synthbench {' '.join(RUN)} --json --runs {name}" in stopped.stderr) == (code > 0)
         continued = json.loads(synthbench(*RUN, "--json", "--runs", name).out)
         assert continued["scores"] == whole["scores"]
         assert [stage["key"] for stage in continued["stages"]] == [stage["key"] for stage in whole["stages"]]

@@ -54,6 +54,20 @@ def test_progress_in_a_log_is_a_line_a_minute(capsys: pytest.CaptureFixture, mon
     assert lines[0].startswith("  train: 61 of 1,300, ")
 
 
+def test_each_of_several_counts_in_one_stage_has_a_rate_of_its_own(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with console.progress("evaluate") as report:
+        for done in range(1000):  # a thousand a second
+            now[0] += 0.001
+            report(done, 1000)
+        for done in range(100):  # one a second, of 100: 39 s are left after 61
+            now[0] += 1.0
+            report(done, 100)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line in ("  evaluate: 59 of 100, 41 s left", "  evaluate: 60 of 100, 40 s left")
+
+
 def test_long_work_is_announced_once_and_a_resumed_stage_has_an_honest_rate(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """The search for real people in a synthetic set: planted leaks are found, strangers are not, thresholds are what they say."""
 
+import dataclasses
 import itertools
 from types import SimpleNamespace
 
@@ -7,9 +8,15 @@ import numpy as np
 import pytest
 import torch
 from fake_subject import Faces, Projection, by_name, clusters, context, subject
+from PIL import Image
 
+from synthbench import inventory
+from synthbench.data import sources
+from synthbench.data.faces import open_faces
 from synthbench.evaluators.leakage import Leakage, LeakageConfig, overlap, real_impostors, shared_people
 from synthbench.evaluators.statistics import class_centres, unit
+from synthbench.steps import execute, import_step
+from synthbench.store import Store
 from synthbench.types import UserError
 
 DIRECTIONS = np.linalg.qr(np.random.default_rng(0).normal(size=(64, 64)))[0]
@@ -126,3 +133,21 @@ def test_overlap_and_shared_people():
     judge.weight[:] = float("nan")
     with pytest.raises(UserError, match="not finite"):
         shared_people(left, right, judge, 0.5)
+
+
+def test_people_of_a_benchmark_can_be_compared_when_its_list_names_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("SYNTHBENCH_DATA", str(tmp_path / "registry"))
+    for person in range(4):
+        for number in (1, 2):
+            path = tmp_path / "images" / f"P{person}" / f"P{person}_{number:04d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (50 * person, 9, number)).save(path)
+    (tmp_path / "pairs.txt").write_text("P0\t1\t2\nP0\t1\tP1\t1\n")
+    sources.add("own", tmp_path / "images", kind="pairs", pairs=tmp_path / "pairs.txt")
+    step = import_step(Store(tmp_path / "runs"), 8, "overlap", inventory._people("own"))
+    execute([step], Store(tmp_path / "runs"))
+    assert open_faces(step.stage.folder).names == ["P0", "P1", "P2", "P3"]
+    entry = dataclasses.replace(sources.find("own"), options={})
+    monkeypatch.setattr(sources, "find", lambda name: entry)
+    with pytest.raises(UserError, match=r"own is a \.bin, which does not say who is on its images"):
+        inventory._people("own")

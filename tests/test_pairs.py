@@ -197,7 +197,7 @@ def test_kept_and_opened(tmp_path: Path) -> None:
     assert (again.name, again.title, again.digest, again.source_digest) == ("x", "The set", pairs.digest, pairs.source_digest)
     assert torch.equal(again.images.images(again.left), pairs.images.images(pairs.left))
     assert again.right.tolist() == pairs.right.tolist() and again.same.tolist() == SAME
-    with pytest.raises(UserError, match="no benchmark here"):
+    with pytest.raises(UserError, match="no whole benchmark here"):
         open_pairs(tmp_path)
 
 

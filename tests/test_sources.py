@@ -18,6 +18,7 @@ from PIL import Image
 
 from synthbench.data import sources
 from synthbench.data.pairs import pairs_from_source
+from synthbench.models.encoder import build
 from synthbench.types import DataMissing, UserError
 
 
@@ -110,6 +111,9 @@ def test_pairs(tmp_path: Path, faces: Path) -> None:
 def test_weights(tmp_path: Path) -> None:
     path = tmp_path / "model.ckpt"
     torch.save({"weights": torch.zeros(3)}, path)
+    with pytest.raises(UserError, match=r"is of no architecture known here .*it begins with weights"):
+        sources.add("mine", path, kind="weights", colour="rgb")
+    torch.save(build({"family": "irse", "depth": 18, "se": False}, 16, 32).state_dict(), path)
     with pytest.raises(UserError, match="--colour rgb or --colour bgr"):
         sources.add("mine", path, kind="weights")
     assert sources.add("mine", path, kind="weights", colour="rgb").options == {"colour": "rgb"}

@@ -127,17 +127,26 @@ def test_an_empty_folder_is_not_something_to_resume(stage: Stage) -> None:
     assert stage.state == "run"
 
 
-@pytest.mark.parametrize("damage", ["cut", "longer", "gone", "folder"])
+@pytest.mark.parametrize("damage", ["cut", "longer", "gone", "folder", "other", "zeros"])
 def test_a_damaged_file_is_not_cached(stage: Stage, damage: str) -> None:
     build(stage)
     weights = stage.folder / "inner" / "weights"
     if damage in ("gone", "folder"):
         weights.unlink()
     else:
-        weights.write_text("who" if damage == "cut" else "wholesome")
+        weights.write_text({"cut": "who", "longer": "wholesome", "other": "whale", "zeros": "\0" * 5}[damage])
     if damage == "folder":
         weights.mkdir()
     assert stage.state == "resume"
+
+
+def test_samples_of_a_large_file_reach_from_its_first_byte_to_its_last(tmp_path: Path) -> None:
+    path, size = tmp_path / "large", 1_000_003
+    path.write_bytes(bytes(size))
+    before = store.sampled(path)
+    for place in (0, size - 1, (size - store.BLOCK) // 7):
+        path.write_bytes(bytes(place) + b"x" + bytes(size - place - 1))
+        assert store.sampled(path) != before, place
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"key": "other", "files": {}}'])
@@ -266,6 +275,26 @@ def test_write_json_replaces_in_one_go(tmp_path: Path) -> None:
     assert read_json(tmp_path / "absent") is None
     path.write_text('{"a":')
     assert read_json(path) is None
+
+
+def test_what_torch_calls_an_error_of_its_own_is_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "weights"
+    path.write_text("before")
+
+    def fail() -> None:
+        with store.writing(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("PytorchStreamWriter failed writing file")
+
+    for free, kind in ((0, OSError), (2**30, RuntimeError)):
+        monkeypatch.setattr(store.shutil, "disk_usage", lambda _, free=free: store.shutil._ntuple_diskusage(free, 0, free))
+        with pytest.raises(kind) as caught:
+            fail()
+        assert free or (caught.value.errno, caught.value.filename) == (28, str(path))
+        assert list(tmp_path.iterdir()) == [path] and path.read_text() == "before"
+    with store.writing(path) as temporary:
+        temporary.write_text("after")
+    assert list(tmp_path.iterdir()) == [path] and path.read_text() == "after"
 
 
 def test_too_little_disk_is_told_before_anything_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,7 +166,7 @@ def _load_bin(path: Path) -> tuple[list[bytes], list[bool]]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     except Exception as error:  # a damaged pickle raises nearly anything, MemoryError included
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        reason = " ".join(str(error if isinstance(error, pickle.UnpicklingError) else repr(error)).split()).rstrip(".")
         raise UserError(f"{path}: not a benchmark of (images, same), or a hostile one: {reason}. Nothing in it was executed") from None
 
 
@@ -340,21 +340,15 @@ def open_pairs(folder: Path | str) -> PairSet:
     """What `save_pairs` kept, memory-mapped. Raises UserError when it is not whole."""
     folder = Path(folder)
     about = read_json(folder / "pairs.json")
-    if not isinstance(about, dict):
-        raise UserError(f"{folder}: no benchmark here (pairs.json is missing)")
-    shape = (about["images"], about["resolution"], about["resolution"], 3)
-    if (folder / "images.u8").stat().st_size != int(np.prod(shape)):
-        raise UserError(f"{folder}: images.u8 is not whole; delete the folder")
-    mapped = np.memmap(folder / "images.u8", np.uint8, "r", shape=shape)
-    faces = FaceSet(mapped, np.full(shape[0], -1, np.int64), [], {}, about["faces"])
-    with np.load(folder / "pairs.npz", allow_pickle=False) as table:
-        return PairSet(
-            about["name"],
-            faces,
-            table["left"],
-            table["right"],
-            table["same"],
-            title=about["title"],
-            source_digest=about["source_digest"],
-            digest=about["digest"],
-        )
+    try:
+        shape = (about["images"], about["resolution"], about["resolution"], 3)
+        if (folder / "images.u8").stat().st_size != int(np.prod(shape)):
+            raise ValueError("images.u8 is not whole")
+        mapped = np.memmap(folder / "images.u8", np.uint8, "r", shape=shape)
+        faces = FaceSet(mapped, np.full(shape[0], -1, np.int64), [], {}, about["faces"])
+        with np.load(folder / "pairs.npz", allow_pickle=False) as table:
+            left, right, same = table["left"], table["right"], table["same"]
+        names = {name: about[name] for name in ("title", "source_digest", "digest")}
+        return PairSet(about["name"], faces, left, right, same, **names)
+    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{folder}: no whole benchmark here ({error}). Delete the folder, and run the command that made it again") from None

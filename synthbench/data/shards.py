@@ -130,7 +130,10 @@ def index(folder: Path | str) -> dict[str, Any]:
     if isinstance(found, dict) and "shards" in found:
         return found
     if any(Path(folder).glob("part-*.parquet")):
-        raise UserError(f"{folder}: this set was never finished; run the command that makes it again, and it will go on where it stopped")
+        raise UserError(
+            f"{folder}: this set was never finished, or {INDEX} is damaged. Run the command that makes it again, and it goes on where it "
+            "stopped; should it stop here once more, delete the folder"
+        )
     raise UserError(f"{folder}: no faces here (looked for {INDEX} and part-00000.parquet)")
 
 

@@ -23,7 +23,7 @@ from synthbench.evaluators.statistics import calibrate, class_centres, clustered
 from synthbench.evaluators.subject import Subject
 from synthbench.plugin import Evaluator
 from synthbench.seeds import numpy_generator
-from synthbench.types import Context, Score, Skipped, UserError
+from synthbench.types import Context, Progress, Score, Skipped, UserError
 
 if TYPE_CHECKING:
     from synthbench.data.faces import FaceSet
@@ -43,19 +43,21 @@ def overlap(
     return sorted(found, key=lambda match: -match[2])
 
 
-def shared_people(faces_a: FaceSet, faces_b: FaceSet | None, judge: Encoder, threshold: float) -> list[tuple[str, str, float]]:
+def shared_people(
+    faces_a: FaceSet, faces_b: FaceSet | None, judge: Encoder, threshold: float, progress: Progress = lambda done, total: None
+) -> list[tuple[str, str, float]]:
     """(name in a, name in b, cosine of their centres) of people who seem to be in both sets, most alike first.
 
     faces_b None: names within a that seem to be one person. Raises UserError when the judge's embeddings are not finite.
     """
-    centres = [judged_centres(faces, judge) for faces in (faces_a, faces_b) if faces is not None]
+    centres = [judged_centres(faces, judge, progress) for faces in (faces_a, faces_b) if faces is not None]
     names_b = faces_a.names if faces_b is None else faces_b.names
     pairs = overlap(centres[0], centres[1] if faces_b is not None else None, threshold, judge.device)
     return [(faces_a.names[a], names_b[b], cosine) for a, b, cosine in pairs]
 
 
-def judged_centres(faces: FaceSet, judge: Encoder) -> np.ndarray:
-    embeddings = judge.embed_all(faces)
+def judged_centres(faces: FaceSet, judge: Encoder, progress: Progress = lambda done, total: None) -> np.ndarray:
+    embeddings = judge.embed_all(faces, progress=progress)
     require_finite(embeddings, f"embeddings by {judge.name}")
     if faces.identities == 0:
         raise UserError("a set without identities has no centres to compare")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from synthbench.evaluators.statistics import class_centres, require_finite, unit
-from synthbench.types import Skipped
+from synthbench.types import Progress, Skipped
 
 if TYPE_CHECKING:
     from synthbench.data.faces import FaceSet
@@ -30,6 +30,7 @@ class Subject:
     benchmarks: list[PairSet] = field(default_factory=list)
     inquiries: FaceSet | None = None  # one image per identity of `faces`, from the stage `enroll`
     baseline: Path | None = None  # evaluate folder of the run of generator `real`; None for that run itself
+    progress: Progress = lambda done, total: None  # told of the images that the judge has embedded
     _embeddings: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     def embeddings(self, which: Which) -> np.ndarray:
@@ -38,7 +39,7 @@ class Subject:
             faces = getattr(self, which)
             if faces is None:
                 raise Skipped(f"there are no {which}: the generator enrolls none")
-            embeddings = self.judge.embed_all(faces)
+            embeddings = self.judge.embed_all(faces, progress=self.progress)
             require_finite(embeddings, f"embeddings of the {which} by the judge {self.judge.name}")
             self._embeddings[which] = embeddings
         return self._embeddings[which]

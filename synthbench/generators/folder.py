@@ -10,7 +10,8 @@ import torch
 from pydantic import Field
 
 from synthbench.config import Settings
-from synthbench.data.faces import chosen_rows, read_images, read_source, source_digest
+from synthbench.data import sources
+from synthbench.data.faces import chosen_rows, read_images, read_source
 from synthbench.data.finite import rows_of, slots_of
 from synthbench.data.readers import Source
 from synthbench.plugin import Generator, Traits
@@ -33,7 +34,7 @@ class Folder(Generator[FolderConfig]):
     traits = Traits(paper="any published set", licence="that of the set", real_photographs="unknown", finite=True)
 
     def sources(self, resolution: int) -> dict[str, str]:
-        return {"folder": source_digest(self._path())}
+        return {"folder": sources.digest_of(self._path())}
 
     def slots(self, volume: Volume, context: Context) -> list[Slot]:
         return slots_of(volume, np.bincount(self._identity), f"{self._path()} ({self._source.kind})")

@@ -77,14 +77,17 @@ def load_checkpoint(path: Path | str, *, colour: str | None = None, input: str =
     )
 
 
-def look(path: Path) -> None:
-    """Raises UserError when a weights file is damaged or cannot be read safely. Which network it holds is found out when it is loaded."""
-    if path.suffix == ".safetensors":
-        read_tensors(path)
-    elif path.suffix in (".ckpt", ".pt", ".pth"):
-        read_pickle(path)
-    elif path.suffix == ".onnx" and importlib.util.find_spec("onnx"):
-        read_onnx(path)
+def look(path: Path, encoder: bool = True) -> None:
+    """Raises UserError when a weights file is damaged, cannot be read safely or, if it should be an `encoder`, is of no known kind."""
+    if path.suffix == ".onnx":
+        if importlib.util.find_spec("onnx"):
+            read_onnx(path)
+    elif path.is_dir() or (path.parent / "encoder.json").exists():
+        load_checkpoint(path)
+    else:
+        tensors = read_tensors(path) if path.suffix == ".safetensors" else read_pickle(path)
+        if encoder:
+            describe(*network_tensors(tensors, path), path)
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
@@ -98,7 +101,8 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
                 f"write its tensors alone, once: python -c \"import torch; s = torch.load('{path}', 'cpu', weights_only=False); "
                 f"torch.save(s.get('state_dict', s), '{path.stem}_tensors.pt')\""
             ) from None
-        raise UserError(f"{path} is damaged, cut short or no torch file: {str(error).splitlines()[0]}") from None
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{path} is damaged, cut short or no torch file ({reason:.150})") from None
     if isinstance(found, nn.Module) or not isinstance(found, Mapping):
         raise UserError(f"{path} holds a {type(found).__name__}, not a state dict")
     for wrapper in ("state_dict", "state_dict_backbone", "model"):

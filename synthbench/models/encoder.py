@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +18,13 @@ from torch import Tensor, nn
 from synthbench.device import ready, send
 from synthbench.models.iresnet import IRSE, IResNet
 from synthbench.models.small import SmallNet
-from synthbench.types import UserError
+from synthbench.store import write_json, writing
+from synthbench.types import Progress, UserError
 
 if TYPE_CHECKING:
     from synthbench.data.faces import FaceSet
 
+AGAIN = "Delete it, and run the command that made it again"
 FAMILIES = ("iresnet", "irse", "small")
 
 
@@ -107,7 +108,7 @@ class Encoder(nn.Module):
         return F.normalize(raw, dim=1)
 
     def embed_all(
-        self, images: Any, batch_size: int = 256, flip: bool = False, progress: Callable[[int, int], None] | None = None
+        self, images: Any, batch_size: int = 256, flip: bool = False, progress: Progress = lambda done, total: None
     ) -> np.ndarray:
         """All of a FaceSet (anything with `images(rows)` and a length) or of a uint8 tensor (N, 3, r, r): (N, dim) float32 unit vectors."""
         read = images.images if hasattr(images, "images") else images.__getitem__
@@ -115,12 +116,11 @@ class Encoder(nn.Module):
         for first in range(0, len(images), batch_size):
             rows = slice(first, min(first + batch_size, len(images)))
             out[rows] = self.embed(read(rows), flip).cpu().numpy()
-            if progress:
-                progress(rows.stop, len(images))
+            progress(rows.stop, len(images))
         return out
 
 
-def raw_codes(encoder: Encoder, faces: FaceSet, mirrored: bool, path: Path) -> Tensor:
+def raw_codes(encoder: Encoder, faces: FaceSet, mirrored: bool, path: Path, progress: Progress = lambda done, total: None) -> Tensor:
     """Raw embeddings of every face, and with `mirrored` of its mirror image: (2 or 1, N, dim), kept in `path` for a resumed stage."""
     if path.exists():
         return read_tensors(path)["codes"]
@@ -131,8 +131,9 @@ def raw_codes(encoder: Encoder, faces: FaceSet, mirrored: bool, path: Path) -> T
             x = send(faces.images(rows), encoder.device).float() / 127.5 - 1
             for side in range(len(codes)):
                 codes[side, rows] = encoder(x.flip(3) if side else x).float().cpu()
-    save_file({"codes": codes}, path.with_name(path.name + ".tmp"))
-    os.replace(path.with_name(path.name + ".tmp"), path)
+            progress(rows.stop, len(faces))
+    with writing(path) as temporary:
+        save_file({"codes": codes}, temporary)
     return codes
 
 
@@ -142,8 +143,8 @@ def save_encoder(module: nn.Module, folder: Path, spec: Mapping[str, Any]) -> Pa
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "weights.safetensors"
     tensors = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
-    save_file(tensors, weights.with_name(weights.name + ".tmp"))
-    os.replace(weights.with_name(weights.name + ".tmp"), weights)
+    with writing(weights) as temporary:
+        save_file(tensors, temporary)
     record = {
         "colour": "rgb",
         "name": folder.name,
@@ -151,9 +152,7 @@ def save_encoder(module: nn.Module, folder: Path, spec: Mapping[str, Any]) -> Pa
         "parameters": sum(p.numel() for p in module.parameters()),
         "digest": file_digest(weights),
     }
-    text = folder / "encoder.json"
-    text.with_name(text.name + ".tmp").write_text(json.dumps(record, indent=2) + "\n")
-    os.replace(text.with_name(text.name + ".tmp"), text)
+    write_json(folder / "encoder.json", record)
     return weights
 
 
@@ -167,7 +166,7 @@ def load_encoder(folder: Path, device: torch.device | str = "cpu") -> Encoder:
     except FileNotFoundError:
         raise UserError(f"{folder} holds no encoder: encoder.json is missing") from None
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder / 'encoder.json'} is damaged or of another version: {error!r}") from None
+        raise UserError(f"{folder / 'encoder.json'} is damaged or of another version: {error!r:.200}. {AGAIN}") from None
     fill(net, read_tensors(folder / "weights.safetensors"), folder / "weights.safetensors")
     encoder = Encoder(net, resolution=resolution, dim=dim, colour=spec["colour"], digest=spec["digest"], name=spec["name"])
     return ready(encoder, torch.device(device))  # type: ignore[return-value]
@@ -180,7 +179,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a whole safetensors file: {error}") from None
+        raise UserError(f"{path} is not a whole safetensors file: {error}. {AGAIN}") from None
 
 
 def fill(net: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
