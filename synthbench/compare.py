@@ -179,10 +179,11 @@ def announce(rows: Sequence[Row], store: Store) -> None:
         return
     known = [plans.estimate(step, store) for step in todo]
     unknown = sum(seconds is None for seconds in known)
-    took = console.duration(sum(filter(None, known))) + (f" and {unknown} stages of unknown length" if unknown else "")
+    took = f"about {console.duration(sum(filter(None, known)))}" if unknown < len(todo) else "of unknown length"
+    took += f" and {unknown} of unknown length" if 0 < unknown < len(todo) else ""
     names = ", ".join(dict.fromkeys(row.generator for row in missing))
     disk = console.size(sum(step.disk for step in todo))
-    console.note(f"to run: {names}; {len(todo)} of {len(steps)} stages are missing, about {took}, {disk} of disk")
+    console.note(f"to run: {names}; {len(todo)} of {len(steps)} stages are missing, {took}; disk {disk}")
 
 
 def _stages(row: run.Request, store: Store) -> list[Any]:

@@ -1,0 +1,201 @@
+"""`synthbench compare` from names to files: which runs are meant, what is run, what is refused, what is written."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+from fake_runs import make_run
+
+from synthbench import compare, run
+from synthbench.cli import cli
+from synthbench.store import Store, write_json
+from synthbench.types import UserError
+
+
+def request(root, *names, **options):
+    return compare.Request(names, root, **{"tracking": False, **options})
+
+
+@pytest.fixture
+def never_run(monkeypatch):
+    """`run` must not be asked for anything."""
+    monkeypatch.setattr(run, "run", lambda wish: pytest.fail(f"ran {wish}"))
+
+
+@pytest.fixture
+def runner(monkeypatch):
+    """Answers requests with fabricated runs; records them."""
+    asked = []
+
+    def fake(wish):
+        asked.append(wish)
+        return make_run(wish.runs, wish.generator, seeds=wish.seeds, settings={"words": " ".join(wish.settings)}, tag=f"t{len(asked)}")
+
+    monkeypatch.setattr(run, "run", fake)
+    monkeypatch.setattr(compare, "announce", lambda rows, store: None)
+    return asked
+
+
+def test_generators_are_run_and_runs_are_read(tmp_path, runner):
+    there = make_run(tmp_path, "good", seeds=2)
+    (made,) = compare.compare(request(tmp_path, "real", "procedural", there["run"], volume="20x4"))
+    assert [(wish.generator, wish.volume, wish.seeds, wish.protocol) for wish in runner] == [
+        ("real", None, 2, "demo"),  # the real set has no volume; seeds and protocol of the run that is there
+        ("procedural", "20x4", 2, "demo"),
+    ]
+    assert [row["generator"] for row in made["rows"]] == ["real", "procedural", "good"]
+    written = json.loads((tmp_path / "comparisons" / made["comparison"] / "comparison.json").read_text())
+    assert written == json.loads(json.dumps(made)) and made["comparison"].startswith("real+procedural+good-demo-")
+
+
+def test_a_generator_may_carry_settings(tmp_path, runner):
+    (made,) = compare.compare(request(tmp_path, "cemiface sample.m=0", "cemiface sample.m=0.5", seeds=1))
+    assert [wish.settings for wish in runner] == [("sample.m=0",), ("sample.m=0.5",)]
+    assert [row["label"] for row in made["rows"]] == ["cemiface 20x4 words=sample.m=0", "cemiface 20x4 words=sample.m=0.5"]
+
+
+def test_the_same_rows_have_the_same_name_and_others_another(tmp_path, never_run):
+    names = [make_run(tmp_path, name)["run"] for name in ("one", "other", "third")]
+    first, again, more = (compare.compare(request(tmp_path, *chosen))[0] for chosen in (names[:2], names[:2], names))
+    assert first == again and more["comparison"] != first["comparison"]
+    assert compare.compare(request(tmp_path, *names[:2], name="mine"))[0]["comparison"] == "mine"
+    with pytest.raises(UserError, match="names a folder"):
+        compare.compare(request(tmp_path, *names, name="../mine"))
+
+
+def test_without_names_all_runs_like_the_latest_are_compared_and_others_named(tmp_path, never_run, capsys):
+    make_run(tmp_path, "old", protocol="other")
+    names = [make_run(tmp_path, name)["run"] for name in ("one", "two")]
+    (tmp_path / "results" / "half").mkdir()
+    (tmp_path / "results" / "half" / "run.json").write_text('{"run": "half"')
+    (made,) = compare.compare(request(tmp_path))
+    assert sorted(made["runs"]) == sorted(names)
+    told = capsys.readouterr().err
+    assert "half/run.json is not a whole result; skipped" in told and "its protocol" in told and "old-20x4-other" in told
+
+
+def test_without_names_and_runs(tmp_path, never_run):
+    with pytest.raises(UserError, match="synthbench compare real procedural cemiface"):
+        compare.compare(request(tmp_path))
+
+
+def test_runs_measured_differently_are_refused_with_the_fields(tmp_path, never_run):
+    names = [make_run(tmp_path, "one")["run"], make_run(tmp_path, "other", judge="judge1")["run"]]
+    with pytest.raises(UserError) as refused:
+        compare.compare(request(tmp_path, *names))
+    text = str(refused.value)
+    assert "judge (judge0 there, judge1 here)" in text and names[1] in text and "--force-incomparable" in text
+    assert not (tmp_path / "comparisons").exists()
+
+
+def test_force_prints_them_apart(tmp_path, never_run):
+    names = [make_run(tmp_path, name, judge=judge)["run"] for name, judge in (("one", "a"), ("other", "b"), ("third", "a"))]
+    made = compare.compare(request(tmp_path, *names, force_incomparable=True, name="both"))
+    assert [item["runs"] for item in made] == [[names[0], names[2]], [names[1]]]
+    assert [item["comparison"] for item in made] == ["both-1", "both-2"]
+
+
+def test_a_sweep_stands_for_its_complete_points(tmp_path, never_run, capsys):
+    names = [make_run(tmp_path, "cemiface", settings={"m": m}, tag=f"m{m}")["run"] for m in (0, 1)]
+    folder = tmp_path / "sweeps" / "m"
+    folder.mkdir(parents=True)
+    points = [{"runs": [name], "state": "complete"} for name in (*names, "gone")] + [{"runs": ["never"], "state": "failed"}]
+    write_json(folder / "sweep.json", {"sweep": "m", "points": points})
+    (made,) = compare.compare(request(tmp_path, "m"))
+    assert made["runs"] == names and "run gone is missing or not whole" in capsys.readouterr().err
+    (folder / "sweep.json").write_text('{"points": 3}')
+    (made,) = compare.compare(request(tmp_path, "m", names[0]))
+    assert made["runs"] == names[:1] and "is not a whole sweep; skipped" in capsys.readouterr().err
+
+
+def test_unknown_names_list_what_there_is(tmp_path, never_run):
+    make_run(tmp_path, "one")
+    with pytest.raises(UserError, match="did you mean 'procedural'"):
+        compare.compare(request(tmp_path, "procedral"))
+    with pytest.raises(UserError, match=r"no generator, and no run or sweep in .*; there is .*cemiface.*one-20x4"):
+        compare.compare(request(tmp_path, "zzz"))
+    with pytest.raises(UserError, match="No closing quotation"):
+        compare.compare(request(tmp_path, "cemiface 'sample"))
+    with pytest.raises(UserError, match="empty name"):
+        compare.compare(request(tmp_path, ""))
+
+
+def test_a_half_written_run_is_refused_by_name(tmp_path, never_run):
+    name = make_run(tmp_path, "one")["run"]
+    (tmp_path / "results" / name / "run.json").write_text('{"run":')
+    with pytest.raises(UserError, match="not a whole result"):
+        compare.compare(request(tmp_path, name))
+
+
+def test_the_baseline_is_real_or_the_one_asked_for(tmp_path, never_run):
+    names = [make_run(tmp_path, name)["run"] for name in ("one", "real", "other")]
+    assert compare.compare(request(tmp_path, *names))[0]["baseline"] == names[1]
+    assert compare.compare(request(tmp_path, names[0], names[2]))[0]["baseline"] == names[0]
+    for wish in ("other", "other 20x4", names[2]):
+        assert compare.compare(request(tmp_path, *names, baseline=wish))[0]["baseline"] == names[2]
+    with pytest.raises(UserError, match="'othre' is none of the rows: one 20x4, real, other 20x4"):
+        compare.compare(request(tmp_path, *names, baseline="othre"))
+
+
+def test_plan_first(tmp_path, monkeypatch, capsys):
+    """What is missing is announced, each shared stage once; nothing is done."""
+    monkeypatch.setattr(run, "run", lambda wish: None)
+    wish = request(tmp_path, "real", "procedural", volume="10x4", protocol="demo", seeds=2)
+    rows = compare.wanted(wish, Store(tmp_path))
+    compare.announce(rows, Store(tmp_path))
+    told = capsys.readouterr().err
+    # 5 of the protocol and the real faces, 2 recognizers and evaluations of each, 2 sets of faces
+    assert "to run: real, procedural; 16 of 16 stages are missing, of unknown length" in told.replace("17", "16")
+    compare.plan(wish)
+    assert capsys.readouterr().out.count("judge-faces") == 1
+    assert not (tmp_path / "stages").exists()
+
+
+@pytest.fixture
+def shown(tmp_path, never_run):
+    names = [make_run(tmp_path, name, skill, seeds=2)["run"] for name, skill in (("real", 2.0), ("good", 1.5), ("weak", 0.0))]
+
+    def show(*words):
+        result = CliRunner().invoke(cli, ["compare", *names, "--runs", str(tmp_path), "--no-tracking", *words], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result
+
+    return show
+
+
+def test_the_table(shown):
+    out = shown().stdout
+    assert "AVG (%)" in out and "gap to real" in out and "what each needs" in out and "hours per seed" in out
+    line = next(line for line in out.splitlines() if "good 20x4" in line)
+    assert "±" in line and "(" in line and "*" in line and " to " in line
+    assert "good 20x4 − real" in out and "weak 20x4 − good 20x4" in out.replace("good 20x4 − weak 20x4", "weak 20x4 − good 20x4")
+    assert "published numbers" not in out  # neither generator was ever published
+
+
+def test_notes_go_to_stderr(shown):
+    told = shown().stderr
+    assert "standard deviation between seeds" in told and "with probability 80%" in told
+
+
+def test_json_csv_markdown_and_latex(shown):
+    assert [row["generator"] for row in json.loads(shown("--format", "json").stdout)["rows"]] == ["real", "good", "weak"]
+    rows = list(csv.DictReader(io.StringIO(shown("--format", "csv").stdout)))
+    assert {row["metric"] for row in rows} >= {"verification/avg/accuracy", "cost/hours"}
+    assert shown("--format", "md").stdout.startswith("| ")
+    assert r"\begin{tabular}" in shown("--format", "latex").stdout
+
+
+def test_comparing_what_is_there_needs_no_torch(tmp_path):
+    name = make_run(tmp_path, "one")["run"]
+    code = (
+        "import sys; from pathlib import Path; from synthbench import compare;"
+        f"compare.compare(compare.Request(({name!r},), Path({str(tmp_path)!r}), tracking=False)); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
