@@ -122,11 +122,19 @@ def _swept(made: dict[str, Any], as_json: bool, runs: Path) -> None:
 
 @click.command("report", short_help="One HTML file of a run, comparison or sweep.")
 @click.argument("name")
-@click.option("-o", "--out", type=FOLDER, help="Folder to write.")
+@click.option("-o", "--out", type=FOLDER, help="Folder to write.  [default: report/ in the folder of NAME]")
+@click.option("--photographs", is_flag=True, help="Show pictures of real people too; for pages that are not passed on.")
 @RUNS
-def report_command(**options: Any) -> None:
-    """Write report.html, report.md, table.tex and table.csv of NAME: a run, a comparison or a sweep."""
-    raise NotImplementedError
+def report_command(name: str, out: Path | None, photographs: bool, runs: Path) -> None:
+    """Write report.html, report.md, table.tex and table.csv of NAME: a run, a comparison, a sweep, or latest (the newest run).
+
+    \b
+    synthbench report latest
+    synthbench report cemiface-200x20-demo-588126a0 -o page
+    """
+    from synthbench import report
+
+    click.echo(report.report(name, runs, out, photographs))
 
 
 @click.command("study", short_help="Studies of the real set: similarity-groups.")

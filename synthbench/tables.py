@@ -101,11 +101,25 @@ def differences(comparison: Comparison, metric: str | None = None) -> tuple[list
 
 
 def published(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the published numbers, as their file names them; columns that are empty throughout are left out."""
-    rows = list(comparison.get("published") or ())
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    names = [name for name in names if any(str(row.get(name) or "").strip() for row in rows)]
-    return [name.replace("_", " ") for name in names], [["" if row.get(name) is None else str(row[name]) for name in names] for row in rows]
+    """Header and rows of the published numbers (configs/published.csv); AVG as printed, recomputed where that differs."""
+    header = ["method", "size", "recipe", "LFW", "CFP-FP", "AgeDB", "CALFW", "CPLFW", "AVG", "gap", "source", "remark"]
+    rows = []
+    for row in comparison.get("published") or ():
+        recipe = " / ".join(part for part in (row.get("loss"), row.get("backbone")) if part)
+        five = [row.get(name) or "-" for name in ("lfw", "cfp-fp", "agedb-30", "calfw", "cplfw")]
+        average = row.get("avg_printed") or row.get("avg_recomputed") or "-"
+        if row.get("erratum") and row.get("avg_recomputed"):
+            average += f" (recomputed {row['avg_recomputed']})"
+        remark = "; ".join(part for part in (row.get("erratum"), row.get("note")) if part)
+        about = [row.get("method", ""), row.get("size", ""), recipe]
+        rows.append([*about, *five, average, row.get("gap_points") or "-", row.get("source", ""), remark])
+    return header, [[str(cell) for cell in row] for row in rows]
+
+
+def numeric(rows: Sequence[Sequence[str]], column: int) -> bool:
+    """Whether a column holds numbers, which stand at the right: not the first one, and every cell begins like one."""
+    cells = [row[column].replace(r"\textbf{", "").replace("$-$", "-").lstrip("*") for row in rows if row[column]]
+    return column > 0 and bool(cells) and all(cell[0] in "-+−<≤±0123456789" for cell in cells)
 
 
 # ---------------------------------------------------------------------------------------------------------------- Markdown
@@ -117,15 +131,15 @@ def markdown_text(text: Any) -> str:
     return " ".join(plain.split())
 
 
-def markdown_grid(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """A pipe table whose cells are already Markdown; all but the first `left` columns are right-aligned."""
+def markdown_grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A pipe table whose cells are already Markdown; columns of numbers are right-aligned."""
     widths = [max(3, *(len(row[i]) for row in (header, *rows))) for i in range(len(header))]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in (header, *rows)]
-    rule = "| " + " | ".join("-" * width if i < left else "-" * (width - 1) + ":" for i, width in enumerate(widths)) + " |"
+    rule = "| " + " | ".join("-" * (width - 1) + ":" if numeric(rows, i) else "-" * width for i, width in enumerate(widths)) + " |"
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def table_markdown(comparison: Comparison) -> str:
+def results_markdown(comparison: Comparison) -> str:
     """The table with its notes; best in bold, ties marked."""
     columns = comparison["columns"]
 
@@ -136,12 +150,17 @@ def table_markdown(comparison: Comparison) -> str:
 
     rows = [[markdown_text(row["label"]), *(text(row["cells"].get(c["metric"]), c) for c in columns)] for row in comparison["rows"]]
     grid = markdown_grid(["", *(markdown_text(heading(column)) for column in columns)], rows)
-    parts = [grid, *(markdown_text(note) for note in legend(comparison))]
+    return "\n\n".join([grid, *(markdown_text(note) for note in legend(comparison))]) + "\n"
+
+
+def table_markdown(comparison: Comparison) -> str:
+    """The table and, when there are any, the differences and the published numbers."""
+    parts = [results_markdown(comparison).rstrip()]
     for found, title in ((differences, "Paired differences"), (published, "Published numbers, measured under other recipes")):
         header, lines = found(comparison)  # type: ignore[operator]
         if lines:
             cells = [[markdown_text(cell) for cell in line] for line in lines]
-            parts += [f"**{title}**", markdown_grid([markdown_text(name) for name in header], cells, left=2)]
+            parts += [f"**{title}**", markdown_grid([markdown_text(name) for name in header], cells)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -153,9 +172,7 @@ def latex_text(text: Any) -> str:
     return "".join(LATEX.get(mark, mark) for mark in str(text))
 
 
-def latex_grid(
-    header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, label: str, notes: Sequence[str] = (), left: int = 1
-) -> str:
+def latex_grid(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, label: str, notes: Sequence[str] = ()) -> str:
     """A booktabs table; cells, header and notes are LaTeX already."""
     lines = [
         r"\begin{table}",
@@ -163,7 +180,7 @@ def latex_grid(
         rf"\caption{{{caption}}}",
         rf"\label{{tab:{label}}}",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{{'l' * left}{'r' * (len(header) - left)}}}",
+        rf"\begin{{tabular}}{{{''.join('r' if numeric(rows, i) else 'l' for i in range(len(header)))}}}",
         r"\toprule",
         " & ".join(header) + r" \\",
         r"\midrule",
@@ -199,7 +216,7 @@ def table_latex(comparison: Comparison) -> str:
         header, lines = found(comparison)  # type: ignore[operator]
         if lines:
             cells = [[latex_text(cell) for cell in line] for line in lines]
-            parts.append(latex_grid([latex_text(cell) for cell in header], cells, title, f"{name}-{kind}", left=2))
+            parts.append(latex_grid([latex_text(cell) for cell in header], cells, title, f"{name}-{kind}"))
     return "\n".join(parts)
 
 

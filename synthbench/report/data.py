@@ -1,0 +1,262 @@
+"""What a report reads: result files, the stages they name, and nothing else. Keys and names in those files are untrusted.
+
+A stage is found by its name and key below the runs folder; the absolute paths in a run.json are not followed, so that folders can move.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from synthbench import console
+from synthbench.comparable import labels, sides
+from synthbench.evaluators.pairs import PairResults, open_results
+from synthbench.inference import estimate
+from synthbench.results import COLUMNS, SHORT, Result, read_run, values
+from synthbench.store import Store, read_json
+from synthbench.types import UserError
+
+if TYPE_CHECKING:
+    from synthbench.data.faces import FaceSet
+    from synthbench.models.encoder import Encoder
+
+SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*")  # of names that become paths
+UNITS = {"AVG %": "%", "gap to real": "points", "leaked ids %": "%"}
+AVERAGE = "verification/avg/accuracy"
+ACCURACY = re.compile(r"verification/([^/]+)/accuracy")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run and its stage folders."""
+
+    result: Result
+    store: Store
+    title: str = ""  # by which a comparison calls it
+
+    @property
+    def name(self) -> str:
+        return str(self.result["run"])
+
+    @property
+    def label(self) -> str:
+        return self.title or labels([self.result])[0]
+
+    @functools.cached_property
+    def manifests(self) -> list[dict[str, Any]]:
+        """Manifest of every stage of the run that is still whole, in order, with its `folder`."""
+        found = []
+        for row in self.result["stages"]:
+            name, key = str(row["name"]), str(row["key"])
+            if SAFE.fullmatch(name) and SAFE.fullmatch(key):
+                stage = self.store.stage(name, key)
+                if manifest := stage.manifest():
+                    found.append({**manifest, "folder": stage.folder})
+        return found
+
+    def stages(self, name: str, baseline: bool = False) -> list[dict[str, Any]]:
+        """Manifests of the stages called `name`: the run's own, or those of the real baseline; one per seed where seeds differ."""
+        other = {row["key"] for row in sides(self.result)["own" if baseline else "real"]}
+        return [manifest for manifest in self.manifests if manifest["name"] == name and manifest["key"] not in other]
+
+    def folder(self, name: str, baseline: bool = False) -> Path:
+        """The first such folder. Raises UserError when the stage is gone."""
+        found = self.stages(name, baseline)
+        if not found:
+            raise UserError(f"the stage {name} of {self.name} is not there any more; the command that made the run makes it again")
+        folder: Path = found[0]["folder"]
+        return folder
+
+    def pairs(self, baseline: bool = False) -> list[dict[str, PairResults]]:
+        """Per-pair results by benchmark, of each seed."""
+        return [open_results(manifest["folder"] / "pairs") for manifest in self.stages("evaluate", baseline)]
+
+    def faces(self) -> FaceSet:
+        from synthbench.data.faces import open_faces
+
+        return open_faces(self.folder("generate"))
+
+    def inquiries(self) -> FaceSet | None:
+        from synthbench.data.faces import open_faces
+
+        enrolled = self.stages("enroll")
+        folder = enrolled[0]["folder"] / "inquiries" if enrolled else Path()
+        return open_faces(folder) if enrolled and folder.is_dir() else None
+
+    def judge(self) -> Encoder:
+        """Raises UserError for a judge that is a public checkpoint: the run does not say where its file lies."""
+        from synthbench.models.encoder import load_encoder
+
+        return load_encoder(self.folder("judge"))
+
+    @property
+    def rendered(self) -> bool:
+        """Whether the protocol's real set is the embedded world, so that no picture shows a real person."""
+        return any(str(manifest.get("work", "")).startswith("embedded world") for manifest in self.stages("real"))
+
+    @property
+    def benchmarks(self) -> list[str]:
+        """Names of the verification sets, in the protocol's order."""
+        found = (ACCURACY.fullmatch(score["metric"]) for score in self.result["scores"])
+        return [name for name in dict.fromkeys(match[1] for match in found if match) if name != "avg" and SAFE.fullmatch(name)]
+
+
+def open_run(store: Store, name: str, title: str = "") -> Run:
+    """Raises UserError when there is no whole result of that name."""
+    result = read_run(store.root / "results" / name / "run.json") if SAFE.fullmatch(str(name)) else None
+    if result is None:
+        raise UserError(f"there is no whole run {name!r} in {store.root / 'results'}")
+    return Run(result, store, title)
+
+
+def open_runs(store: Store, titles: Mapping[str, str]) -> tuple[list[Run], list[str]]:
+    """The runs that are there, by their names in `titles`, and a line for each that is not."""
+    runs, gone = [], []
+    for name, title in titles.items():
+        try:
+            runs.append(open_run(store, name, title))
+        except UserError as error:
+            gone.append(str(error))
+    return runs, gone
+
+
+def read_log(folder: Path) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl that are whole and numeric."""
+    lines = []
+    path = folder / "metrics.jsonl"
+    for text in path.read_text("utf-8").splitlines() if path.is_file() else ():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and isinstance(line.get("step"), (int, float)):
+            lines.append({key: float(value) for key, value in line.items() if isinstance(value, (int, float)) and np.isfinite(value)})
+    return lines
+
+
+def read_histograms(folder: Path) -> dict[str, np.ndarray]:
+    """`edges`, and counts of genuine, impostor, real_genuine and real_impostor cosines by the judge. Raises UserError."""
+    try:
+        with np.load(folder / "separability.npz", allow_pickle=False) as file:
+            return {name: file[name] for name in ("edges", "genuine", "impostor", "real_genuine", "real_impostor")}
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"the histograms of {folder.name} cannot be read ({error})") from error
+
+
+# -------------------------------------------------------------------------------------------------------------- as a table
+
+
+def columns(benchmarks: Sequence[str]) -> list[dict[str, Any]]:
+    """Columns of the table of results, in the form of comparison.json."""
+    named = [(SHORT.get(name, name), f"verification/{name}/accuracy", 1, 1.0) for name in benchmarks]
+    lower = ("gap_to_real", "fd/", "leakage/")
+    return [
+        {
+            "metric": metric,
+            "title": title.removesuffix(" %"),
+            "unit": UNITS.get(title, "%" if metric.startswith("verification/") else ""),
+            "digits": digits,
+            "higher_is_better": not metric.startswith(lower),
+            "scale": scale,
+        }
+        for title, metric, digits, scale in [*named, *COLUMNS]
+    ]
+
+
+def cell(result: Result, metric: str) -> dict[str, Any] | None:
+    """Mean over seeds with its errors; None when it was not measured."""
+    scores = values(result, metric)
+    if not scores:
+        return None
+    errors = [score["stderr"] for score in scores if score["stderr"] is not None]
+    found = estimate([score["value"] for score in scores], statistics.fmean(errors) if errors else None)
+    kept = {name: value for name, value in asdict(found).items() if name in ("value", "sampling_stderr", "seed_std", "low", "high", "n")}
+    return {**kept, "best": False, "tied": False}
+
+
+def run_table(run: Run) -> dict[str, Any]:
+    """The run beside its real baseline, in the form of comparison.json."""
+    result, shown = run.result, columns(run.benchmarks)
+    both = [result["baseline"], result] if result["baseline"] else [result]
+    rows = [
+        {
+            "run": item.get("run", "real"),
+            "label": run.label if item is result else "real",
+            "generator": item["generator"],
+            "volume": item["volume"],
+            "cells": {column["metric"]: cell(item, column["metric"]) for column in shown},
+        }
+        for item in both
+    ]
+    measured = [column for column in shown if any(row["cells"][column["metric"]] for row in rows)]
+    one = ["One seed: the spread between seeds is not known."] if len(result["seeds"]) == 1 else []
+    kept = {name: result[name] for name in ("protocol", "title", "volume", "seeds")}
+    return {"comparison": run.name, **kept, "columns": measured, "rows": rows, "differences": [], "notes": one, "published": []}
+
+
+def sweep_table(sweep: Mapping[str, Any]) -> dict[str, Any]:
+    """The points of a sweep, in the form of comparison.json."""
+    points = [point for point in sweep["points"] if point.get("scores")]
+    benchmarks = [
+        match[1] for point in points[:1] for metric in point["scores"] if (match := ACCURACY.fullmatch(metric)) and match[1] != "avg"
+    ]
+    shown = [column for column in columns(benchmarks) if any(column["metric"] in point["scores"] for point in points)]
+    rows = [
+        {
+            "run": (point["runs"] or [""])[0],
+            "label": ", ".join(f"{name} = {plain(value)}" for name, value in point["values"].items()),
+            "generator": sweep["generator"],
+            "volume": sweep["volume"],
+            "cells": {
+                column["metric"]: {
+                    **point["scores"][column["metric"]],
+                    "best": number == sweep.get("best") and column["metric"] == AVERAGE,
+                    "tied": False,
+                }
+                if column["metric"] in point["scores"]
+                else None
+                for column in shown
+            },
+        }
+        for number, point in enumerate(sweep["points"])
+        if point.get("scores")
+    ]
+    kept = {name: sweep[name] for name in ("protocol", "title", "volume", "seeds")}
+    return {"comparison": sweep["sweep"], **kept, "columns": shown, "rows": rows, "differences": [], "notes": [], "published": []}
+
+
+def plain(value: Any) -> str:
+    """A setting's value as it is typed."""
+    return value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else json.dumps(value)
+
+
+def costs(run: Run) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: every stage with the time it took when it was made, whenever that was."""
+    rows = []
+    for manifest in run.manifests:
+        rate, size = manifest.get("images_per_second"), sum(manifest["files"].values())
+        speed = f"{rate:,.1f}" if isinstance(rate, (int, float)) else "-"
+        seconds = console.duration(float(manifest.get("seconds", 0)))
+        rows.append([manifest["name"], str(manifest.get("work", "")), seconds, speed, console.size(size), manifest["key"]])
+    return ["stage", "what", "time", "images / s", "disk", "key"], rows
+
+
+def finished(runs: Sequence[Run]) -> str:
+    """When the newest stage was made."""
+    return max((str(manifest.get("finished", "")) for run in runs for manifest in run.manifests), default="")
+
+
+def load(path: Path, kind: str, keys: set[str]) -> dict[str, Any]:
+    """A comparison.json or sweep.json. Raises UserError when it is not whole."""
+    found = read_json(path)
+    if not isinstance(found, dict) or not keys <= found.keys():
+        raise UserError(f"{path} is not a whole {kind}; make it again with synthbench {kind.replace('comparison', 'compare')}")
+    return found

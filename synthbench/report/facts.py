@@ -1,0 +1,133 @@
+"""What a report says of runs in words and numbers: cost, provenance, digests, settings, all scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import yaml
+
+from synthbench import console
+from synthbench.report.blocks import Block, Code, Facts, Fold, Grid, Text
+from synthbench.report.data import Run, costs, plain
+from synthbench.results import values
+from synthbench.store import read_json
+
+
+def cost(runs: Sequence[Run]) -> Iterator[Block]:
+    """Time and disk of every stage; of several runs first the sums."""
+    if len(runs) > 1:
+        lines = []
+        for run in runs:
+            disk = sum(sum(manifest["files"].values()) for manifest in run.manifests)
+            rate = run.result["cost"].get("images_per_second")
+            speed = f"{rate:,.1f}" if isinstance(rate, (int, float)) else "-"
+            lines.append(
+                [
+                    run.label,
+                    console.duration(own_seconds(run)),
+                    console.duration(all_seconds(run)),
+                    speed,
+                    console.size(disk),
+                    str(run.result["cost"]["device"]),
+                ]
+            )
+        header = ["", "train and generate", "all stages", "images / s", "disk", "device"]
+        yield Grid("Time on one device, as it was when the stages were made; stages that runs share are counted in each.", header, lines)
+    for run in runs:
+        header, rows = costs(run)
+        device = run.result["cost"]["device"]
+        text = f"{run.label}: {console.duration(all_seconds(run))} on one {device} device for all stages"
+        own = f", of which {console.duration(own_seconds(run))} train and run the generator"
+        text += "." if run.result["generator"] == "real" else f"{own}."
+        grid = Grid(
+            "Time each stage took when it was made; a cached stage costs nothing again.",
+            header[:5],
+            [row[:5] for row in rows],
+        )
+        yield from (Text(text), grid) if len(runs) == 1 else [Fold(f"Stages of {run.label}", [grid])]
+
+
+def all_seconds(run: Run) -> float:
+    return sum(float(manifest.get("seconds", 0)) for manifest in run.manifests)
+
+
+def own_seconds(run: Run) -> float:
+    """Of the generator: what it takes to make the set, without the recognizer and the measuring."""
+    return sum(float(manifest.get("seconds", 0)) for name in ("train", "enroll", "generate") for manifest in run.stages(name))
+
+
+def provenance(run: Run) -> Iterator[Block]:
+    traits = run.result["traits"]
+    words = {
+        "paper": "Paper",
+        "licence": "Licence",
+        "new_identities": "New identities",
+        "real_photographs": "Real photographs in the set",
+        "pretrained": "Pretrained networks",
+        "needs_labels": "Needs identity labels",
+    }
+    rows = [(title, say(traits[name])) for name, title in words.items() if name in traits]
+    rows += [("Real set", run.stages("real")[0].get("work", "")) if run.stages("real") else ("Real set", "its stage is gone")]
+    pictures = "rendered; no real person is shown on this page" if run.rendered else "may show real people: ask before passing it on"
+    yield Facts([*rows, ("Pictures", pictures)])
+
+
+def say(value: Any) -> str:
+    return (
+        {True: "yes", False: "no", "": "none", None: "none"}.get(value, str(value))
+        if isinstance(value, (bool, str, type(None)))
+        else plain(value)
+    )
+
+
+def digests(run: Run) -> Iterator[Block]:
+    """What would have to be equal for a result to be the same."""
+    rows = [(f"{name}", str(value)) for name, value in run.result["digests"].items() if value]
+    for stage in ("encoder", "judge", "recognizer"):
+        for manifest in run.stages(stage):
+            about = read_json(manifest["folder"] / "encoder.json")
+            if isinstance(about, dict) and about.get("digest"):
+                rows.append((f"{stage}, weights", str(about["digest"])))
+    for name in run.benchmarks:
+        about = read_json(run.folder("benchmarks") / name / "pairs.json")
+        if isinstance(about, dict):
+            rows.append((name, str(about.get("digest", ""))))
+    yield Fold("Digests", [Facts(rows)])
+    keys = [[row[0], row[5], row[1]] for row in costs(run)[1]]
+    yield Fold("Stages and their keys", [Grid("A key covers everything that may change a result.", ["stage", "key", "what"], keys)])
+
+
+def configuration(run: Run) -> Iterator[Block]:
+    """Everything that was set: the generator's settings and the recipe of the recognizer."""
+    yield Fold(
+        f"Settings of {run.result['generator']}",
+        [Code(yaml.safe_dump(run.result["settings"], sort_keys=False, allow_unicode=True).rstrip())],
+    )
+    for manifest in run.stages("recognizer")[:1]:
+        about = read_json(manifest["folder"] / "encoder.json")
+        if isinstance(about, dict) and "recipe" in about:
+            kept = {name: about[name] for name in ("recipe", "trained_on", "seed", "parameters", "resolution") if name in about}
+            yield Fold("Recipe of the recognizer", [Code(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True).rstrip())])
+
+
+def scores(run: Run) -> Iterator[Block]:
+    """Every score, and what was not measured, with the reason."""
+    rows = []
+    for metric in dict.fromkeys(score["metric"] for score in run.result["scores"]):
+        found = values(run.result, metric)
+        errors = [score["stderr"] for score in found if score["stderr"] is not None]
+        mean = float(np.mean([score["value"] for score in found]))
+        spread = f"{np.std([score['value'] for score in found], ddof=1):.4g}" if len(found) > 1 else "-"
+        better = "higher" if found[0]["higher_is_better"] else "lower"
+        rows.append([metric, f"{mean:.5g}", f"{np.mean(errors):.2g}" if errors else "-", spread, f"{found[0]['n']:,}", better])
+    header = ["metric", "value", "standard error", "std of seeds", "n", "better"]
+    yield Fold(f"All {len(rows)} scores", [Grid("Mean over seeds; n: pairs, images or classes.", header, rows)])
+    reasons: dict[str, list[str]] = {}
+    for skip in run.result["skipped"]:
+        reasons.setdefault(str(skip["reason"]), []).append(str(skip["metric"]))
+    if reasons:
+        yield Fold(
+            f"Not measured: {len(run.result['skipped'])}", [Facts([(", ".join(names), reason) for reason, names in reasons.items()])]
+        )

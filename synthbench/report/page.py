@@ -1,0 +1,195 @@
+"""A report as one HTML file: no script, no server, no external asset; light, dark, narrow, print, keyboard and screen reader.
+
+The content security policy of the page forbids everything but its own style and data images, so that it cannot fetch anything.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterator
+from html import escape as escape_html
+from itertools import groupby
+from pathlib import Path
+
+from synthbench.report.blocks import Block, Code, Document, Facts, Figure, Fold, Grid, Image, Images, Pairs, Results, Section, Text
+from synthbench.report.figures import variables
+from synthbench.tables import TIED, heading, legend, numeric, shown
+
+LIGHT = f"--ground: #fdfdfc; --raised: #f4f5f6; --link: #0b5394; --mark: #e7f0f9; {variables(0)}"
+DARK = f"--ground: #14171b; --raised: #1d2127; --link: #8ec5f5; --mark: #1c3146; {variables(1)}"
+STYLE = (Path(__file__).parent / "page.css").read_text("utf-8").replace("LIGHT", LIGHT).replace("DARK", DARK)
+
+DIRECTION = {True: ("↑", "higher is better"), False: ("↓", "lower is better"), None: ("", "")}
+
+
+def escape(text: str) -> str:
+    """Text for HTML; a number stays on one line with its unit."""
+    return escape_html(text).replace(" %", "\N{NO-BREAK SPACE}%").replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
+
+
+def page(document: Document) -> str:
+    """The whole file."""
+    links = "".join(f'<li><a href="#{escape(section.anchor)}">{escape(section.title)}</a></li>' for section in document.sections)
+    remarks = "".join(f"<li>{escape(remark)}</li>" for remark in document.remarks)
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta name="generator" content="synthbench">
+<meta name="description" content="{escape(document.verdict)}">
+<title>{escape(document.title)} – synthbench</title>
+<link rel="icon" href="data:,">
+<style>{STYLE}</style>
+</head>
+<body>
+<a class="skip" href="#content">Skip to the results</a>
+<header>
+<p class="kind">synthbench {escape(document.kind)}</p>
+<h1>{escape(document.title)}</h1>
+<p class="about">{escape(document.about)}</p>
+<p class="verdict">{escape(document.verdict)}</p>
+<ul class="remarks">{remarks}</ul>
+<ul class="tiles">{"".join(_tile(*tile) for tile in document.tiles)}</ul>
+</header>
+<nav class="bar" aria-label="Sections"><div><ul>{links}</ul></div></nav>
+<main id="content" tabindex="-1">
+{"".join(_section(section) for section in document.sections)}
+</main>
+<footer>
+<p>Made by <code>{escape_html(document.command)}</code></p>
+<p>{escape(document.made)}</p>
+</footer>
+</body>
+</html>
+"""
+
+
+def _tile(label: str, number: str, meaning: str) -> str:
+    value, _, error = number.partition(" ±")
+    shown_error = f' <span class="error">±{escape(error)}</span>' if error else ""
+    return f"<li><span>{escape(label)}</span><b>{escape(value)}{shown_error}</b><small>{escape(meaning)}</small></li>"
+
+
+def _section(section: Section) -> str:
+    parts = []
+    for plain, blocks in groupby(section.blocks, _stands_beside):
+        inner = "".join(_block(block) for block in blocks)
+        parts.append(f'<div class="figures">{inner}</div>' if plain else inner)
+    name = escape(section.anchor)
+    title = f'<h2 id="{name}-title">{escape(section.title)}</h2>'
+    return f'<section id="{name}" aria-labelledby="{name}-title">\n{title}\n{"".join(parts)}\n</section>\n'
+
+
+def _stands_beside(block: Block) -> bool:
+    return (isinstance(block, Figure) and not block.wide) or (isinstance(block, Grid) and block.beside)
+
+
+def _block(block: Block) -> str:
+    writer: Callable[..., str] = WRITERS[type(block)]
+    return writer(block)
+
+
+def _text(block: Text) -> str:
+    return f'<p class="quiet">{escape(block.text)}</p>' if block.quiet else f"<p>{escape(block.text)}</p>"
+
+
+def _facts(block: Facts) -> str:
+    return "<dl>" + "".join(f"<dt>{escape(term)}</dt><dd>{escape(value)}</dd>" for term, value in block.rows) + "</dl>"
+
+
+def _code(block: Code) -> str:
+    return f'<pre tabindex="0">{escape_html(block.text)}</pre>'
+
+
+def _fold(block: Fold) -> str:
+    return f"<details><summary>{escape(block.title)}</summary>{''.join(_block(inside) for inside in block.blocks)}</details>"
+
+
+def _scroll(label: str, table: str) -> str:
+    """A box that scrolls sideways instead of the page, reachable by keyboard."""
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">{table}</div>'
+
+
+def _grid(block: Grid) -> str:
+    kinds = ["" if numeric(block.rows, i) else ' class="text"' for i in range(len(block.header))]
+    head = "".join(f'<th scope="col"{kind}>{escape(name)}</th>' for name, kind in zip(block.header, kinds))
+    body = ""
+    for row in block.rows:
+        cells = "".join(f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row[1:], kinds[1:]))
+        body += f'<tr><th scope="row"{kinds[0]}>{escape(row[0])}</th>{cells}</tr>'
+    caption = f"<caption><span>{escape(block.caption)}</span></caption>"
+    return _scroll(block.caption, f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+
+
+def _results(block: Results) -> str:
+    """The table of results with its marks and notes."""
+    comparison = block.comparison
+    columns = comparison["columns"]
+    head = '<th scope="col" class="text"><span class="hidden">generator</span></th>'
+    for column in columns:
+        arrow, words = DIRECTION[column.get("higher_is_better")]
+        mark = f'<span class="unit"><span aria-hidden="true">{arrow}</span><span class="hidden">{words}</span></span>'
+        head += f'<th scope="col">{escape(heading(column))}{mark}</th>'
+    body = []
+    for row in comparison["rows"]:
+        cells = []
+        for column in columns:
+            cell = row["cells"].get(column["metric"]) or {}
+            value, error = shown(cell, column)
+            scale, digits = column.get("scale", 1.0), column.get("digits", 2)
+            known = cell.get("low") is not None and cell.get("high") is not None
+            title = f' title="95 % interval {cell["low"] * scale:.{digits}f} to {cell["high"] * scale:.{digits}f}"' if known else ""
+            best = ' class="best"' if cell.get("best") else ""
+            mark = TIED if cell.get("tied") else ""
+            cells.append(f"<td{best}{title}>{escape(value)}{mark}" + (f"<span>±{escape(error)}</span>" if error else "") + "</td>")
+        body.append(f'<tr><th scope="row">{escape(row["label"])}</th>{"".join(cells)}</tr>')
+    caption = f'<caption class="hidden">Results under protocol {escape(str(comparison["protocol"]))}</caption>'
+    table = f'<table class="results">{caption}<thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+    parts = [_scroll("Results", table)]
+    parts += [f'<p class="quiet">{escape(note)}</p>' for note in legend(comparison)]
+    return "".join(parts)
+
+
+def _figure(block: Figure) -> str:
+    head, _, rest = block.svg.partition(">")
+    drawing = f'{head} role="img" aria-label="{escape(block.alt)}">{rest}'
+    wide = ' class="wide"' if block.wide else ""
+    return f"<figure{wide}>{drawing}<figcaption>{escape(block.caption)}</figcaption></figure>"
+
+
+def _img(image: Image) -> str:
+    data = base64.b64encode(image.png()).decode()
+    height, width = image.pixels.shape[:2]
+    small = ' class="small"' if width < 80 else ""
+    return f'<img{small} src="data:image/png;base64,{data}" width="{width}" height="{height}" alt="{escape(image.alt)}">'
+
+
+def _images(block: Images) -> str:
+    head = '<th scope="col"><span class="hidden">row</span></th>' + "".join(f'<th scope="col">{escape(name)}</th>' for name in block.header)
+    body = "".join(
+        f'<tr><th scope="row">{escape(label)}</th>'
+        + "".join(f"<td>{_img(image)}<span>{escape(image.label)}</span></td>" if image else "<td></td>" for image in images)
+        + "</tr>"
+        for label, images in block.rows
+    )
+    count = max(len(images) for _, images in block.rows)
+    wide = " wide" if max(len(label) for label, _ in block.rows) > 3 else ""
+    start = f'<table class="images{wide}" style="max-width: {min(58, 5.6 * count + 3):g}rem">'
+    table = f"{start}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<figure>{table}<figcaption>{escape(block.caption)}</figcaption></figure>"
+
+
+def _pairs(block: Pairs) -> str:
+    def lists() -> Iterator[str]:
+        for label, pairs in block.rows:
+            items = "".join(f"<li><div>{_img(a)}{_img(b)}</div><span>{escape(text)}</span></li>" for a, b, text in pairs)
+            yield f'<h3>{escape(label)}</h3><ul class="pairs">{items}</ul>'
+
+    return f'<p class="quiet">{escape(block.caption)}</p>{"".join(lists())}'
+
+
+WRITERS: dict[type, Callable[..., str]] = {
+    Text: _text, Facts: _facts, Grid: _grid, Results: _results, Code: _code, Figure: _figure, Images: _images, Pairs: _pairs, Fold: _fold,
+}  # fmt: skip

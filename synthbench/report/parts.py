@@ -1,0 +1,308 @@
+"""What a report shows of runs: figures, image grids, pairs. Each part yields blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from synthbench.evaluators.statistics import unit
+from synthbench.report import figures
+from synthbench.report.blocks import Block, Figure, Grid, Image, Images, Pairs, Section, Text
+from synthbench.report.data import Run, read_histograms, read_log
+from synthbench.results import SHORT, values
+from synthbench.tables import number
+from synthbench.types import Skipped, UserError
+
+ACROSS = 10  # images in a row
+PEOPLE = 8  # identities that are shown
+HIDDEN = "Photographs of real people are left out; `--photographs` puts them in, for a page that is not passed on."
+
+
+def section(anchor: str, title: str, build: Callable[[], Iterable[Block]]) -> Section | None:
+    """A section; what is damaged or gone leaves a line that says so, and a section without blocks is none."""
+    blocks: list[Block] = []
+    try:
+        for block in build():
+            blocks.append(block)
+    except (UserError, Skipped, OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        blocks.append(Text(f"Not shown: {error or type(error).__name__}", quiet=True))
+    return Section(anchor, title, blocks) if blocks else None
+
+
+def short(benchmark: str) -> str:
+    return SHORT.get(benchmark, benchmark)
+
+
+# ---------------------------------------------------------------------------------------------------------------- figures
+
+
+def accuracy(table: Mapping[str, Any]) -> Iterator[Block]:
+    """Accuracies with 95 % intervals, from a table in the form of comparison.json."""
+    columns = [column for column in table["columns"] if column["metric"].startswith("verification/")]
+    series = {}
+    for row in table["rows"]:
+        cells = [row["cells"].get(column["metric"]) for column in columns]
+        series[row["label"]] = [interval(cell) for cell in cells]
+    if not columns or not any(any(found) for found in series.values()):
+        return
+    labels = [column["title"] for column in columns]
+    svg = figures.intervals("accuracy", labels, series, "accuracy, %")
+    alt = "Accuracy with 95 % interval. " + " ".join(
+        f"{title}: " + ", ".join(f"{label} {value[0]:.1f}" for label, value in zip(labels, found) if value) + "."
+        for title, found in series.items()
+    )
+    yield Figure("accuracy", svg, alt, "Accuracy on each benchmark and on average. Lines are 95 % intervals over test pairs and seeds.")
+
+
+def interval(cell: Mapping[str, Any] | None) -> tuple[float, float, float] | None:
+    """(value, low, high); the value alone where no error is known."""
+    if not cell or cell.get("value") is None:
+        return None
+    low, high = cell.get("low"), cell.get("high")
+    return cell["value"], cell["value"] if low is None else low, cell["value"] if high is None else high
+
+
+def roc(runs: Mapping[str, list[dict[str, Any]]]) -> Iterator[Block]:
+    """`runs[label]`: per-pair results by benchmark, of each seed."""
+    curves = {
+        label: [figures.roc_points(found.distance, found.same) for results in seeds for found in results.values()]
+        for label, seeds in runs.items()
+    }
+    curves = {label: found for label, found in curves.items() if found}
+    if not curves:
+        return
+    at = 0.01
+    rates = {label: float(np.mean([np.interp(at, far, tar) for far, tar in found])) for label, found in curves.items()}
+    told = "; ".join(f"{label} accepts {rate:.0%} of genuine pairs" for label, rate in rates.items())
+    caption = "ROC of the recognizer, mean over benchmarks" + (" (bold) and each benchmark (thin)." if len(curves) <= 3 else ".")
+    yield Figure("roc", figures.roc("roc", curves), f"ROC curves. At a false accept rate of 1 %, {told}.", caption)
+
+
+def histograms(runs: Mapping[str, Run]) -> Iterator[Block]:
+    """Genuine and impostor similarities inside each set, and inside the real one, by the judge."""
+    rows: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    edges = np.empty(0)
+    for label, run in runs.items():
+        for manifest in run.stages("evaluate")[:1]:
+            found = read_histograms(manifest["folder"])
+            edges = found["edges"]
+            if run.result["generator"] != "real":
+                rows[label] = (found["genuine"], found["impostor"])
+            real = (found["real_genuine"], found["real_impostor"])
+    if len(edges):
+        rows = {**rows, "real": real}
+        middle = (edges[1:] + edges[:-1]) / 2
+        mean = {title: [float(np.average(middle, weights=counts)) for counts in pair] for title, pair in rows.items()}
+        told = "; ".join(f"{title}: same identity {same:.2f}, different identities {other:.2f}" for title, (same, other) in mean.items())
+        svg = figures.histograms("separation", edges, rows, "cosine similarity, by the judge")
+        caption = "How alike two images of a set are, for the judge, which no generator has seen."
+        same = {title: counts[middle > 0.995].sum() / max(counts.sum(), 1) for title, (counts, _) in rows.items()}
+        caption += "".join(f" {share:.1%} of the pairs of {title} are one image twice." for title, share in same.items() if share > 0.003)
+        yield Figure("separation", svg, f"Histograms of cosine similarity. Means: {told}.", caption)
+
+
+def similarity(run: Run) -> Iterator[Block]:
+    """Requested against realised similarity, where the set records what was requested."""
+    faces = run.faces()
+    if not {"m", "similarity"} <= faces.columns.keys():
+        return
+    asked, got = faces.columns["m"].astype(float), faces.columns["similarity"].astype(float)
+    kept = np.isfinite(asked) & np.isfinite(got) & (faces.columns.get("real", np.zeros(len(faces))) == 0)
+    if not kept.any():
+        return
+    svg = figures.similarity("similarity", asked[kept], {"realised, by the encoder": got[kept]})
+    found = {kind: at_m(run, f"{kind}/at_m/") for kind in ("similarity", "similarity/judge")}
+    alt = "Similarity realised at each similarity requested. " + ", ".join(f"m {m}: {value}" for m, value in found["similarity"].items())
+    rho = values(run.result, "similarity/requested_vs_realised/spearman")
+    told = f" Rank correlation over images: {rho[0]['value']:.2f}." if rho else ""
+    caption = f"Similarity to the inquiry that was requested and that came out: mean, middle half and middle 90 % of the images.{told}"
+    yield Figure("similarity", svg, alt, caption)
+    if found["similarity"]:
+        rows = [[m, value, found["similarity/judge"].get(m, "-")] for m, value in found["similarity"].items()]
+        yield Grid("Mean similarity to the inquiry, with one standard error over identities.", ["m", "encoder", "judge"], rows, beside=True)
+
+
+def at_m(run: Run, prefix: str) -> dict[str, str]:
+    """Mean and error by m, as text, from the highest m to the lowest."""
+    found = {score["metric"].removeprefix(prefix): score for score in run.result["scores"] if score["metric"].startswith(prefix)}
+    return {m: f"{found[m]['value']:.2f} ±{found[m]['stderr'] or 0:.2f}" for m in sorted(found, key=float, reverse=True)}
+
+
+def embedding(run: Run, people: int = PEOPLE) -> Iterator[Block]:
+    """t-SNE of the judge's embeddings of the identities that the image grid shows."""
+    from sklearn.manifold import TSNE
+
+    faces, inquiries = run.faces(), run.inquiries()
+    rows = np.concatenate([generated(faces, identity)[:40] for identity in range(min(people, faces.identities))])
+    judge = run.judge()
+    vectors, identity = judge.embed(faces.images(rows)).numpy(), faces.identity[rows]
+    special = np.zeros(len(rows), bool)
+    if inquiries is not None:
+        count = min(people, faces.identities)
+        vectors = np.concatenate([vectors, judge.embed(inquiries.images(range(count))).numpy()])
+        identity, special = np.append(identity, np.arange(count)), np.append(special, np.ones(count, bool))
+    if len(vectors) < 8:
+        return
+    tsne = TSNE(perplexity=min(20, len(vectors) / 4), init="pca", metric="cosine", random_state=0, max_iter=750)
+    points = np.asarray(tsne.fit_transform(unit(vectors)), float)
+    labels = [str(person + 1) for person in range(int(identity.max()) + 1)]
+    nearest = ((points[:, None] - points[None]) ** 2).sum(2) + np.diag(np.full(len(points), np.inf))
+    share = float((identity[nearest.argmin(1)] == identity).mean())
+    rings = " Rings: inquiries." if special.any() else ""
+    caption = f"t-SNE of the judge's embeddings of the first {len(labels)} identities, numbered as in the images.{rings}"
+    caption += " Distances between groups mean little."
+    alt = f"Scatter plot of {len(points)} images of {len(labels)} identities; {share:.0%} lie nearest to an image of their own identity."
+    yield Figure("tsne", figures.scatter("tsne", points, identity, special, labels), alt, caption)
+
+
+def training(run: Run) -> Iterator[Block]:
+    for stage, title, shown in (
+        ("train", "The generator's training", {"loss": "loss", "mse": "reconstruction loss", "similarity": "similarity"}),
+        ("recognizer", "The recognizer's training", {"loss": "loss", "images_per_second": "images / s"}),
+    ):
+        for manifest in run.stages(stage)[:1]:
+            lines = read_log(manifest["folder"])
+            if len(lines) > 2:
+                svg = figures.training(f"training-{stage}", lines, shown)
+                first, last = lines[0].get("loss", float("nan")), lines[-1].get("loss", float("nan"))
+                alt = f"Training curves over {lines[-1]['step']:,.0f} steps; the loss goes from {first:.3g} to {last:.3g}."
+                yield Figure(f"training-{stage}", svg, alt, f"{title}: {manifest.get('work', '')}.")
+
+
+# ----------------------------------------------------------------------------------------------------------------- images
+
+
+def picture(pixels: Any, alt: str, label: str = "") -> Image:
+    """From a (3, R, R) uint8 tensor."""
+    return Image(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()), alt, label)
+
+
+def generated(faces: Any, identity: int) -> np.ndarray:
+    """Rows of the synthetic images of an identity; all of them when there are only photographs."""
+    own = np.flatnonzero(faces.identity == identity)
+    real = faces.columns.get("real", np.zeros(len(faces)))[own]
+    return own[real == 0] if (real == 0).any() else own
+
+
+def photographs_only(faces: Any) -> bool:
+    return bool("real" in faces.columns and (faces.columns["real"] != 0).all())
+
+
+def chosen(faces: Any, identity: int, across: int = ACROSS) -> np.ndarray:
+    """Rows of one identity to show; where m varies, from the highest to the lowest."""
+    own = generated(faces, identity)
+    if "m" not in faces.columns or len(own) < 2:
+        return own[:across]
+    m = faces.columns["m"][own]
+    kinds = np.unique(m[np.isfinite(m)])[::-1]
+    if 1 < len(kinds) <= across:
+        each = max(1, across // len(kinds))
+        return np.concatenate([own[m == kind][:each] for kind in kinds])
+    order = own[np.argsort(-m, kind="stable")] if len(kinds) > 1 else own
+    return order[np.unique(np.linspace(0, len(order) - 1, across).astype(int))] if len(kinds) > 1 else order[:across]
+
+
+def images(run: Run, photographs: bool, people: int = PEOPLE, name: str = "samples", across: int = ACROSS) -> Iterator[Block]:
+    """Identities x samples, the inquiry first; below each image its similarity to the inquiry where the set records it."""
+    faces, inquiries = run.faces(), run.inquiries()
+    free = run.rendered or photographs
+    if photographs_only(faces) and not free:
+        yield Text(HIDDEN, quiet=True)
+        return
+    m, similar = (faces.columns.get(column) for column in ("m", "similarity"))
+    rows, heads = [], []
+    for identity in range(min(people, faces.identities)):
+        line: list[Image | None] = []
+        if inquiries is not None and free and identity < len(inquiries):
+            line.append(picture(inquiries.images([identity])[0], f"identity {identity + 1}, inquiry", "inquiry"))
+        picked = chosen(faces, identity, across)
+        heads.append([number(float(m[row]), 2).rstrip("0").rstrip(".") if m is not None else "" for row in picked])
+        for place, row in enumerate(picked):
+            told = f"{float(similar[row]):.2f}" if similar is not None else ""
+            alt = f"identity {identity + 1}, sample {place + 1}" + (f", m {heads[-1][place]}" if m is not None else "")
+            line.append(picture(faces.images([int(row)])[0], alt + (f", similarity {told}" if told else ""), told))
+        rows.append((str(identity + 1), line))
+    count = max(len(line) for _, line in rows)
+    first = [""] if count > max(map(len, heads)) else []
+    same = m is not None and all(head == heads[0] for head in heads) and len(set(heads[0])) > 1
+    header = [*first, *(f"m {value}" if same else str(i + 1) for i, value in enumerate(heads[0]))]
+    header += [str(i) for i in range(len(header), count)]
+    caption = f"{run.label}: identities in rows, samples in columns"
+    caption += ", from the highest to the lowest similarity m requested." if same else "."
+    caption += " Below each image: its similarity to the inquiry, by the encoder." if similar is not None else ""
+    yield Images(name, caption, header, rows)
+    if inquiries is not None and not free:
+        yield Text(HIDDEN, quiet=True)
+
+
+def verification_pairs(run: Run, photographs: bool, count: int = 7) -> Iterator[Block]:
+    """Pairs furthest on the wrong and on the right side of the threshold, over all benchmarks, first seed."""
+    from synthbench.data.pairs import open_pairs
+
+    seeds = run.pairs()
+    found = {name: result for name, result in (seeds[0] if seeds else {}).items() if name.startswith("world-") or photographs}
+    if seeds and len(found) < len(seeds[0]):
+        yield Text(HIDDEN, quiet=True)
+    if not found:
+        return
+    names = list(found)
+    bench = np.concatenate([np.full(len(result.same), i) for i, result in enumerate(found.values())])
+    row = np.concatenate([np.arange(len(result.same)) for result in found.values()])
+    same = np.concatenate([result.same for result in found.values()])
+    limit = np.concatenate([result.threshold for result in found.values()])
+    distance = np.concatenate([result.distance for result in found.values()])
+    margin = distance - limit  # below zero: taken for the same person
+    folder = run.folder("benchmarks")
+    sets = {name: open_pairs(folder / name) for name in names}
+
+    def row_of(title: str, order: np.ndarray, which: np.ndarray) -> tuple[str, list[tuple[Image, Image, str]]]:
+        pairs = []
+        for at in [at for at in order if which[at]][:count]:
+            name = names[bench[at]]
+            pair = sets[name]
+            sides = [picture(pair.images.images([int(side[row[at]])])[0], f"{title}: {word} of a pair of {short(name)}")
+                     for side, word in ((pair.left, "left"), (pair.right, "right"))]  # fmt: skip
+            pairs.append((*sides, f"{short(name)}: {distance[at]:.2f} (limit {limit[at]:.2f})"))
+        return title, pairs  # type: ignore[return-value]
+
+    up, down = np.argsort(margin, kind="stable"), np.argsort(-margin, kind="stable")
+    wrong = (margin < 0) != same
+    rows = [
+        row_of("Worst: one person, taken for two", down, same & wrong),
+        row_of("Worst: two people, taken for one", up, ~same & wrong),
+        row_of("Best: one person, recognized", up, same & ~wrong),
+        row_of("Best: two people, told apart", down, ~same & ~wrong),
+    ]
+    yield Pairs(
+        "pairs", "Squared distance of the two embeddings, and the limit below which they count as one person.", [r for r in rows if r[1]]
+    )
+
+
+def closest_people(run: Run, photographs: bool, count: int = 7) -> Iterator[Block]:
+    """The generated identities that come closest to a person of the real set, from leakage.npz."""
+    from synthbench.data.faces import open_faces
+
+    path = run.folder("evaluate") / "leakage.npz"
+    if not path.is_file():
+        return
+    with np.load(path, allow_pickle=False) as file:
+        image, other, cosine, names = (file[name] for name in ("image", "real_image", "image_cosine", "real_name"))
+    order = [row for row in np.argsort(-np.nan_to_num(cosine, nan=-2), kind="stable") if image[row] >= 0 and other[row] >= 0][:count]
+    limit = values(run.result, "leakage/image_to_image/threshold")
+    told = f" From {limit[0]['value']:.2f} on, the judge takes two images for one person." if limit else ""
+    if not run.rendered and not photographs:
+        yield Text(f"Highest similarities to a real person: {', '.join(f'{cosine[row]:.2f}' for row in order)}.{told} {HIDDEN}")
+        return
+    faces, real = run.faces(), open_faces(run.folder("real"))
+    pairs = [
+        (
+            picture(faces.images([int(image[row])])[0], "generated"),
+            picture(real.images([int(other[row])])[0], f"person {names[row]} of the real set"),
+            f"{cosine[row]:.2f}, person {names[row]}",
+        )
+        for row in order
+    ]
+    text = f"Left: generated. Right: the image of the real set that the judge finds most alike, with its cosine similarity.{told}"
+    yield Pairs("closest", text, [("The closest matches", pairs)])
