@@ -200,14 +200,22 @@ def export_command(run: str, form: str, out: Path | None, runs: Path) -> None:
     console.note(f"{len(faces):,} images of {faces.identities:,} identities in {target}")
 
 
-@cli.command("ui", short_help="MLflow on the runs folder.")
-@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
+@cli.command("ui", short_help="MLflow on the runs folder, or Optuna's dashboard.")
+@click.option("--port", type=click.IntRange(1, 65535), help="[default: 5000; with --optuna 8080]")
+@click.option(
+    "--optuna", "sweep", is_flag=False, flag_value="", metavar="[SWEEP]", help="optuna-dashboard of a sweep.  [default: the latest]"
+)
 @RUNS
-def ui_command(port: int, runs: Path) -> None:
-    """Start MLflow on loopback and print the link that opens on the runs."""
+def ui_command(port: int | None, sweep: str | None, runs: Path) -> None:
+    """Start MLflow, or optuna-dashboard, on loopback and print the link that opens on the runs, or on a sweep."""
+    if sweep is not None:
+        from synthbench.sweep import dashboard
+
+        dashboard.serve(runs.absolute(), sweep or None, port or 8080)
+        return
     from synthbench import tracking
 
-    tracking.ui(runs.absolute(), port)
+    tracking.ui(runs.absolute(), port or 5000)
 
 
 @cli.command("sync", short_help="Mirror runs to MLflow that are not there yet.")
