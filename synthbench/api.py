@@ -14,9 +14,8 @@ import pandas as pd
 
 from synthbench import console
 from synthbench.comparable import cost
-from synthbench.results import Result, find_run, read_run
+from synthbench.results import Result, damaged, find_run, read_run
 from synthbench.store import Store
-from synthbench.types import UserError
 
 if TYPE_CHECKING:
     from synthbench.data.faces import FaceSet
@@ -75,5 +74,5 @@ def _result(store: Store, run: str) -> Result:
     path = find_run(store, run) / "run.json"
     result = read_run(path)
     if result is None:
-        raise UserError(f"{path} is not a whole result; run the command that made it again")
+        raise damaged(path)
     return result

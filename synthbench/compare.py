@@ -118,7 +118,7 @@ def _run(store: Store, name: str) -> Result:
     path = results.find_run(store, name) / "run.json"
     result = results.read_run(path)
     if result is None:
-        raise UserError(f"{path} is not a whole result; run the command that made it again")
+        raise results.damaged(path)
     return result
 
 

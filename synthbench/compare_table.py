@@ -37,7 +37,7 @@ def show(comparison: Mapping[str, Any]) -> None:
         console.table("the sets, and what they cost", ["", *map(tables.heading, other)], cells_of)
     _differences(comparison)
     _needs(comparison["rows"])
-    _published(comparison["published"])
+    _published(comparison)
     for note in (LEGEND, *comparison["notes"]):
         console.note(note)
 
@@ -102,15 +102,7 @@ def _needs(rows: Sequence[Mapping[str, Any]]) -> None:
         console.table("what each needs", ["", "identities", "real photographs", "pretrained", "licence"], lines)
 
 
-def _published(rows: Sequence[Mapping[str, str]]) -> None:
-    if not rows:
-        return
-    header = ["method", "size", "recipe", "LFW", "CFP-FP", "AgeDB", "CALFW", "CPLFW", "AVG", "gap", "source", ""]
-    lines = []
-    for row in rows:
-        recipe = " / ".join(part for part in (row["loss"], row["backbone"]) if part)
-        five = [row[name] or "-" for name in ("lfw", "cfp-fp", "agedb-30", "calfw", "cplfw")]
-        average = row["avg_recomputed"] or row["avg_printed"]
-        remark = "; ".join(part for part in (row["erratum"], row["note"]) if part)
-        lines.append([row["method"], row["size"], recipe, *five, average, row["gap_points"] or "-", row["source"], remark])
-    console.table("published numbers: on photographs, under other recipes; not comparable with the rows above", header, lines)
+def _published(comparison: Mapping[str, Any]) -> None:
+    header, rows = tables.published(comparison)
+    if rows:
+        console.table("published numbers: on photographs, under other recipes; not comparable with the rows above", header, rows)

@@ -46,7 +46,7 @@ MEASURED = (
     Column("leakage/real_photographs", "real photographs", "%", 1, None, 100),
 )
 COSTS = (
-    Column("cost/hours", "hours per seed", "h", 2, group="cost"),
+    Column("cost/hours", "hours per seed", "", 2, group="cost"),
     Column("cost/images_per_second", "img/s", "", 1, group="cost"),
     Column("cost/disk_bytes", "disk per seed", "MB", 0, scale=1e-6, group="cost"),
 )
@@ -257,6 +257,8 @@ def _notes(entries: Sequence[Entry], found: list[dict[str, Any]]) -> tuple[float
         notes.append(
             f"n = 1 seed{who}: the spread between seeds is not known, so differences are between these networks and no ranks are given"
         )
+    elif counts[0] == 2:
+        notes.append("two seeds say little about the spread between seeds, which makes the intervals wide; take three or more")
     detectable = None
     if averages:
         typical = inference.Error(*(statistics.fmean(getattr(error, part) for error in averages) for part in ("sampling", "seeds")))
@@ -276,7 +278,9 @@ def _notes(entries: Sequence[Entry], found: list[dict[str, Any]]) -> tuple[float
         f"hours and disk are of one seed, without what all runs share (real set, encoder, judge, benchmarks); on {', '.join(devices)}"
     )
     reasons: dict[str, list[str]] = {}
-    for skip in (skip for item in entries for skip in item.result["skipped"] if skip["metric"] in {c.metric for c in MEASURED}):
-        reasons.setdefault(skip["reason"], []).append(skip["metric"])
-    notes += [f"skipped {', '.join(dict.fromkeys(metrics))}: {reason}" for reason, metrics in reasons.items()]
+    measured = {column.metric for column in MEASURED}
+    for item in entries:
+        for skip in (skip for skip in item.result["skipped"] if skip["metric"] in measured):
+            reasons.setdefault(f"{skip['metric']}: {skip['reason']}", []).append(item.label)
+    notes += [f"skipped for {'all' if len(rows) == len(entries) else ', '.join(rows)}: {what}" for what, rows in reasons.items()]
     return detectable, notes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shlex
 import sys
@@ -97,7 +98,7 @@ def make_job(request: Request, store: Store, protocol: Protocol) -> Job:
 
     set_threads()
     device, why = pick_device(request.device)
-    console.note(f"device {why}")
+    _say_once(f"device {why}")
     job = Job(store, protocol, request.generator, Volume.parse("all"), device, parse_set(request.settings))
     finite = job.generator.traits.finite
     volume = Volume.parse(request.volume or ("all" if finite else protocol.volume))
@@ -106,6 +107,12 @@ def make_job(request: Request, store: Store, protocol: Protocol) -> Job:
     if volume.identities == 1:
         raise UserError(f"volume {volume} has one identity; a recognizer needs at least two")
     return Job(store, protocol, request.generator, volume, device, parse_set(request.settings))
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    """For what every request of one command would repeat."""
+    console.note(text)
 
 
 def remembered(request: Request) -> Result | None:

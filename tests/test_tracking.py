@@ -298,3 +298,71 @@ def test_ui_answers_shows_the_runs_and_ends_with_ctrl_c(mirrored):
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", port))  # nobody is left on it
+
+
+# --------------------------------------------------------------------------------------------- comparisons and sweeps
+
+
+def write_group(root: Path, value: float = 80.0) -> Path:
+    """A comparison of two rows, of which the first is the best."""
+    cell = {"value": value, "sampling_stderr": 0.5, "seed_std": None, "low": 79.0, "high": 81.0, "n": 1, "best": True, "tied": False}
+    one = {"run": "one-1", "label": "one 20x4", "generator": "one", "volume": "20x4", "cells": {"verification/avg/accuracy": cell}}
+    two = {"run": "two-2", "label": "two m=[0, 1]", "generator": "two", "volume": "20x4", "cells": {"verification/avg/accuracy": None}}
+    folder = root / "comparisons" / "mine"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "table.csv").write_text("a,b\n")
+    data = {"comparison": "mine", "protocol": "demo", "seeds": [0], "rows": [one, two], "detectable_points": 1.5, "command": "synthbench"}
+    write_json(folder / "comparison.json", data)
+    return folder / "comparison.json"
+
+
+def test_a_comparison_is_a_parent_with_its_best_row_s_numbers_and_a_child_per_row(ready):
+    store, _ = ready
+    path = write_group(store.root)
+    tracking.mirror_group(store, path)
+    runs = {run.info.run_name: run for run in runs_of(store.root, "synthbench")}
+    assert set(runs) == {"mine", "one 20x4", "two m=[0, 1]"}
+    parent, child = runs["mine"], runs["one 20x4"]
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id and parent.data.tags["synthbench.kind"] == "comparison"
+    assert parent.data.metrics["verification/avg/accuracy"] == 80 and parent.data.metrics["detectable_points"] == 1.5
+    assert child.data.metrics["verification/avg/accuracy/low"] == 79 and not runs["two m=[0, 1]"].data.metrics
+    client = mlflow.MlflowClient(f"sqlite:///{store.root / 'mlflow.db'}")
+    assert {item.path for item in client.list_artifacts(parent.info.run_id)} == {"comparison.json", "table.csv"}
+
+
+def test_a_comparison_is_logged_once_and_replaced_when_it_changed(ready):
+    store, _ = ready
+    tracking.mirror_group(store, write_group(store.root))
+    tracking.mirror_group(store, write_group(store.root))
+    assert len(runs_of(store.root, "synthbench")) == 3
+    tracking.mirror_group(store, write_group(store.root, 85.0))
+    assert len(runs_of(store.root, "synthbench")) == 3
+    (parent,) = (run for run in runs_of(store.root, "synthbench") if run.info.run_name == "mine")
+    assert parent.data.metrics["verification/avg/accuracy"] == 85
+
+
+def test_sync_logs_comparisons_and_sweeps_and_leaves_out_what_is_damaged(ready):
+    store, _ = ready
+    shutil.rmtree(store.root / "results")
+    write_group(store.root)
+    points = [
+        {"values": {"sample.m": 0.0}, "runs": ["r0"], "state": "complete", "scores": {"verification/avg/accuracy": {"value": 70.0}}},
+        {"values": {"sample.m": 1.0}, "runs": [], "state": "failed", "scores": {}},
+    ]
+    for name, data in (("m", {"sweep": "m", "points": points, "best": 0, "statement": "flat"}), ("bad", {"sweep": "other"})):
+        (store.root / "sweeps" / name).mkdir(parents=True)
+        write_json(store.root / "sweeps" / name / "sweep.json", data)
+    (store.root / "comparisons" / "half").mkdir()
+    (store.root / "comparisons" / "half" / "comparison.json").write_text("{")
+    assert tracking.synchronise(store) == 2 and tracking.synchronise(store) == 0
+    runs = {run.info.run_name: run for run in runs_of(store.root, "synthbench")}
+    assert {"m", "m=0.0", "m=1.0", "mine"} <= set(runs) and "bad" not in runs
+    assert runs["m"].data.metrics["verification/avg/accuracy"] == 70 and runs["m"].data.params["statement"] == "flat"
+    assert runs["m=1.0"].data.tags["synthbench.state"] == "failed"
+
+
+def test_a_failure_to_log_a_comparison_is_a_warning(tmp_path, monkeypatch, capsys):
+    path = write_group(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    tracking.mirror_group(Store(tmp_path), path)
+    assert "not mirrored to MLflow" in capsys.readouterr().err and path.is_file()
