@@ -83,9 +83,8 @@ def comparison_verdict(comparison: Mapping[str, Any]) -> str:
         return (
             f"{best['label']} is best: {value} % on average, {first['points']:.1f} points above {second['label']} ({bounds}{told_p}){tail}."
         )
-    return (
-        f"The data cannot tell {best['label']} ({value} %) from {second['label']}: {first['points']:+.1f} points ({bounds}{told_p}){tail}."
-    )
+    other = f"{second['label']} ({number(second['cells'][AVERAGE]['value'], 1)} %)"
+    return f"The data cannot tell {best['label']} ({value} %) from {other}: {first['points']:+.1f} points ({bounds}{told_p}){tail}."
 
 
 def difference(comparison: Mapping[str, Any], a: str, b: str, metric: str = AVERAGE) -> dict[str, Any] | None:
