@@ -110,13 +110,14 @@ def _swept(made: dict[str, Any], as_json: bool, runs: Path) -> None:
     """Print a sweep. Exit code 1 when a point failed."""
     from synthbench import console, sweep
 
-    if as_json:
+    failed = any(point["state"] == "failed" for point in made["points"])
+    if as_json and not failed:
         click.echo(json.dumps(made, allow_nan=False))
     else:
         sweep.print_table(made)
         click.echo(made["statement"])
         console.note(f"curve: {runs / 'sweeps' / made['sweep'] / 'curve.png'}; report: synthbench report {made['sweep']} --runs {runs}")
-    if any(point["state"] == "failed" for point in made["points"]):
+    if failed:
         raise click.exceptions.Exit(1)
 
 

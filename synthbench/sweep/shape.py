@@ -29,7 +29,7 @@ class Joint:
 
     def error(self, w: np.ndarray) -> Error:
         """Of the contrast with weights w (G,)."""
-        sampling = float(w @ self.sampling @ w)
+        sampling = max(0.0, float(w @ self.sampling @ w))
         if not self.freedom:
             return Error(sampling)
         return Error(max(sampling - float(w**2 @ self.shared), 0.0), float(w**2 @ self.seeds), self.freedom)
@@ -37,7 +37,7 @@ class Joint:
     def contrast(self, w: np.ndarray) -> Difference:
         """sum_g w_g value_g for weights w (G,) that add up to zero, with its interval and p."""
         points, error = float(w @ self.values), self.error(w)
-        return Difference(points, *error.around(points), error.p(points), error, float(w @ self.sampling @ w) ** 0.5)
+        return Difference(points, *error.around(points), error.p(points), error, max(0.0, float(w @ self.sampling @ w)) ** 0.5)
 
     def difference(self, i: int, j: int) -> Difference:
         """Point i minus point j."""
@@ -67,7 +67,7 @@ class Shape:
     best: int  # the highest point
     beaten: list[int]  # interior points that are better (or, for a minimum, worse) than both ends, tested
     p: float  # of the claim, adjusted; for flat, of the nearest claim
-    over_ends: tuple[Difference, Difference]  # the best interior point minus the first and the last point
+    over_ends: tuple[Difference, Difference]  # the best interior point (of those tested better) minus the first and the last point
     interior: int  # which one that is
     trend: Difference  # slope from end to end of the straight line through all points
     bend: Difference  # coefficient of the quadratic fit, x scaled to -1..1; negative for an inverted U
@@ -95,7 +95,7 @@ def shape(x: Sequence[float], curve: Joint) -> Shape:
     adjusted = holm([*claims, trend.p])
     shown = {sign: [i for i, p in zip(inside, adjusted) if p < ALPHA and sign * against[i][0].points > 0] for sign in (1, -1)}
     best = int(np.argmax(curve.values))
-    top = max(inside, key=lambda i: float(curve.values[i]))
+    top = max(shown[1] or inside, key=lambda i: float(curve.values[i]))
     if shown[1]:
         kind, p, beaten = "interior optimum", min(adjusted[i - 1] for i in shown[1]), shown[1]
     elif shown[-1]:

@@ -24,7 +24,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from synthbench import console, results
@@ -51,6 +51,7 @@ def open_study(made: Design) -> Study:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"--storage {where} cannot be used: {reason}") from None
     path = made.folder / "study.journal"
+    _mend(path)
     try:
         return _create(made, JournalStorage(JournalFileBackend(str(path))))
     except Exception as error:  # Optuna does not check what it reads
@@ -58,6 +59,20 @@ def open_study(made: Design) -> Study:
         os.replace(path, aside)
         console.warn(f"{path} is damaged ({error}); set aside as {aside.name}. Points that were done come back from the cache")
         return _create(made, JournalStorage(JournalFileBackend(str(path))))
+
+
+def _mend(path: Path) -> None:
+    """Drop the half line that a kill left at the end of a journal: the next line would be written behind it, and spoil both."""
+
+    def half() -> bool:
+        return path.is_file() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+
+    if half():
+        lock = JournalFileSymlinkLock(str(path))
+        lock.acquire()
+        if half():
+            os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+        lock.release()
 
 
 def _create(made: Design, storage: Any) -> Study:

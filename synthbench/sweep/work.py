@@ -62,7 +62,15 @@ def plan(request: Request) -> None:
     for values in made.points:
         job = run.make_job(made.run(values, request.seeds), made.store, made.protocol)
         steps |= {step.stage.folder: step for step in run.stages(job, request.seeds)}
-    plans.show(list(steps.values()), made.store, f"sweep {made.name}: {made.size} points, {request.seeds} seed(s) each")
+    rows = []
+    for name in dict.fromkeys(step.stage.name for step in steps.values()):
+        same = [step for step in steps.values() if step.stage.name == name]
+        todo = [step for step in same if step.stage.state != "cached"]
+        known = [plans.estimate(step, made.store) for step in todo]
+        took = "unknown" if None in known else console.duration(sum(filter(None, known))) if todo else ""
+        rows.append((name, str(len(same)), str(len(same) - len(todo)), str(len(todo)), took, console.size(sum(step.disk for step in todo))))
+    title = f"sweep {made.name}: {made.size} points, {request.seeds} seed(s) each"
+    console.table(title, ("stage", "times", "cached", "to do", "time", "disk"), rows)
 
 
 # --------------------------------------------------------------------------------------------------------------- work
@@ -168,11 +176,10 @@ def _confirm(made: Design, study: trials.Study) -> list[tuple[dict[str, Any], Re
 
 def _in_processes(request: Request, began: float) -> None:
     """Work with `request.jobs` processes. The trial of one that dies goes to the others, and in the end to this one."""
-    if "SYNTHBENCH_THREADS" not in os.environ:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        os.environ["SYNTHBENCH_THREADS"] = str(max(1, cores // request.jobs))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = os.environ.get("SYNTHBENCH_THREADS") or str(max(1, cores // request.jobs))
     context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_worker, args=(replace(request, jobs=1), began, os.getpid())) for _ in range(request.jobs)]
+    workers = [context.Process(target=_worker, args=(replace(request, jobs=1), began, os.getpid(), threads)) for _ in range(request.jobs)]
     for worker in workers:
         worker.start()
     try:
@@ -190,7 +197,8 @@ def _in_processes(request: Request, began: float) -> None:
         console.warn(f"{len(lost)} of {len(workers)} processes ended early, with code {', '.join(lost)}; going on without")
 
 
-def _worker(request: Request, began: float, parent: int) -> None:
+def _worker(request: Request, began: float, parent: int, threads: str) -> None:
+    os.environ["SYNTHBENCH_THREADS"] = threads
     try:
         _work(design(request), began, parent)
     except UserError as error:

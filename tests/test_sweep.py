@@ -1,0 +1,524 @@
+"""Sweeps: words to settings and values; resumed, shared and damaged studies; one training for a sweep over sampling."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+import torch
+
+from synthbench import run, sweep
+from synthbench.config import Layer
+from synthbench.generators.cemiface import CemiFace
+from synthbench.protocol import load_protocol
+from synthbench.run import run as real_run
+from synthbench.store import read_json
+from synthbench.sweep import curve, settings, statement, trials, work
+from synthbench.sweep.shape import joint
+from synthbench.types import UserError
+
+RECIPE = """
+backbone: {family: small, width: 8}
+dim: 16
+scale: 16
+margin: 0.1
+epochs: 1
+batch_size: 8
+lr: 0.05
+precision: fp32
+"""
+
+PROTOCOL = """
+name: tiny
+version: 1
+title: six people
+resolution: 16
+volume: 4x3
+real: {world: train, identities: 4, images: 5}
+encoder: {recipe: recipe.yaml, seed: 1}
+judge: {recipe: recipe.yaml, seed: 2, faces: {world: judge, identities: 4, images: 3}}
+recipe: recipe.yaml
+benchmarks: [world-mixed]
+evaluators: {verification: {}, gap_to_real: {}}
+"""
+
+PLUGIN = '''
+"""A generator that trains."""
+import os, time, torch
+from synthbench.config import Settings
+from synthbench.plugin import Generator, Traits
+from synthbench.seeds import torch_generator
+from synthbench.types import FaceBatch
+
+class Train(Settings):
+    similarity_weight: float = 0.05
+    steps: int = 2
+
+class Sample(Settings):
+    m: float | tuple[float, ...] = 0.0
+    steps: int = 3
+    spread: str = "wide"
+
+class Config(Settings):
+    train: Train = Train()
+    sample: Sample = Sample()
+
+class Mine(Generator[Config]):
+    """Colour and noise."""
+    Config = Config
+    traits = Traits(trains=True)
+
+    def train(self, context):
+        (context.out / "weights").write_text(str(self.config.train.steps))
+
+    def generate(self, slots, context):
+        m = self.config.sample.m
+        if m == 0.666:
+            raise RuntimeError("this value breaks it")
+        while os.path.exists("hold") and m == 0.5:
+            time.sleep(0.05)
+        r = context.resolution
+        for slot in slots:
+            noise = torch.randn(1, 3, r, r, generator=torch_generator(context.seed, "image", *slot))
+            image = 128 + 20 * slot.identity + 30 * noise
+            yield FaceBatch(image.clamp(0, 255).to(torch.uint8), torch.tensor([slot.identity]))
+'''
+
+
+FILES = {"tiny.yaml": PROTOCOL, "recipe.yaml": RECIPE, "mine.py": PLUGIN}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A working directory with protocol tiny.yaml and plugin mine.py."""
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SYNTHBENCH_THREADS", "1")
+    threads = torch.get_num_threads()
+    yield tmp_path
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stages of the real run, made once: they are part of every run of the protocol."""
+    folder = tmp_path_factory.mktemp("prepared")
+    for name, text in FILES.items():
+        (folder / name).write_text(text)
+    before = Path.cwd()
+    os.chdir(folder)
+    real_run(run.Request("real", Path("runs"), protocol="tiny.yaml", tracking=False))
+    os.chdir(before)
+    return folder / "runs"
+
+
+def request(**options) -> sweep.Request:
+    about = {"parameters": ("m",), "runs": Path("runs"), "generator": "mine.py", "protocol": "tiny.yaml", "tracking": False}
+    return sweep.Request(**{**about, **options})
+
+
+def journal(made: dict) -> list:
+    path = f"runs/sweeps/{made['sweep']}/study.journal"
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(path))
+    return optuna.load_study(study_name=made["sweep"], storage=storage).trials
+
+
+class Fabricated:
+    """In place of `run.run`: results at once, AVG by a formula of the settings. `calls`: the requests."""
+
+    def __init__(self, root: Path, formula) -> None:
+        self.root, self.formula, self.calls = root, formula, []
+
+    def __call__(self, wish):
+        self.calls.append(wish)
+        values = {key: json.loads(value) for key, _, value in (text.partition("=") for text in wish.settings)}
+        found = self.formula(values)
+        if isinstance(found, Exception):
+            raise found
+        name = f"r{abs(hash((wish.settings, wish.seeds, wish.volume)))}"
+        scores = [
+            {
+                "metric": f"verification/{part}/accuracy",
+                "value": found + seed,
+                "stderr": 1.0,
+                "n": 100,
+                "higher_is_better": True,
+                "seed": seed,
+            }
+            for seed in range(wish.seeds)
+            for part in ("world-mixed", "avg")
+        ]
+        stages = [{"name": "evaluate", "key": f"{name}-{i}", "state": "run", "seconds": 0} for i in range(wish.seeds)]
+        folder = self.root / "results" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        result = {
+            "run": name, "generator": "mine", "volume": wish.volume or "4x3", "protocol": "tiny", "seeds": list(range(wish.seeds)),
+            "scores": scores, "skipped": [], "stages": stages, "baseline": None,
+            "artifacts": {"folder": str(folder), "samples": str(folder / "samples.png"), "faces": str(folder / "faces")},
+        }  # fmt: skip
+        (folder / "run.json").write_text(json.dumps(result))
+        return result
+
+
+@pytest.fixture
+def fabricated(here: Path, monkeypatch: pytest.MonkeyPatch):
+    def make(formula) -> Fabricated:
+        made = Fabricated(here / "runs", formula)
+        monkeypatch.setattr(work.run, "run", made)
+        return made
+
+    return make
+
+
+# ---------------------------------------------------------------------------------------------------- settings and values
+
+
+@pytest.mark.parametrize(
+    ("word", "path"),
+    [("m", "sample.m"), ("lambda", "train.similarity_weight"), ("sample.steps", "sample.steps"), ("unet.channels", "train.unet.channels")],
+)
+def test_a_word_finds_its_setting(word: str, path: str) -> None:
+    assert settings.resolve(word, CemiFace.Config, "cemiface") == path
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("steps", "ambiguous: train.steps, sample.steps"),
+        ("similarity_wieght", "did you mean train.similarity_weight"),
+        ("speed", "cemiface has no setting 'speed'; it has train.unet.channels, "),
+        ("train", "no setting 'train'"),
+    ],
+)
+def test_a_word_that_is_no_setting_lists_the_candidates(word: str, message: str) -> None:
+    with pytest.raises(UserError, match=message.replace("?", r"\?")):
+        settings.resolve(word, CemiFace.Config, "cemiface")
+
+
+def axes(words, values=(), ranges=(), search=False):
+    return settings.read_axes(words, values, ranges, search, CemiFace.Config, "cemiface")
+
+
+def test_values() -> None:
+    assert axes(["m"], ["0, .5,-1e-1"])[0].values == (0, 0.5, -0.1)
+    assert axes(["m"], ["0,-0.1:0.1,[0, 0.5]"])[0].values == (0, {"low": -0.1, "high": 0.1}, [0, 0.5])
+    assert axes(["m"], (), ["-1:1:0.5"])[0].values == (-1, -0.5, 0, 0.5, 1)
+    assert axes(["m"], (), ["0:1:0.1"])[0].values == (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
+    assert axes(["norm"], ["squared,batch"])[0].values == ("squared", "batch")
+    both = axes(["m", "sample.steps"], ["sample.steps=5,10"], ["m=0:1:1"])
+    assert [axis.values for axis in both] == [(0, 1), (5, 10)]
+    assert [axis.values for axis in axes(["m", "sample.steps"], ["0,1", "5,10"])] == [(0, 1), (5, 10)]
+    m, weight = axes(["m", "lambda"])
+    assert len(m.values) == 21 and m.values[:2] == (1.0, 0.9) and m.values[10] == 0 and weight.values == (0.01, 0.05, 0.1, 0.5)
+    ends = axes(["m"], (), ["-1:1"], search=True)[0]
+    assert (ends.low, ends.high, ends.values) == (-1, 1, ())
+
+
+@pytest.mark.parametrize(
+    ("words", "values", "ranges", "message"),
+    [
+        (["eta"], (), (), "say which values sample.eta takes"),
+        (["m"], [""], (), "no values"),
+        (["m"], ["[1"], (), "expected values divided by commas"),
+        (["m"], ["0,1", "2"], (), "given twice"),
+        (["m"], ["0"], ["0:1:1"], "given twice"),
+        (["m"], (), ["1:0:0.1"], "must be below"),
+        (["m"], (), ["0:1:0"], "step above 0"),
+        (["m"], (), ["0:1"], "a grid needs a step, such as 0:1:0.1"),
+        (["m"], (), ["a:b:c"], "expected a:b:step"),
+        (["m"], (), ["0:inf:1"], "expected a:b:step"),
+        (["m"], (), ["0:1:1e-9"], "1,000,000,001 values"),
+        (["m", "eta"], ["0,1"], (), "say whose values these are: --values m=0,1"),
+        (["m"], ["eta=0,1"], (), "sample.eta is not swept here"),
+        (["m", "sample.m"], (), (), "named twice"),
+    ],
+)
+def test_values_that_are_refused(words, values, ranges, message: str) -> None:
+    with pytest.raises(UserError, match=message.replace("+", r"\+")):
+        axes(words, values, ranges)
+
+
+def test_points_are_checked_and_written_as_the_config_writes_them() -> None:
+    protocol = load_protocol("demo")
+    found, points = settings.canonical(axes(["m"], ["0,0.0,-0.1:0.1"]), "cemiface", protocol, Layer())
+    assert points == [{"sample.m": 0.0}, {"sample.m": {"low": -0.1, "high": 0.1}}] and len(found[0].values) == 2
+    assert settings.texts(points[1]) == ('sample.m={"low": -0.1, "high": 0.1}',)
+    with pytest.raises(UserError, match=r"--values 0,7: sample.m = 7: m is a cosine similarity"):
+        settings.canonical(axes(["m"], ["0,7"]), "cemiface", protocol, Layer())
+    with pytest.raises(UserError, match=r"--range 10:5000:10: .*sample.steps 5000 is more than|sample.steps"):
+        settings.canonical(axes(["sample.steps"], (), ["10:5000:10"]), "cemiface", protocol, Layer())
+
+
+# -------------------------------------------------------------------------------------------------------------- for real
+
+
+def test_a_sweep_over_m_trains_the_generator_once(here: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(prepared, here / "runs")
+    states: dict[str, list[str]] = {}
+
+    def spied(wish):
+        result = real_run(wish)
+        for row in result["stages"]:
+            states.setdefault(row["name"], []).append(row["state"])
+        return result
+
+    monkeypatch.setattr(work.run, "run", spied)
+    made = sweep.sweep(request(values=("0,0.5,1",)))
+    assert states["train"] == ["run", "cached", "cached"]
+    assert states["generate"].count("run") == 3
+    assert [point["values"] for point in made["points"]] == [{"sample.m": 0.0}, {"sample.m": 0.5}, {"sample.m": 1.0}]
+    assert {point["state"] for point in made["points"]} == {"complete"} and made["unfinished"] == 0
+    assert len([path for path in (here / "runs/stages/train").iterdir() if path.is_dir()]) == 1
+    folder = here / "runs/sweeps" / made["sweep"]
+    assert read_json(folder / "sweep.json") == made
+    assert (folder / "curve.png").stat().st_size > 10_000 and "<svg" in (folder / "curve.svg").read_text()
+    assert len((folder / "table.csv").read_text().splitlines()) == 1 + 3 * 3  # one benchmark, AVG, gap
+    cell = made["points"][0]["scores"]["verification/avg/accuracy"]
+    assert cell["low"] < cell["value"] < cell["high"] and cell["n"] == 1 and cell["seed_std"] is None
+    assert "n = 1 seed" in made["statement"]
+
+    states.clear()
+    again = sweep.sweep(request(values=("0,0.5,1",)))
+    assert states == {} and again["points"] == made["points"]  # finished points are not asked for again
+    assert [trial.state.name for trial in journal(made)] == ["COMPLETE"] * 3
+    weights = sweep.sweep(request(parameters=("lambda",), values=("0.1,0.2",)))
+    assert states["train"] == ["run", "run"] and weights["sweep"] != made["sweep"]
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_it_continues(here: Path, prepared: Path) -> None:
+    """kill -9 while a point is worked on: Optuna's dead trial is told FAIL, its point done again, finished ones are kept."""
+    shutil.copytree(prepared, here / "runs")
+    command = "from synthbench.cli import main; main()"
+    words = ["sweep", "m", "--generator", "mine.py", "--values", "0,0.5,1", "--protocol", "tiny.yaml", "--no-tracking"]
+    (here / "hold").touch()
+    process = subprocess.Popen([sys.executable, "-c", command, *words], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    end = time.monotonic() + 120
+    while "m = 0.5" not in (process.stderr.readline().decode()):
+        assert time.monotonic() < end
+    time.sleep(0.3)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (here / "hold").unlink()
+    before = read_json(next((here / "runs/sweeps").glob("*/sweep.json")))
+    assert len(before["points"]) == 1 and before["unfinished"] == 2 and before["statement"].startswith("So far, with 1 of 3")
+    assert [trial.state.name for trial in journal(before)] == ["COMPLETE", "RUNNING", "WAITING"]
+    made = sweep.sweep(request(values=("0,0.5,1",)))
+    assert made["sweep"] == before["sweep"]
+    assert [trial.state.name for trial in journal(made)] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert [point["state"] for point in made["points"]] == ["complete"] * 3
+    assert made["points"][0] == before["points"][0]
+
+
+# ----------------------------------------------------------------------------------------------------------- the ledger
+
+
+def test_a_point_that_fails_is_named_and_tried_again_by_the_next_command(fabricated, capsys) -> None:
+    answers = {0.0: 80.0, 0.5: RuntimeError("this value breaks it"), 1.0: 82.0}
+    calls = fabricated(lambda values: answers[values["sample.m"]]).calls
+    made = sweep.sweep(request(values=("0,0.5,1",)))
+    assert [point["state"] for point in made["points"]] == ["complete", "failed", "complete"]
+    assert made["points"][1]["error"] == "RuntimeError: this value breaks it" and made["best"] == 2
+    log = next(Path("runs/sweeps").glob("*/trials/*.log")).read_text()
+    assert "Traceback" in log and "m = 0.5 failed: RuntimeError: this value breaks it" in capsys.readouterr().err
+    assert len(calls) == 3
+    answers[0.5] = 90.0
+    made = sweep.sweep(request(values=("0,0.5,1",)))
+    assert len(calls) == 4 and made["best"] == 1 and made["unfinished"] == 0
+
+
+def test_when_nothing_works_the_reason_is_told(fabricated) -> None:
+    fabricated(lambda values: UserError("the images carry no signal"))
+    with pytest.raises(UserError, match="no point was finished; the first failed with: the images carry no signal"):
+        sweep.sweep(request(values=("0,1",)))
+
+
+def test_ctrl_c_puts_the_point_back(fabricated, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = fabricated(lambda values: 80.0)
+
+    def stop(wish):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(work.run, "run", stop)
+    with pytest.raises(KeyboardInterrupt):
+        sweep.sweep(request(values=("0,1",)))
+    monkeypatch.setattr(work.run, "run", fake)
+    made = sweep.sweep(request(values=("0,1",)))
+    assert [trial.state.name for trial in journal(made)] == ["FAIL", "COMPLETE", "COMPLETE"]
+
+
+def test_a_run_that_is_lost_is_named_and_made_again(fabricated, capsys) -> None:
+    calls = fabricated(lambda values: 80.0 + values["sample.m"]).calls
+    made = sweep.sweep(request(values=("0,1",)))
+    lost = made["points"][1]["runs"][0]
+    Path(f"runs/results/{lost}/run.json").write_text('{"run": "half')
+    made = sweep.sweep(request(values=("0,1",)))
+    assert f"run {lost} of m = 1 is missing or not whole" in capsys.readouterr().err
+    assert len(calls) == 3 and [point["state"] for point in made["points"]] == ["complete"] * 2
+
+
+@pytest.mark.parametrize("damage", ["garbage\n", '{"op_code": 99}\n', "[1]\n", '{"op_code"\n{}\n'])
+def test_a_damaged_journal_is_set_aside_and_named(fabricated, capsys, damage: str) -> None:
+    fabricated(lambda values: 80.0)
+    made = sweep.sweep(request(values=("0,1",)))
+    path = Path(f"runs/sweeps/{made['sweep']}/study.journal")
+    path.write_text(path.read_text()[:400] + damage + damage)
+    again = sweep.sweep(request(values=("0,1",)))
+    assert "is damaged" in capsys.readouterr().err and [point["state"] for point in again["points"]] == ["complete"] * 2
+    assert list(path.parent.glob("study.journal.damaged-*"))
+
+
+def test_a_journal_cut_short_by_a_kill_is_mended(fabricated) -> None:
+    fabricated(lambda values: 80.0)
+    made = sweep.sweep(request(values=("0,1",)))
+    path = Path(f"runs/sweeps/{made['sweep']}/study.journal")
+    path.write_bytes(path.read_bytes()[:-7])
+    assert [point["state"] for point in sweep.sweep(request(values=("0,1",)))["points"]] == ["complete"] * 2
+    assert [point["state"] for point in sweep.sweep(request(values=("0,1",)))["points"]] == ["complete"] * 2
+    assert not list(path.parent.glob("study.journal.damaged-*"))
+
+
+def test_a_name_belongs_to_one_design(fabricated) -> None:
+    fabricated(lambda values: 80.0)
+    sweep.sweep(request(values=("0,1",), name="mine"))
+    with pytest.raises(UserError, match="sweep mine was begun with other axes, seeds; take another --name"):
+        sweep.sweep(request(values=("0,0.5,1",), name="mine", seeds=2))
+    with pytest.raises(UserError, match="it names a folder"):
+        sweep.sweep(request(values=("0,1",), name="../mine"))
+    with pytest.raises(UserError, match=r"sample.m is swept and also given by --set"):
+        sweep.sweep(request(values=("0,1",), settings=("sample.m=1",)))
+
+
+def test_two_settings_make_a_grid(fabricated) -> None:
+    calls = fabricated(lambda values: 80.0 + values["sample.m"] - values["sample.steps"]).calls
+    made = sweep.sweep(request(parameters=("m", "sample.steps"), values=("m=0,1", "sample.steps=2,4")))
+    assert [tuple(point["values"].values()) for point in made["points"]] == [(0, 2), (0, 4), (1, 2), (1, 4)]
+    assert made["best"] == 2 and calls[0].settings == ("sample.m=0.0", "sample.steps=2")
+    assert next(trial.params for trial in journal(made)) == {"sample.m": 0.0, "sample.steps": 2}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", pytest.param("gp", marks=pytest.mark.slow)])
+def test_a_search_finds_the_top_and_continues(fabricated, sampler: str) -> None:
+    calls = fabricated(lambda values: 80.0 - 10 * (values["sample.m"] - 0.3) ** 2).calls
+    made = sweep.sweep(request(ranges=("-1:1",), sampler=sampler, trials=4))
+    assert len(made["points"]) == len(calls) == 4
+    made = sweep.sweep(request(ranges=("-1:1",), sampler=sampler, trials=12))
+    assert len(calls) == 12 and made["unfinished"] == 0
+    best = made["points"][made["best"]]["values"]["sample.m"]
+    assert abs(best - 0.3) < 0.3
+    assert f"{sampler} chose the points by their scores" in made["statement"]
+    assert len({point["values"]["sample.m"] for point in made["points"]}) == 12
+
+
+def test_pruning_gives_up_a_bad_point_after_its_first_seeds(fabricated) -> None:
+    calls = fabricated(lambda values: 90.0 if values["sample.m"] == 0 else 60.0).calls
+    made = sweep.sweep(request(values=("0,1",), seeds=6, prune=True))
+    assert [point["state"] for point in made["points"]] == ["complete", "pruned"]
+    assert 6 < len(calls) < 12 and made["best"] == 0
+    assert sweep.sweep(request(values=("0,1",), seeds=6, prune=True))["points"] == made["points"]
+
+
+def test_the_best_points_are_confirmed_with_more_seeds(fabricated) -> None:
+    calls = fabricated(lambda values: 80.0 + values["sample.m"]).calls
+    made = sweep.sweep(request(values=("0,0.5,1",), confirm=2, confirm_seeds=4))
+    assert [row["values"]["sample.m"] for row in made["confirmed"]] == [1, 0.5]
+    assert [wish.seeds for wish in calls] == [1, 1, 1, 4, 4] and made["best"] == 2
+    assert made["confirmed"][0]["fresh"] == pytest.approx(81 + 2)  # the mean of seeds 1, 2, 3
+    assert "83.00 % over the 3 new seeds, which had no part in choosing it" in made["statement"]
+    larger = sweep.sweep(request(values=("0,0.5,1",), confirm=1, confirm_volume="8x3"))
+    assert larger["confirmed"][0]["volume"] == "8x3" and larger["confirmed"][0]["seeds"] == [0, 1, 2]
+
+
+def test_a_trial_of_a_living_process_is_left_alone(here: Path, fabricated) -> None:
+    fabricated(lambda values: 80.0)
+    made = sweep.design(request(values=("0,1",)))
+    made.begin()
+    study = trials.open_study(made)
+    trials.fill(made, study, time.time())
+    trial, lock = trials.begin(made, study)
+    trials.bury(made, study)
+    assert trials.busy(made, study) == 1 and study.trials[trial.number].state.name == "RUNNING"
+    lock.close()  # what the system does when a process dies
+    trials.bury(made, study)
+    assert study.trials[trial.number].state.name == "FAIL" and trials.busy(made, study) == 0
+    assert [study.trials[i].state.name for i in range(3)] == ["FAIL", "WAITING", "WAITING"]
+
+
+@pytest.mark.slow
+def test_several_processes_share_the_points(here: Path, prepared: Path) -> None:
+    shutil.copytree(prepared, here / "runs")
+    made = sweep.sweep(request(values=("0,0.25,1",), jobs=2))
+    assert [point["state"] for point in made["points"]] == ["complete"] * 3
+    found = journal(made)
+    assert [trial.state.name for trial in found] == ["COMPLETE"] * 3
+    assert len({trial.user_attrs["pid"] for trial in found}) == 2 and os.getpid() not in {trial.user_attrs["pid"] for trial in found}
+    assert len([path for path in (here / "runs/stages/train").iterdir() if path.is_dir()]) == 1
+
+
+@pytest.mark.slow
+def test_a_database_can_hold_the_study(fabricated) -> None:
+    fabricated(lambda values: 80.0)
+    made = sweep.sweep(request(values=("0,1",), storage="sqlite:///study.db"))
+    assert len(optuna.load_study(study_name=made["sweep"], storage="sqlite:///study.db").trials) == 2
+    with pytest.raises(UserError, match=r"--storage nonsense://\*\*\*@host/db cannot be used"):
+        sweep.sweep(request(values=("0,1",), storage="nonsense://user:secret@host/db"))
+
+
+# ------------------------------------------------------------------------------------------------------------ statements
+
+
+def said(means, xs=None, seeds: int = 3, name: str = "sample.m") -> str:
+    from test_shape import simulate
+
+    found = joint(*simulate(means, seeds, seed_std=0.005 if seeds > 1 else 0.0))
+    xs = np.linspace(-1, 1, len(means)) if xs is None else xs
+    values = [{name: x if isinstance(x, (dict, str)) else float(x)} for x in xs]
+    cells = [{"value": float(value), "low": float(value) - 1, "high": float(value) + 1} for value in found.values]
+    points = [statement.Point(*pair) for pair in zip(values, cells)]
+    return statement.statement(points, found, [], len(points), request(seeds=seeds))
+
+
+def test_what_curves_say() -> None:
+    x = np.linspace(-1, 1, 9)
+    inverted = said(0.85 - 0.1 * x**2)
+    assert inverted.startswith("AVG has an interior optimum over m") and "n = 3 seeds" in inverted and "A parabola" in inverted
+    assert " over m = -1 and +" in inverted and "Holm over 8 claims" in inverted
+    rising = said(0.8 + 0.08 * x)
+    assert rising.startswith("AVG is rising with m") and "an interior optimum is not shown" in rising
+    flat = said(0.8 + 0 * x)
+    assert flat.startswith("No dependence of AVG on m is shown") and "would have been found with probability 80 %" in flat
+    assert "about these networks only" in said(0.8 + 0 * x, seeds=1)
+
+
+def test_points_in_any_order_say_the_same() -> None:
+    x = np.array([1, -1, 0, 0.5, -0.5])
+    text = said(0.85 - 0.1 * x**2, x)
+    assert text.startswith("AVG has an interior optimum over m (3 inner points are better than both ends): m = 0 has")
+
+
+def test_what_choices_say() -> None:
+    mixed = [0.0, {"low": -0.1, "high": 0.1}, "wide"]
+    text = said([0.9, 0.7, 0.6], mixed)
+    assert text.startswith("The highest of 3 is m = 0 with AVG") and "over the next, m = -0.1:0.1. It is better than every other" in text
+    assert "No point can be told from it" in said([0.8, 0.8, 0.8], mixed)
+    assert said([0.9, 0.7], [0, 1]).startswith("The highest of 2 is m = 0")
+    assert said([0.9], [0]).startswith("One point, m = 0: AVG")
+
+
+def test_accuracies_and_means_of_a_result() -> None:
+    rows = [("lfw", 0, 90.0), ("cfp", 0, 80.0), ("avg", 0, 85.0), ("lfw", 1, 92.0), ("cfp", 1, 82.0), ("avg", 1, 87.0)]
+    result = {"run": "r", "skipped": [], "scores": [{"metric": f"verification/{n}/accuracy", "seed": s, "value": v} for n, s, v in rows]}
+    assert curve.benchmarks(result) == ["lfw", "cfp"] and curve.accuracies(result, 1) == [92, 82]
+    assert curve.mean(result, "verification/avg/accuracy") == 86
+    with pytest.raises(UserError, match="run r has no fd/judge"):
+        curve.mean(result, "fd/judge")
