@@ -88,6 +88,8 @@ def list_command(what: str, runs: Path, as_json: bool) -> None:
         click.echo(json.dumps([dict(zip(header, row, strict=True)) for row in rows]))
     else:
         console.table(what, header, rows)
+    if what == "runs" and not rows:
+        console.note(f"there are no runs in {runs.absolute()}")
 
 
 @cli.command("show", short_help="All settings of a generator, protocol or recipe; a run.")
@@ -115,8 +117,8 @@ def data_status(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows))
     else:
-        header = ("name", "kind", "state", "licence", "where")
-        cells = [[row["name"], row["kind"], row["state"], row["licence"], row["path"] or row["url"]] for row in rows]
+        header = ("name", "kind", "state", "sha256", "licence", "where")
+        cells = [[row["name"], row["kind"], row["state"], row["digest"][:12], row["licence"], row["path"] or row["url"]] for row in rows]
         console.table("data and weights", header, cells)
 
 
@@ -196,7 +198,8 @@ def export_command(run: str, form: str, out: Path | None, runs: Path) -> None:
         raise UserError(f"{folder}/run.json is not a whole result; run the command that made it again")
     faces = open_faces(Path(result["artifacts"]["faces"]))
     target = out or Path(f"{folder.name}-{form}")
-    export_faces(faces, form, target)
+    with console.progress("export") as progress:
+        export_faces(faces, form, target, progress=progress)
     console.note(f"{len(faces):,} images of {faces.identities:,} identities in {target}")
 
 

@@ -14,7 +14,7 @@ from synthbench.config import did_you_mean
 from synthbench.plugin import Evaluator, Generator
 from synthbench.types import UserError
 
-KINDS: dict[str, type] = {"generator": Generator, "evaluator": Evaluator}
+KINDS: dict[str, Any] = {"generator": Generator, "evaluator": Evaluator}
 PLUGIN_FILE = "synthbench_plugin_"  # and the stem of the file: the module of a plugin given as a file
 
 

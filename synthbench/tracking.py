@@ -89,6 +89,8 @@ def ui(runs: Path, port: int) -> None:
     """
     from synthbench import mlflow_server
 
+    if not (runs / "results").is_dir():
+        console.note(f"there are no runs in {runs} yet")
     with _explained(runs), mlflow_client.opened(runs) as client:
         page = f"/#/experiments/{mlflow_client.experiment(client, RESULTS)}?workflowType=machine_learning"
     uri = mlflow_client.place(runs)

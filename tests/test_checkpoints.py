@@ -169,7 +169,7 @@ def test_a_protocol_tries_the_colours_of_its_public_networks_on_its_photographs(
         )
         job.check_colours(tmp_path)
         said = capsys.readouterr().err.replace("\n", " ")
-        assert ("encoder bgr separates faces better with its colours exchanged" in said) == (colour == "bgr")
+        assert ("encoder judge separates faces better with its colours exchanged" in said) == (colour == "bgr")
 
 
 @needs_models

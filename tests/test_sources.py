@@ -108,6 +108,13 @@ def test_pairs(tmp_path: Path, faces: Path) -> None:
         sources.add("other", faces, kind="pairs")
 
 
+def test_what_a_protocol_needs_and_nobody_has_registered(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"no data or weights are called 'celeba-subset'.* `synthbench data add celeba-subset PATH --kind faces`"
+    ):
+        sources.find("celeba-subset", "faces")
+
+
 def test_weights(tmp_path: Path) -> None:
     path = tmp_path / "model.ckpt"
     torch.save({"weights": torch.zeros(3)}, path)

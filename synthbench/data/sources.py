@@ -253,7 +253,9 @@ def find(name: str, kind: str | None = None) -> Entry:
     entry = _entry(name)
     known = CATALOGUE.get(name)
     if entry is None and known is None:
-        raise UserError(f"no data or weights are called {name!r}" + did_you_mean(name, {*CATALOGUE, *names_registered()}))
+        hint = did_you_mean(name, {*CATALOGUE, *names_registered()}) or "."
+        how = f"To register your own: `synthbench data add {name} PATH --kind {kind or '|'.join(KINDS)}`"
+        raise UserError(f"no data or weights are called {name!r}{hint} {how}")
     if entry is None and known is not None:
         raise DataMissing(
             f"{known.title} is not registered, and nothing is ever downloaded. Licence: {known.licence}. Ask for it at {known.url}, "
@@ -329,6 +331,7 @@ def status() -> list[dict[str, str]]:
                 "state": state,
                 "title": known.title if known else name,
                 "path": str(entry.path) if entry else "",
+                "digest": entry.digest if entry else "",
                 "licence": known.licence if known else "the user's",
                 "url": known.url if known else "",
                 "note": entry.note if entry else "",
