@@ -10,6 +10,8 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,12 +20,13 @@ Cell = Mapping[str, Any]
 
 TIED = "†"
 LEGEND = {
-    "error": "± is one standard error over test pairs",
-    "seeds": "; the spread between seeds is given apart",
+    "error": "± is one standard error over pairs, images or classes",
+    "seeds": "; in brackets the standard deviation between seeds",
     "best": "bold: best of its column",
     "tied": f"{TIED}: the data cannot tell it from the best",
 }
 PARTS = ("value", "sampling_stderr", "seed_std", "low", "high", "n", "best", "tied")  # of a cell, in the CSV
+NUMBER = re.compile(r"[-+−<≤±0-9]|under ")
 LATEX = {
     **{mark: f"\\{mark}" for mark in "&%$#_{}"},
     "~": r"\textasciitilde{}",
@@ -42,6 +45,9 @@ LATEX = {
     "≤": r"$\leq$",
     "…": r"\ldots{}",
     "λ": r"$\lambda$",
+    "≈": r"$\approx$",
+    "→": r"$\to$",
+    "′": "$'$",
     TIED: r"$^{\dagger}$",
     "\n": " ",
 }
@@ -66,13 +72,20 @@ def shown(cell: Cell | None, column: Mapping[str, Any]) -> tuple[str, str]:
     return number(cell["value"] * scale, digits), "" if error is None else number(error * scale, digits)
 
 
+def spread(cell: Cell | None, column: Mapping[str, Any]) -> str:
+    """The standard deviation between seeds as it is shown; empty for one seed."""
+    std = cell.get("seed_std") if cell else None
+    return "" if std is None else number(std * column.get("scale", 1.0), column.get("digits", 2))
+
+
 def legend(comparison: Comparison) -> list[str]:
     """What a reader must know to read the table: the marks that occur in it, then the comparison's own notes."""
     cells = [cell for row in comparison["rows"] for cell in row["cells"].values() if cell]
     seeds = any(cell.get("seed_std") is not None for cell in cells)
     marks = [LEGEND["error"] + (LEGEND["seeds"] if seeds else "")]
     marks += [LEGEND[mark] for mark in ("best", "tied") if any(cell.get(mark) for cell in cells)]
-    return ["; ".join(marks) + ".", *comparison.get("notes", ())]
+    notes = [note[:1].upper() + note[1:].rstrip(".") + "." for note in comparison.get("notes", ())]
+    return ["; ".join(marks) + ".", *notes]
 
 
 def probability(p: float | None) -> str:
@@ -117,9 +130,9 @@ def published(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 
 
 def numeric(rows: Sequence[Sequence[str]], column: int) -> bool:
-    """Whether a column holds numbers, which stand at the right: not the first one, and every cell begins like one."""
-    cells = [row[column].replace(r"\textbf{", "").replace("$-$", "-").lstrip("*") for row in rows if row[column]]
-    return column > 0 and bool(cells) and all(cell[0] in "-+−<≤±0123456789" for cell in cells)
+    """Whether a column holds numbers, which stand at the right: not the first one, and every cell short and begun like one."""
+    cells = [re.sub(r"\\[a-z]+|[\\{}$*,]", "", row[column]).strip() for row in rows if row[column]]
+    return column > 0 and bool(cells) and all(NUMBER.match(cell) and len(cell) < 28 and "=" not in cell for cell in cells)
 
 
 # ---------------------------------------------------------------------------------------------------------------- Markdown
@@ -146,7 +159,9 @@ def results_markdown(comparison: Comparison) -> str:
     def text(cell: Cell | None, column: Mapping[str, Any]) -> str:
         value, error = shown(cell, column)
         best, tied = bool(cell and cell.get("best")), bool(cell and cell.get("tied"))
-        return (f"**{value}**" if best else value) + (f" ±{error}" if error else "") + (TIED if tied else "")
+        between = spread(cell, column)
+        value = (f"**{value}**" if best else value) + (f" ±{error}" if error else "")
+        return value + (f" ({between})" if between else "") + (TIED if tied else "")
 
     rows = [[markdown_text(row["label"]), *(text(row["cells"].get(c["metric"]), c) for c in columns)] for row in comparison["rows"]]
     grid = markdown_grid(["", *(markdown_text(heading(column)) for column in columns)], rows)
@@ -168,8 +183,14 @@ def table_markdown(comparison: Comparison) -> str:
 
 
 def latex_text(text: Any) -> str:
-    """Text that LaTeX prints as it is; letters outside Latin-1 are left to the input encoding."""
-    return "".join(LATEX.get(mark, mark) for mark in str(text))
+    """Text that LaTeX prints as it is; letters that pdflatex does not know lose their accents, or become a question mark."""
+
+    def one(mark: str) -> str:
+        if mark in LATEX or ord(mark) < 256:
+            return LATEX.get(mark, mark if mark.isprintable() else " ")
+        return unicodedata.normalize("NFKD", mark).encode("ascii", "ignore").decode() or "?"
+
+    return "".join(map(one, str(text)))
 
 
 def latex_grid(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, label: str, notes: Sequence[str] = ()) -> str:
@@ -201,7 +222,9 @@ def table_latex(comparison: Comparison) -> str:
         value, error = shown(cell, column)
         value = {"-": "--"}.get(value, value.replace("-", "$-$"))
         value = rf"\textbf{{{value}}}" if cell and cell.get("best") else value
-        return value + (rf"\,{{\scriptsize$\pm${error}}}" if error else "") + (LATEX[TIED] if cell and cell.get("tied") else "")
+        between = spread(cell, column)
+        small = (rf"$\pm${error}" if error else "") + (f" ({between})" if between else "")
+        return value + (rf"\,{{\scriptsize {small}}}" if small else "") + (LATEX[TIED] if cell and cell.get("tied") else "")
 
     rows = [[latex_text(row["label"]), *(text(row["cells"].get(c["metric"]), c) for c in columns)] for row in comparison["rows"]]
     caption = latex_text(f"{comparison['protocol']}: {comparison['title']}")

@@ -198,7 +198,7 @@ def test_a_generator_is_best_only_where_the_test_says_so(flip):
     assert compared(0.01, flip).startswith(
         "a is best: 80.0 % on average, 3.0 points above b (95 % interval 1.0 to 5.0, p = 0.010 after Holm)"
     )
-    assert compared(0.01, flip).endswith("; it is 10.0 points below real (95 % interval 8.0 to 12.0).")
+    assert compared(0.01, flip).endswith("; a is 10.0 points below real (95 % interval 8.0 to 12.0).")
     assert compared(0.2, flip).startswith("The data cannot tell a (80.0 %) from b (77.0 %): +3.0 points")
     assert "p < 0.001 after Holm" in compared(0.0001, flip)
 

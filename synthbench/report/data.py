@@ -166,6 +166,7 @@ def columns(benchmarks: Sequence[str]) -> list[dict[str, Any]]:
             "digits": digits,
             "higher_is_better": not metric.startswith(lower),
             "scale": scale,
+            "group": "accuracy" if metric.startswith(("verification/", "gap_to_real/")) else "data",
         }
         for title, metric, digits, scale in [*named, *COLUMNS]
     ]

@@ -6,19 +6,21 @@ The content security policy of the page forbids everything but its own style and
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape as escape_html
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from synthbench.report.blocks import Block, Code, Document, Facts, Figure, Fold, Grid, Image, Images, Pairs, Results, Section, Text
 from synthbench.report.figures import variables
-from synthbench.tables import TIED, heading, legend, numeric, shown
+from synthbench.tables import TIED, heading, legend, numeric, shown, spread
 
 LIGHT = f"--ground: #fdfdfc; --raised: #f4f5f6; --link: #0b5394; --mark: #e7f0f9; {variables(0)}"
 DARK = f"--ground: #14171b; --raised: #1d2127; --link: #8ec5f5; --mark: #1c3146; {variables(1)}"
 STYLE = (Path(__file__).parent / "page.css").read_text("utf-8").replace("LIGHT", LIGHT).replace("DARK", DARK)
 
+WIDEST = 12  # columns of results in one table
 DIRECTION = {True: ("↑", "higher is better"), False: ("↓", "lower is better"), None: ("", "")}
 
 
@@ -113,7 +115,7 @@ def _scroll(label: str, table: str) -> str:
 
 
 def _grid(block: Grid) -> str:
-    kinds = ["" if numeric(block.rows, i) else ' class="text"' for i in range(len(block.header))]
+    kinds = [_kind(block.rows, i) for i in range(len(block.header))]
     head = "".join(f'<th scope="col"{kind}>{escape(name)}</th>' for name, kind in zip(block.header, kinds))
     body = ""
     for row in block.rows:
@@ -123,33 +125,46 @@ def _grid(block: Grid) -> str:
     return _scroll(block.caption, f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
 
 
+def _kind(rows: Sequence[Sequence[str]], column: int) -> str:
+    """Numbers stand at the right, words at the left, sentences may wrap."""
+    longest = max((len(row[column]) for row in rows), default=0)
+    return "" if numeric(rows, column) else ' class="text"' if longest < 30 else ' class="text long"'
+
+
 def _results(block: Results) -> str:
     """The table of results with its marks and notes."""
     comparison = block.comparison
-    columns = comparison["columns"]
+    groups = [comparison["columns"]]
+    if len(groups[0]) > WIDEST:  # accuracies first, the rest below
+        groups = [[c for c in groups[0] if (c.get("group") == "accuracy") == first] for first in (True, False)]
+    title = f"Results under protocol {comparison['protocol']}"
+    parts = [_scroll(title, _result_table(title, comparison["rows"], columns)) for columns in groups if columns]
+    return "".join(parts) + "".join(f'<p class="quiet">{escape(note)}</p>' for note in legend(comparison))
+
+
+def _result_table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[Mapping[str, Any]]) -> str:
     head = '<th scope="col" class="text"><span class="hidden">generator</span></th>'
     for column in columns:
         arrow, words = DIRECTION[column.get("higher_is_better")]
         mark = f'<span class="unit"><span aria-hidden="true">{arrow}</span><span class="hidden">{words}</span></span>'
         head += f'<th scope="col">{escape(heading(column))}{mark}</th>'
     body = []
-    for row in comparison["rows"]:
+    for row in rows:
         cells = []
         for column in columns:
             cell = row["cells"].get(column["metric"]) or {}
             value, error = shown(cell, column)
             scale, digits = column.get("scale", 1.0), column.get("digits", 2)
             known = cell.get("low") is not None and cell.get("high") is not None
-            title = f' title="95 % interval {cell["low"] * scale:.{digits}f} to {cell["high"] * scale:.{digits}f}"' if known else ""
+            told = f' title="95 % interval {cell["low"] * scale:.{digits}f} to {cell["high"] * scale:.{digits}f}"' if known else ""
             best = ' class="best"' if cell.get("best") else ""
             mark = TIED if cell.get("tied") else ""
-            cells.append(f"<td{best}{title}>{escape(value)}{mark}" + (f"<span>±{escape(error)}</span>" if error else "") + "</td>")
+            between = spread(cell, column)
+            small = (f"±{error}" if error else "") + (f" ({between})" if between else "")
+            cells.append(f"<td{best}{told}>{escape(value)}{mark}" + (f"<span>{escape(small)}</span>" if small else "") + "</td>")
         body.append(f'<tr><th scope="row">{escape(row["label"])}</th>{"".join(cells)}</tr>')
-    caption = f'<caption class="hidden">Results under protocol {escape(str(comparison["protocol"]))}</caption>'
-    table = f'<table class="results">{caption}<thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
-    parts = [_scroll("Results", table)]
-    parts += [f'<p class="quiet">{escape(note)}</p>' for note in legend(comparison)]
-    return "".join(parts)
+    caption = f'<caption class="hidden">{escape(title)}</caption>'
+    return f'<table class="results">{caption}<thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
 
 
 def _figure(block: Figure) -> str:

@@ -99,7 +99,9 @@ def histograms(runs: Mapping[str, Run]) -> Iterator[Block]:
         svg = figures.histograms("separation", edges, rows, "cosine similarity, by the judge")
         caption = "How alike two images of a set are, for the judge, which no generator has seen."
         same = {title: counts[middle > 0.995].sum() / max(counts.sum(), 1) for title, (counts, _) in rows.items()}
-        caption += "".join(f" {share:.1%} of the pairs of {title} are one image twice." for title, share in same.items() if share > 0.003)
+        caption += "".join(
+            f" {100 * share:.1f} % of the pairs of {title} are one image twice." for title, share in same.items() if share > 0.003
+        )
         yield Figure("separation", svg, f"Histograms of cosine similarity. Means: {told}.", caption)
 
 

@@ -45,12 +45,13 @@ def against(gap: Mapping[str, Any], what: str) -> str:
     """`8.8 points below WHAT (95 % interval 7.5 to 10.0)`; positive gaps are losses."""
     value, low, high = gap["value"], gap.get("low"), gap.get("high")
     side = "below" if value >= 0 else "above"
-    points = f"{number(abs(value), 1)} points {side} {what}"
+    distance = f"{number(abs(value), 1)} points {side}"
+    points = f"{distance} {what}"
     if low is None or high is None:
         return points
     bounds = sorted((low, high) if value >= 0 else (-low, -high))
     told = f"95 % interval {number(bounds[0], 1)} to {number(bounds[1], 1)}"
-    return f"{points} ({told})" if low > 0 or high < 0 else f"not distinguishable from {what} ({points}, {told})"
+    return f"{points} ({told})" if low > 0 or high < 0 else f"not distinguishable from {what} ({distance}, {told})"
 
 
 def comparison_verdict(comparison: Mapping[str, Any]) -> str:
@@ -67,7 +68,7 @@ def comparison_verdict(comparison: Mapping[str, Any]) -> str:
     gap = difference(comparison, reference["run"], best["run"]) if reference else None
     if reference and gap:
         told = {"value": gap["points"], "low": gap.get("low"), "high": gap.get("high")}
-        tail = f"; it is {against(told, reference['label'])}"
+        tail = f"; {best['label']} is {against(told, reference['label'])}"
     else:
         tail = ""
     if len(rows) == 1:

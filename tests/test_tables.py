@@ -1,0 +1,94 @@
+"""A comparison as Markdown, LaTeX and CSV: the marks, the escapes, and that it compiles."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import subprocess
+
+import pytest
+
+from synthbench import tables
+from synthbench.published import read
+
+
+def cell(value: float, stderr: float | None = None, std: float | None = None, best: bool = False, tied: bool = False) -> dict:
+    return {
+        "value": value,
+        "sampling_stderr": stderr,
+        "seed_std": std,
+        "low": value - 1,
+        "high": value + 1,
+        "n": 2,
+        "best": best,
+        "tied": tied,
+    }
+
+
+NASTY = 'a|b_c & 50% {x} #1 ~^\\ "q" <i> λ → 名 ‘'
+COMPARISON = {
+    "comparison": "x_y", "protocol": "demo", "title": "rendered & small", "volume": "2x2", "seeds": [0, 1], "baseline": "r",
+    "columns": [
+        {"metric": "verification/avg/accuracy", "title": "AVG", "unit": "%", "digits": 2, "higher_is_better": True, "scale": 1.0},
+        {"metric": "leak", "title": "leaked ids", "unit": "%", "digits": 1, "higher_is_better": False, "scale": 100.0},
+    ],
+    "rows": [
+        {"run": "r", "label": "real", "generator": "real", "volume": "all",
+         "cells": {"verification/avg/accuracy": cell(90.0, 0.5, 0.25), "leak": None}},
+        {"run": "g", "label": NASTY, "generator": "g", "volume": "2x2",
+         "cells": {"verification/avg/accuracy": cell(80.0, 0.5, 0.25, best=True), "leak": cell(0.125, None, None, tied=True)}},
+    ],
+    "differences": [
+        {"a": "r", "b": "g", "metric": "verification/avg/accuracy", "points": 10.0, "low": 8.0, "high": 12.0, "p": 2e-4, "p_holm": 0.04},
+    ],
+    "notes": ["two seeds say little"], "published": [],
+}  # fmt: skip
+
+
+def test_markdown_marks_the_best_and_the_tied():
+    text = tables.table_markdown(COMPARISON)
+    assert "| AVG (%) " in text and "| leaked ids (%) " in text
+    flat = " ".join(text.split())
+    assert "90.00 ±0.50 (0.25) |" in flat and "**80.00** ±0.50 (0.25) |" in flat and "12.5† |" in flat
+    assert "in brackets the standard deviation between seeds; bold: best" in text and "Two seeds say little." in text
+    assert r"a\|b\_c & 50% {x} \#1" in text
+    assert "+10.00 | 8.00 to 12.00 | < 0.001 | 0.040 | -" in flat.replace("\\<", "<")
+    widths = {len(line) for line in text.splitlines()[:4]}
+    assert len(widths) == 1 and text.splitlines()[1].endswith("-: |")
+
+
+def test_csv_keeps_everything_unrounded():
+    rows = list(csv.DictReader(tables.table_csv(COMPARISON).splitlines()))
+    assert [row["metric"] for row in rows] == ["verification/avg/accuracy", "leak"] * 2
+    assert rows[3]["label"] == NASTY and float(rows[3]["value"]) == 0.125 and rows[3]["scale"] == "100.0"
+    assert rows[1]["value"] == "" and rows[2]["best"] == "True" and float(rows[2]["low"]) == 79.0
+
+
+def test_columns_of_numbers_are_told_from_words():
+    rows = [["1", "0.5M", "-", "5 min", "20K×50 = 1.0M"], ["2", "1.0", "+3", "under 1 s", "0.5M"]]
+    assert [tables.numeric(rows, i) for i in range(5)] == [False, True, True, True, False]
+
+
+def test_published_rows_are_condensed():
+    header, rows = tables.published({"published": read()})
+    assert len(rows) == len(read()) and all(len(row) == len(header) for row in rows)
+    casia = next(row for row in rows if row[0] == "CASIA-WebFace" and "CosFace" in row[2])
+    assert casia[3:9] == ["99.30", "94.87", "94.35", "93.15", "89.65", "94.26"]
+
+
+def test_latex_escapes():
+    assert tables.latex_text("50% of a_b & c") == r"50\% of a\_b \& c"
+    assert tables.latex_text("±1 × 名é") == r"$\pm$1 $\times$ ?é"
+    text = tables.table_latex(COMPARISON)
+    assert r"\textbf{80.00}\,{\scriptsize $\pm$0.50 (0.25)}" in text and text.count(r"\toprule") == 2
+    assert r"\begin{tabular}{lrr}" in text and r"\caption{demo: rendered \& small}" in text
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed (Debian: texlive-latex-recommended)")
+def test_latex_compiles(tmp_path):
+    (tmp_path / "table.tex").write_text(tables.table_latex({**COMPARISON, "published": read()}), "utf-8")
+    page = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}\input{table}\end{document}"
+    (tmp_path / "page.tex").write_text(page, "utf-8")
+    done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"], cwd=tmp_path, capture_output=True)
+    assert done.returncode == 0, done.stdout[-2000:].decode("utf-8", "replace")
+    assert (tmp_path / "page.pdf").stat().st_size > 10_000
