@@ -47,7 +47,7 @@ def keys(rows: Rows, name: str) -> list[str]:
 def held_fixed(result: Result) -> dict[str, str]:
     """What a run was measured with, by name. The real run of each seed stands for recipe, evaluators and their settings."""
     found = sides(result)
-    fixed = {"protocol": str(result["protocol"]), "title": str(result.get("title", ""))}
+    fixed = {"protocol": str(result["protocol"])}
     fixed |= {FIXED[row["name"]]: row["key"] for row in found["shared"] if row["name"] in FIXED}
     real = found["real"] if result["baseline"] else found["own"] if result["volume"] == "all" else []
     for seed, recognizer, evaluation in zip(result["seeds"], keys(real, "recognizer"), keys(real, "evaluate")):
@@ -59,7 +59,8 @@ def differing(a: Result, b: Result) -> dict[str, tuple[str, str]]:
     """The fields held fixed that differ, with both values; empty when the two may be compared. What only one of them has does not count."""
     one, other = held_fixed(a), held_fixed(b)
     found = {name: (one[name], other[name]) for name in one if name in other and one[name] != other[name]}
-    cause = [name for name in found if not name.startswith("evaluators")]  # the evaluation's key covers all others
+    follows = ("evaluators", "recipe") if "real set" in found else ("evaluators",)  # their keys cover the others
+    cause = [name for name in found if not name.startswith(follows)]
     short: dict[str, tuple[str, str]] = {}
     for name in cause or found:
         short.setdefault(name.partition(" (seed")[0], found[name])

@@ -46,6 +46,8 @@ def compare(request: Request) -> list[Comparison]:
     store = Store(request.runs.absolute())
     if request.name and not re.fullmatch(r"[\w.+-]+", request.name, re.ASCII):
         raise UserError(f"--name {request.name!r}: use letters, digits and . _ + - only; it names a folder")
+    if request.seeds is not None and not 1 <= request.seeds <= 100:
+        raise UserError(f"--seeds {request.seeds}: must be between 1 and 100")
     rows = wanted(request, store)
     announce(rows, store)
     done = [row if isinstance(row, dict) else run.run(row) for row in rows]
@@ -210,13 +212,14 @@ def _compare(request: Request, store: Store, group: Sequence[Result], number: in
     name = request.name or default_name(group, base)
     name += f"-{number}" if number and request.name else ""
     made = comparison.compare(store, group, name, base, "synthbench " + shlex.join(sys.argv[1:]), request.papers)
-    folder = store.root / "comparisons" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "comparison.json", made)
-    if request.tracking:
+    path = store.root / "comparisons" / name / "comparison.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    before = read_json(path) or {}
+    write_json(path, made)
+    if request.tracking and before != {**read_json(path), "command": before.get("command")}:  # only what is new is mirrored
         from synthbench import tracking
 
-        tracking.mirror_group(store, folder / "comparison.json")
+        tracking.mirror_group(store, path)
     return made
 
 

@@ -31,7 +31,7 @@ def show(comparison: Mapping[str, Any]) -> None:
         rows.append([row["label"], *cells, *([_ranks(row)] if ranked else [])])
     header.insert(after, "interval")
     console.table(title, ["", *header, *(["rank"] if ranked else [])], rows)
-    other = [column for column in columns if column["group"] != "accuracy"]
+    other = [column for column in columns if column["group"] in ("data", "cost")]
     if other:
         cells_of = [[row["label"], *(cell(row["cells"].get(column["metric"]), column) for column in other)] for row in comparison["rows"]]
         console.table("the sets, and what they cost", ["", *map(tables.heading, other)], cells_of)
@@ -65,7 +65,7 @@ def _ranks(row: Mapping[str, Any]) -> str:
 def _differences(comparison: Mapping[str, Any]) -> None:
     """One line per pair of rows: points on each benchmark, marked where McNemar's test sees them, then AVG with interval and p."""
     labels = {row["run"]: row["label"] for row in comparison["rows"]}
-    titles = {c["metric"]: c["title"] for c in comparison["columns"] if c["metric"].startswith("verification/") and c["metric"] != AVG}
+    titles = {c["metric"]: c["title"] for c in comparison["columns"] if c["metric"].endswith("/accuracy") and c["metric"] != AVG}
     by_pair: dict[tuple[str, str], dict[str, Any]] = {}
     base = comparison["baseline"]
     for item in comparison["differences"]:

@@ -21,7 +21,7 @@ from synthbench.results import SHORT, Result, values
 from synthbench.seeds import numpy_generator
 from synthbench.store import Store
 
-AVG, GAP = "verification/avg/accuracy", "gap_to_real/points"
+AVG, GAP, SPREAD = "verification/avg/accuracy", "gap_to_real/points", "verification/avg/seed_std"
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Column:
     digits: int = 2
     higher_is_better: bool | None = None
     scale: float = 1.0
-    group: str = "data"  # accuracy, data or cost
+    group: str = "data"  # accuracy, seeds, data or cost
 
 
 MEASURED = (
@@ -105,7 +105,7 @@ def compare(store: Store, results: Sequence[Result], name: str, baseline: str, c
     found = differences(entries, benchmarks)
     columns = [Column(f"verification/{item}/accuracy", SHORT.get(item, item), "%", 1, True, group="accuracy") for item in benchmarks]
     columns += [Column(AVG, "AVG", "%", 2, True, group="accuracy"), Column(GAP, "gap to real", "points", 2, False, group="accuracy")]
-    columns += [*MEASURED, *COSTS]
+    columns += [Column(SPREAD, "AVG between seeds", "%", group="seeds"), *MEASURED, *COSTS]
     cells = {item.run: {column.metric: cell(store, item, column.metric, benchmarks) for column in columns} for item in entries}
     columns = [column for column in columns if any(cells[item.run][column.metric] for item in entries)]
     for column in columns:
@@ -153,8 +153,9 @@ def _check_pairs(entries: Sequence[Entry]) -> None:
 def cell(store: Store, item: Entry, metric: str, benchmarks: Sequence[str]) -> dict[str, Any] | None:
     """Value, errors and interval of one metric of one run; None when it was not measured."""
     if metric.startswith("cost/"):
-        value = cost(store, item.result)[metric.removeprefix("cost/")]
-        return None if value is None else {**dict.fromkeys(("sampling_stderr", "seed_std", "low", "high")), "value": value, "n": 1} | MARKS
+        return _bare(cost(store, item.result)[metric.removeprefix("cost/")])
+    if metric == SPREAD:
+        return _bare(statistics.stdev(item.seeds(AVG)) if len(item.seeds(AVG)) > 1 else None)
     seeds = item.seeds(metric)
     if not seeds:
         return None
@@ -173,6 +174,11 @@ def cell(store: Store, item: Entry, metric: str, benchmarks: Sequence[str]) -> d
 
 
 MARKS = {"best": False, "tied": False}
+
+
+def _bare(value: float | None) -> dict[str, Any] | None:
+    """A number that has no error of its own."""
+    return None if value is None else {**dict.fromkeys(("sampling_stderr", "seed_std", "low", "high")), "value": value, "n": 1} | MARKS
 
 
 def differences(entries: Sequence[Entry], benchmarks: Sequence[str]) -> list[dict[str, Any]]:

@@ -114,6 +114,23 @@ def test_a_sweep_stands_for_its_complete_points(tmp_path, never_run, capsys):
     assert made["runs"] == names[:1] and "is not a whole sweep; skipped" in capsys.readouterr().err
 
 
+def test_seeds_out_of_range_are_refused_before_anything_is_planned(tmp_path, never_run):
+    for seeds in (0, 10**9):
+        with pytest.raises(UserError, match="between 1 and 100"):
+            compare.compare(request(tmp_path, "procedural", seeds=seeds))
+
+
+def test_only_what_is_new_is_mirrored(tmp_path, never_run, monkeypatch):
+    from synthbench import tracking
+
+    seen = []
+    monkeypatch.setattr(tracking, "mirror_group", lambda store, path: seen.append(path))
+    names = [make_run(tmp_path, name)["run"] for name in ("one", "other")]
+    for chosen in (names, names, names[:1]):
+        compare.compare(request(tmp_path, *chosen, name="mine", tracking=True))
+    assert seen == [tmp_path / "comparisons" / "mine" / "comparison.json"] * 2
+
+
 def test_unknown_names_list_what_there_is(tmp_path, never_run):
     make_run(tmp_path, "one")
     with pytest.raises(UserError, match="did you mean 'procedural'"):
@@ -150,8 +167,8 @@ def test_plan_first(tmp_path, monkeypatch, capsys):
     rows = compare.wanted(wish, Store(tmp_path))
     compare.announce(rows, Store(tmp_path))
     told = capsys.readouterr().err
-    # 5 of the protocol and the real faces, 2 recognizers and evaluations of each, 2 sets of faces
-    assert "to run: real, procedural; 16 of 16 stages are missing, of unknown length" in told.replace("17", "16")
+    # 5 shared ones (real set twice: as it is and as a set of faces); of each seed 2 of the real run and 3 of the other
+    assert "to run: real, procedural; 15 of 15 stages are missing, of unknown length" in told
     compare.plan(wish)
     assert capsys.readouterr().out.count("judge-faces") == 1
     assert not (tmp_path / "stages").exists()

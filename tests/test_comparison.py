@@ -117,6 +117,12 @@ def test_generators_of_equal_skill_are_tied(tmp_path):
     assert [row["rank"] for row in made["rows"]] == [[1, 2], [1, 2]]
 
 
+def test_the_spread_between_seeds_has_a_column_of_its_own(world):
+    _, _, made = world
+    for row in made["rows"]:
+        assert row["cells"]["verification/avg/seed_std"]["value"] == pytest.approx(row["cells"][AVG]["seed_std"])
+
+
 def test_one_seed_is_said_and_gets_no_ranks(tmp_path):
     results = [make_run(tmp_path, name, skill, seeds=1) for name, skill in (("real", 2.0), ("good", 1.6), ("weak", -1.0))]
     made = compare(tmp_path, results)
@@ -178,6 +184,12 @@ def test_what_was_measured_differently_is_named(tmp_path, change, field):
     one, other = make_run(tmp_path, "one"), make_run(tmp_path, "other", **change)
     assert field in comparable.differing(one, other) and len(comparable.groups([one, other])) == 2
     assert not comparable.differing(one, make_run(tmp_path, "third")) and not comparable.differing(one, one)
+
+
+def test_what_follows_from_another_real_set_is_not_named_too(tmp_path):
+    one, other = make_run(tmp_path, "one"), make_run(tmp_path, "other", recipe="long")
+    other["stages"][0]["key"] = "another real set"
+    assert list(comparable.differing(one, other)) == ["real set"]
 
 
 def test_another_setting_of_an_evaluator_is_named_when_nothing_else_differs(tmp_path):
