@@ -234,6 +234,7 @@ class Job:
     def generator_steps(self, seed: int) -> list[Step]:
         """train, enroll (where the generator has them) and generate."""
         traits, r = self.generator.traits, self.protocol.resolution
+        seed = 0 if traits.finite else seed  # the images are what they are
         upstream: dict[str, Any] = {"real": self.real.stage.key}
         if traits.trains or traits.enrolls:
             upstream["encoder"] = self.network_key("encoder")
@@ -261,14 +262,12 @@ class Job:
             add(
                 "enroll",
                 "enroll",
-                f"{self.short_name}: {count:,} identities",
+                f"{self.short_name}: {f'{count:,}' if count else 'all'} identities",
                 enroll,
                 count,
                 disk_for(count, r),
                 {"count": count, **digests},
             )
-        if traits.finite:
-            seed = 0  # the images are what they are
         work = f"{self.short_name}: " + (f"{count:,} identities, {images:,} images" if images else "every image there is")
         extra = {"volume": self.volume.blocks, **digests}
         amount = images or (self.real.amount if self.generator_name == "real" else 0)  # of a published set it is not known yet
