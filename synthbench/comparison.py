@@ -52,6 +52,9 @@ COSTS = (
 )
 
 
+MARKS = {"best": False, "tied": False}
+
+
 @dataclass
 class Entry:
     """A run on its way into a table."""
@@ -97,15 +100,12 @@ def compare(store: Store, results: Sequence[Result], name: str, baseline: str, c
     """The comparison of runs that may be compared. `baseline`: the name of one of them."""
     entries = [entry(store, result, label) for result, label in zip(results, labels(results))]
     first = entries[0].result
-    benchmarks = [
-        part[1] for score in first["scores"] if (part := score["metric"].split("/"))[0] == "verification" and part[2:] == ["accuracy"]
-    ]
-    benchmarks = [item for item in dict.fromkeys(benchmarks) if item != "avg"]
-    _check_pairs(entries)
+    benchmarks = _benchmarks(first)
+    whole = [item for item in entries if item.own]
+    for item in whole[1:]:
+        same_pairs(whole[0].own[0], item.own[0])
     found = differences(entries, benchmarks)
-    columns = [Column(f"verification/{item}/accuracy", SHORT.get(item, item), "%", 1, True, group="accuracy") for item in benchmarks]
-    columns += [Column(AVG, "AVG", "%", 2, True, group="accuracy"), Column(GAP, "gap to real", "points", 2, False, group="accuracy")]
-    columns += [Column(SPREAD, "AVG between seeds", "%", group="seeds"), *MEASURED, *COSTS]
+    columns = _columns(benchmarks)
     cells = {item.run: {column.metric: cell(store, item, column.metric, benchmarks) for column in columns} for item in entries}
     columns = [column for column in columns if any(cells[item.run][column.metric] for item in entries)]
     for column in columns:
@@ -144,10 +144,16 @@ def compare(store: Store, results: Sequence[Result], name: str, baseline: str, c
     }
 
 
-def _check_pairs(entries: Sequence[Entry]) -> None:
-    whole = [item for item in entries if item.own]
-    for item in whole[1:]:
-        same_pairs(whole[0].own[0], item.own[0])
+def _benchmarks(result: Result) -> list[str]:
+    parts = [score["metric"].split("/") for score in result["scores"]]
+    names = [part[1] for part in parts if part[0] == "verification" and part[2:] == ["accuracy"]]
+    return [name for name in dict.fromkeys(names) if name != "avg"]
+
+
+def _columns(benchmarks: Sequence[str]) -> list[Column]:
+    each = [Column(f"verification/{name}/accuracy", SHORT.get(name, name), "%", 1, True, group="accuracy") for name in benchmarks]
+    average = [Column(AVG, "AVG", "%", 2, True, group="accuracy"), Column(GAP, "gap to real", "points", 2, False, group="accuracy")]
+    return [*each, *average, Column(SPREAD, "AVG between seeds", "%", group="seeds"), *MEASURED, *COSTS]
 
 
 def cell(store: Store, item: Entry, metric: str, benchmarks: Sequence[str]) -> dict[str, Any] | None:
@@ -171,9 +177,6 @@ def cell(store: Store, item: Entry, metric: str, benchmarks: Sequence[str]) -> d
     else:
         found = inference.estimate(seeds, item.stderr(metric))
     return {key: value for key, value in vars(found).items() if key != "error"} | MARKS
-
-
-MARKS = {"best": False, "tied": False}
 
 
 def _bare(value: float | None) -> dict[str, Any] | None:
@@ -221,12 +224,12 @@ def _mark(column: Column, entries: Sequence[Entry], cells: dict[str, Any], found
     if column.group == "accuracy":
         metric = AVG if column.metric == GAP else column.metric
         p = {frozenset((row["a"], row["b"])): row["p_holm"] for row in found if row["metric"] == metric}
-        apart = [p.get(frozenset((best.run, item.run)), 1.0) for item in others]
-    else:
-        each = [_unpaired(best, item, column.metric) for item in others]
-        apart = inference.holm(each)
-    for item, p_value in zip(others, apart):
-        cells[item.run][column.metric]["tied"] = p_value >= inference.ALPHA
+    else:  # all pairs of the column, because the best was chosen by looking
+        pairs = list(itertools.combinations(competing, 2))
+        adjusted = inference.holm([_unpaired(a, b, column.metric) for a, b in pairs])
+        p = {frozenset((a.run, b.run)): value for (a, b), value in zip(pairs, adjusted)}
+    for item in others:
+        cells[item.run][column.metric]["tied"] = p.get(frozenset((best.run, item.run)), 1.0) >= inference.ALPHA
 
 
 def _unpaired(a: Entry, b: Entry, metric: str) -> float:
