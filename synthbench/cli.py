@@ -17,7 +17,9 @@ from synthbench.cli_options import DEVICE, DRY_RUN, FOLDER, JSON, NO_TRACKING, P
 from synthbench.cli_results import COMMANDS
 from synthbench.types import UserError
 
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOLCK)
+DISK = FULL + REFUSED
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -54,13 +54,13 @@ def faces_step(store: Store, resolution: int, name: str, faces: Faces) -> Step:
     return import_step(store, r, name, sources.find(faces.source, "faces"), faces.exclude)
 
 
-def import_step(store: Store, r: int, name: str, source: sources.Entry, exclude: Iterable[str] = ()) -> Step:
+def import_step(store: Store, resolution: int, name: str, source: sources.Entry, exclude: Iterable[str] = ()) -> Step:
     """Import the labelled faces of a registered source."""
     left_out = sorted(exclude)
-    key = content_key({"stage": "faces", "source": source.digest, "exclude": left_out, "resolution": r, "version": 1})
-    work = f"{source.title}, {source.images:,} faces, {r} px"
-    build_ = functools.partial(_import_faces, source.path, left_out, r)
-    return Step(store.stage(name, key), work, build_, source.images, f"import {r}", disk_for(source.images, r))
+    key = content_key({"stage": "faces", "source": source.digest, "exclude": left_out, "resolution": resolution, "version": 1})
+    work = f"{source.title}, {source.images:,} faces, {resolution} px"
+    build_ = functools.partial(_import_faces, source.path, left_out, resolution)
+    return Step(store.stage(name, key), work, build_, source.images, f"import {resolution}", disk_for(source.images, resolution))
 
 
 def disk_for(images: int, resolution: int) -> int:

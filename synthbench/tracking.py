@@ -78,8 +78,9 @@ def _explained(runs: Path) -> Any:
         yield
     except Exception as error:
         where = mlflow_client.without_password(mlflow_client.place(runs))
-        ours = f". If {runs / 'mlflow.db'} is damaged, delete it: synthbench sync makes it again" if where.startswith("sqlite") else ""
-        raise UserError(f"MLflow at {where} cannot be used: {mlflow_client.reason(error)}{ours}") from None
+        ours = where.startswith("sqlite") and not isinstance(error, OSError)
+        hint = f". If {runs / 'mlflow.db'} is damaged, delete it: synthbench sync makes it again" if ours else ""
+        raise UserError(f"MLflow at {where} cannot be used: {mlflow_client.reason(error)}{hint}") from None
 
 
 def ui(runs: Path, port: int) -> None:
