@@ -168,7 +168,7 @@ def test_bad_input(tmp_path):
     assert scores["verification/toy/accuracy"].value == 50 and scores["verification/toy/xnorm"].value == 0
 
 
-@pytest.mark.slow
+@pytest.mark.reality
 @pytest.mark.skipif(not (DATA / "lfw_112.zip").exists(), reason=f"LFW and public encoders are not in {DATA}")
 @pytest.mark.parametrize(
     ("model", "plain", "mirrored"),
