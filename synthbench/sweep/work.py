@@ -6,6 +6,7 @@ All points have the same seeds and differ by their settings only, so a sweep ove
 from __future__ import annotations
 
 import contextlib
+import errno
 import multiprocessing
 import os
 import signal
@@ -25,6 +26,7 @@ from synthbench.sweep.design import Design, Request, design, label
 from synthbench.types import UserError
 
 Sweep = dict[str, Any]  # sweep.json
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def sweep(request: Request) -> Sweep:
@@ -116,7 +118,7 @@ def _try(made: Design, study: trials.Study, trial: Trial) -> None:
     except Exception as error:
         trial.set_user_attr("error", str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
         study.tell(trial, state=trials.FAIL)
-        if isinstance(error, OSError) and error.errno:  # the disk: the next point would fail too
+        if isinstance(error, OSError) and error.errno in DISK:  # the next point would fail too
             raise
         _report(made, trial, error)
     except BaseException:  # Ctrl-C: the same command begins the point again
@@ -141,15 +143,17 @@ def _seeds(made: Design, trial: Trial, values: dict[str, Any]) -> tuple[Result, 
     Pruning goes seed by seed, because nothing earlier tells: a recognizer has no validation set, and its training loss is lowest where the
     faces are easiest. The accuracies on the benchmarks so far are set beside the best point's on the same (Wilcoxon).
     """
-    if made.request.prune:
-        for seed in range(made.request.seeds):
-            result = _run(made.run(values, seed + 1))
-            scores = curve.accuracies(result, seed)
-            for place, score in enumerate(scores):
-                trial.report(score, seed * len(scores) + place)
-            if seed + 1 < made.request.seeds and trial.should_prune():
-                return result, True
-    return _run(made.run(values, made.request.seeds)), False
+    last = made.request.seeds
+    for seeds in range(1, last + 1) if made.request.prune else (last,):
+        result = _run(made.run(values, seeds))
+        if seeds == last:
+            break
+        scores = curve.accuracies(result, seeds - 1)
+        for place, score in enumerate(scores):
+            trial.report(score, (seeds - 1) * len(scores) + place)
+        if trial.should_prune():
+            return result, True
+    return result, False
 
 
 def _run(request: run.Request) -> Result:
