@@ -31,7 +31,7 @@ def show(comparison: Mapping[str, Any]) -> None:
         rows.append([row["label"], *cells, *([_ranks(row)] if ranked else [])])
     header.insert(after, "interval")
     console.table(title, ["", *header, *(["rank"] if ranked else [])], rows)
-    other = [column for column in columns if column["group"] in ("data", "cost")]
+    other = [column for column in columns if column["group"] != "accuracy"]
     if other:
         cells_of = [[row["label"], *(cell(row["cells"].get(column["metric"]), column) for column in other)] for row in comparison["rows"]]
         console.table("the sets, and what they cost", ["", *map(tables.heading, other)], cells_of)
@@ -47,9 +47,9 @@ def cell(item: Mapping[str, Any] | None, column: Mapping[str, Any]) -> str:
     value, error = tables.shown(item, column)
     if not item or value == "-":
         return "-"
-    spread = item.get("seed_std")
-    between = "" if spread is None else f" ({tables.number(spread * column['scale'], column['digits'])})"
-    return value + (f" ±{error}" if error else "") + between + (BEST if item["best"] else tables.TIED if item["tied"] else "")
+    between = tables.spread(item, column)
+    mark = BEST if item["best"] else tables.TIED if item["tied"] else ""
+    return value + (f" ±{error}" if error else "") + (f" ({between})" if between else "") + mark
 
 
 def interval(item: Mapping[str, Any] | None) -> str:

@@ -21,7 +21,7 @@ from synthbench.results import SHORT, Result, values
 from synthbench.seeds import numpy_generator
 from synthbench.store import Store
 
-AVG, GAP, SPREAD = "verification/avg/accuracy", "gap_to_real/points", "verification/avg/seed_std"
+AVG, GAP = "verification/avg/accuracy", "gap_to_real/points"
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Column:
     digits: int = 2
     higher_is_better: bool | None = None
     scale: float = 1.0
-    group: str = "data"  # accuracy, seeds, data or cost
+    group: str = "data"  # accuracy, data or cost
 
 
 MEASURED = (
@@ -153,15 +153,14 @@ def _benchmarks(result: Result) -> list[str]:
 def _columns(benchmarks: Sequence[str]) -> list[Column]:
     each = [Column(f"verification/{name}/accuracy", SHORT.get(name, name), "%", 1, True, group="accuracy") for name in benchmarks]
     average = [Column(AVG, "AVG", "%", 2, True, group="accuracy"), Column(GAP, "gap to real", "points", 2, False, group="accuracy")]
-    return [*each, *average, Column(SPREAD, "AVG between seeds", "%", group="seeds"), *MEASURED, *COSTS]
+    return [*each, *average, *MEASURED, *COSTS]
 
 
 def cell(store: Store, item: Entry, metric: str, benchmarks: Sequence[str]) -> dict[str, Any] | None:
     """Value, errors and interval of one metric of one run; None when it was not measured."""
     if metric.startswith("cost/"):
-        return _bare(cost(store, item.result)[metric.removeprefix("cost/")])
-    if metric == SPREAD:
-        return _bare(statistics.stdev(item.seeds(AVG)) if len(item.seeds(AVG)) > 1 else None)
+        value = cost(store, item.result)[metric.removeprefix("cost/")]
+        return None if value is None else {**dict.fromkeys(("sampling_stderr", "seed_std", "low", "high")), "value": value, "n": 1} | MARKS
     seeds = item.seeds(metric)
     if not seeds:
         return None
@@ -177,11 +176,6 @@ def cell(store: Store, item: Entry, metric: str, benchmarks: Sequence[str]) -> d
     else:
         found = inference.estimate(seeds, item.stderr(metric))
     return {key: value for key, value in vars(found).items() if key != "error"} | MARKS
-
-
-def _bare(value: float | None) -> dict[str, Any] | None:
-    """A number that has no error of its own."""
-    return None if value is None else {**dict.fromkeys(("sampling_stderr", "seed_std", "low", "high")), "value": value, "n": 1} | MARKS
 
 
 def differences(entries: Sequence[Entry], benchmarks: Sequence[str]) -> list[dict[str, Any]]:

@@ -117,12 +117,6 @@ def test_generators_of_equal_skill_are_tied(tmp_path):
     assert [row["rank"] for row in made["rows"]] == [[1, 2], [1, 2]]
 
 
-def test_the_spread_between_seeds_has_a_column_of_its_own(world):
-    _, _, made = world
-    for row in made["rows"]:
-        assert row["cells"]["verification/avg/seed_std"]["value"] == pytest.approx(row["cells"][AVG]["seed_std"])
-
-
 def test_one_seed_is_said_and_gets_no_ranks(tmp_path):
     results = [make_run(tmp_path, name, skill, seeds=1) for name, skill in (("real", 2.0), ("good", 1.6), ("weak", -1.0))]
     made = compare(tmp_path, results)
