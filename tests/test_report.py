@@ -152,6 +152,10 @@ def test_half_written_results_are_refused(tmp_path, runs):
         report.report("half", tmp_path)
     with pytest.raises(UserError, match=r"no run 'm-swep'.*did you mean"):
         report.report("m-swep", runs)
+    made = read_json(runs / "comparisons/a-and-b/comparison.json")
+    write_json(folder / "comparison.json", {**made, "rows": [{"run": "r"}]})
+    with pytest.raises(UserError, match=r"not whole \(KeyError: 'label'\); make it again"):
+        report.report("half", tmp_path)
     made = read_json(runs / "sweeps/m-sweep/sweep.json")
     (tmp_path / "sweeps/lost").mkdir(parents=True)
     write_json(tmp_path / "sweeps/lost/sweep.json", made)  # its runs are not in this folder

@@ -72,8 +72,11 @@ def write(kind_folder: Path, store: Store, out: Path, photographs: bool = False)
 
 def document(kind_folder: Path, store: Store, photographs: bool = False) -> Document:
     """What the report of `kind_folder` says. Raises UserError when there is no whole result in it."""
-    if (kind_folder / "comparison.json").is_file():
-        return comparison_document(load(kind_folder / "comparison.json", "comparison", COMPARISON), store, photographs)
-    if (kind_folder / "sweep.json").is_file():
-        return sweep_document(load(kind_folder / "sweep.json", "sweep", SWEEP), store, photographs)
-    return run_document(open_run(store, kind_folder.name), photographs)
+    try:
+        if (kind_folder / "comparison.json").is_file():
+            return comparison_document(load(kind_folder / "comparison.json", "comparison", COMPARISON), store, photographs)
+        if (kind_folder / "sweep.json").is_file():
+            return sweep_document(load(kind_folder / "sweep.json", "sweep", SWEEP), store, photographs)
+        return run_document(open_run(store, kind_folder.name), photographs)
+    except (KeyError, IndexError, TypeError, AttributeError) as error:  # a file edited by hand, or written by another version
+        raise UserError(f"the result in {kind_folder} is not whole ({type(error).__name__}: {error}); make it again") from error

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -147,7 +148,7 @@ def read_histograms(folder: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(folder / "separability.npz", allow_pickle=False) as file:
             return {name: file[name] for name in ("edges", "genuine", "impostor", "real_genuine", "real_impostor")}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, BadZipFile, ValueError, KeyError) as error:
         raise UserError(f"the histograms of {folder.name} cannot be read ({error})") from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -26,7 +27,7 @@ def section(anchor: str, title: str, build: Callable[[], Iterable[Block]]) -> Se
     try:
         for block in build():
             blocks.append(block)
-    except (UserError, Skipped, OSError, ValueError, KeyError, IndexError, TypeError) as error:
+    except (UserError, Skipped, OSError, BadZipFile, ValueError, KeyError, IndexError, TypeError) as error:
         blocks.append(Text(f"Not shown: {error or type(error).__name__}", quiet=True))
     return Section(anchor, title, blocks) if blocks else None
 
