@@ -168,11 +168,48 @@ def study_command(name: str, groups: int, divide: str, dry_run: bool, as_json: b
 
 
 @click.command("reproduce", short_help="The tables and figures of a paper.")
-@click.argument("names", nargs=-1)
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--list", "as_list", is_flag=True, help="Show all there are, with what each would take.")
+@click.option(
+    "--scale", type=click.Choice(["demo", "full"]), help="[default: full when the data of protocol paper are registered, else demo]"
+)
+@VOLUME
+@click.option("--protocol", help="Name or .yaml file, instead of that of the scale.")
+@click.option("--seeds", type=int, default=1, show_default=True, help="Independent repetitions of every row.")
+@DEVICE
+@DRY_RUN
+@NO_TRACKING
 @RUNS
-def reproduce_command(**options: Any) -> None:
-    """Reproduce NAMES, such as cemiface/table-6."""
-    raise NotImplementedError
+@JSON
+def reproduce_command(
+    names: tuple[str, ...], as_list: bool, dry_run: bool, as_json: bool, no_tracking: bool, scale: str | None, **options: Any
+) -> None:
+    """Run the tables and figures NAMES, with the published numbers beside ours.
+
+    \b
+    synthbench reproduce --list
+    synthbench reproduce cemiface/table-6 --seeds 3
+    synthbench reproduce cemiface/backbones --scale full --dry-run
+    """
+    from synthbench import console, reproduce
+
+    if as_list or not names:
+        reproduce.listing(options["runs"], [scale] if scale else reproduce.SCALES, options["seeds"])
+        return
+    for name in names:
+        reproduce.find(name)  # a wrong name is told before anything runs
+    made = []
+    for name in names:
+        request = reproduce.Request(name, scale=scale, tracking=not no_tracking, **options)
+        if dry_run:
+            reproduce.plan_only(request)
+            continue
+        made.append(reproduce.reproduce(request))
+        if not as_json:
+            reproduce.show(made[-1])
+            console.note(f"page: {options['runs'] / 'reproductions' / made[-1]['folder'] / 'report.html'}")
+    if as_json and made:
+        click.echo(json.dumps(made[0] if len(made) == 1 else made, allow_nan=False))
 
 
 COMMANDS = (compare_command, sweep_command, report_command, study_command, reproduce_command)

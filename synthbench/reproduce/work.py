@@ -1,0 +1,91 @@
+"""Doing what is missing of a reproduction, by `sweep`, `compare` and `run`: nothing is trained or generated here."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from synthbench import compare, console, run, sweep
+from synthbench.reproduce import page
+from synthbench.reproduce.definition import Table, find
+from synthbench.reproduce.rows import Item, Request, default_scale, items, work
+from synthbench.steps import execute
+from synthbench.store import Store, write_json
+from synthbench.types import DataMissing, UserError
+
+
+def reproduce(request: Request) -> dict[str, Any]:
+    """Run what is missing; write <runs>/reproductions/<name>-<scale>/ with reproduction.json, the table and a page; answers the first.
+
+    Raises UserError when no row can be run (DataMissing when that is for lack of data).
+    """
+    name, table = find(request.name)
+    request = replace(request, scale=request.scale or default_scale())
+    store = Store(request.runs.absolute())
+    folder = store.root / "reproductions" / f"{name.replace('/', '-')}-{request.scale}"
+    made = items(table, request, folder)
+    ready = [item for item in made if item.request]
+    for item in made:
+        if item.reason:
+            console.note(f"skipped, {item.label}: {item.reason}")
+    if not ready:
+        kind = DataMissing if any(isinstance(item.reason, DataMissing) for item in made) else UserError
+        raise kind(f"no row of {name} can be run at {request.scale} scale: {made[0].reason}")
+    count, todo, time = work(made, store)
+    console.note(f"{name}, {request.scale} scale: {count} runs, {todo} stages to do{f', {time}' if time else ''}")
+    groups: list[Path] = []
+    if table.images_only:
+        for item in ready:
+            execute(item.steps, store)
+    elif table.sweep:
+        groups = [_sweep(table, ready, store)]
+    else:
+        groups = _compare(ready, store, folder.name)
+    found = {"folder": folder.name} | page.record(name, table, request, made, groups, "synthbench " + shlex.join(sys.argv[1:]))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "reproduction.json", found)
+    page.write(found, table, made, groups, store, folder)
+    return found
+
+
+def _sweep(table: Table, ready: Sequence[Item], store: Store) -> Path:
+    """The rows as points of one sweep; answers its folder."""
+    first = ready[0].request
+    assert first
+    common = tuple(text for text in first.settings if not text.startswith(f"{table.sweep}="))
+    values = ",".join(json.dumps(item.row.value) for item in ready)
+    alike = {name: getattr(first, name) for name in ("volume", "protocol", "seeds", "device", "tracking")}
+    swept = sweep.sweep(sweep.Request((table.sweep,), first.runs, first.generator, (values,), settings=common, **alike))
+    for item in ready:
+        for point in swept["points"]:
+            if point["values"][table.sweep] == item.row.value and point["state"] == "complete":
+                item.run, item.cells = point["runs"][0], point["scores"]
+        if not item.run:
+            item.reason = UserError("this point of the sweep failed; the sweep's table says why")
+    return store.root / "sweeps" / str(swept["sweep"])
+
+
+def _compare(ready: Sequence[Item], store: Store, name: str) -> list[Path]:
+    """The rows as comparisons, one for each set of rows that may be compared; answers their folders. A row that fails is named."""
+    for item in ready:
+        assert item.request
+        try:
+            item.run = (run.run(item.request) or {}).get("run", "")
+        except UserError as error:
+            item.reason = error
+            console.warn(f"{item.label}: {error}")
+    done = tuple(dict.fromkeys(item.run for item in ready if item.run))
+    if not done:
+        raise ready[0].reason or UserError(f"no row of {name} could be run")
+    wish, tracking = ready[0].request, all(item.request and item.request.tracking for item in ready)
+    assert wish
+    found = compare.compare(compare.Request(done, wish.runs, name=name, papers=False, force_incomparable=True, tracking=tracking))
+    cells = {row["run"]: row["cells"] for comparison in found for row in comparison["rows"]}
+    for item in ready:
+        item.cells = cells.get(item.run, {})
+    return [store.root / "comparisons" / str(comparison["comparison"]) for comparison in found]
