@@ -79,7 +79,8 @@ def weight(abar: Tensor, prediction: Prediction, weighting: Weighting, gamma: fl
     """Factor of the squared error of the network's OUTPUT, (B,).
 
     All weightings are defined on the squared error of x0: `uniform` SNR, which is the plain epsilon error of DDPM (Eq. 14); `min_snr`
-    min(SNR, gamma); `clamped_snr` the same but at least 1 (2202.00512, Eq. 9), so that noise too counts for something; `edm` (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 with sigma^2 = 1 / SNR.
+    min(SNR, gamma); `clamped_snr` that but at least 1 (2202.00512, Eq. 9), so that large t counts for something; `edm`
+    (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 with sigma^2 = 1 / SNR.
     An error e of x0 is sqrt(SNR) e of epsilon and sqrt(SNR + 1) e of v.
     """
     snr = abar / (1 - abar)
