@@ -28,23 +28,21 @@ def draw(sweep: dict[str, Any], benchmarks: Sequence[str], real: float | None, f
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": sweep["sweep"], "font.size": 10}):
         page = Figure(figsize=(8, 5), layout="constrained", facecolor="white")
         axes = page.add_subplot()
-        xs = _axis(axes, [point["values"][sweep["parameters"][0]] for point in points])
+        xs, joined = _axis(axes, [point["values"][sweep["parameters"][0]] for point in points])
         if len(sweep["parameters"]) == 1:
             lines = {SHORT.get(name, name): f"verification/{name}/accuracy" for name in benchmarks}
             for i, (title, metric) in enumerate(lines.items()):
-                _line(axes, xs, points, metric, title, COLOURS[i % 8], MARKS[i % 8], thin=True)
-            _line(axes, xs, points, AVG, "AVG, 95 % interval", "black", "o")
+                _line(axes, xs, points, metric, title, COLOURS[i % 8], MARKS[i % 8], joined, thin=True)
+            _line(axes, xs, points, AVG, "AVG, 95 % interval", "black", "o", joined)
         else:
             groups: dict[str, list[int]] = {}
             for i, point in enumerate(points):
                 rest = [f"{name.rpartition('.')[2]} = {show(point['values'][name])}" for name in sweep["parameters"][1:]]
                 groups.setdefault(", ".join(rest), []).append(i)
             for i, (title, rows) in enumerate(groups.items()):
-                _line(axes, [xs[row] for row in rows], [points[row] for row in rows], AVG, title, COLOURS[i % 8], MARKS[i % 8])
+                _line(axes, [xs[row] for row in rows], [points[row] for row in rows], AVG, title, COLOURS[i % 8], MARKS[i % 8], joined)
         if real is not None:
-            axes.axhline(real, color="#555555", linestyle="--", linewidth=1)
-            place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "xytext": (-4, 3), "textcoords": "offset points", "ha": "right"}
-            axes.annotate(f"real {real:.1f}", (1, real), color="#555555", **place)
+            axes.axhline(real, color="#555555", linestyle="--", linewidth=1, label=f"real, AVG {real:.1f}")
         axes.set_xlabel(sweep["parameters"][0])
         axes.set_ylabel("AVG, %" if len(sweep["parameters"]) > 1 else "verification accuracy, %")
         about = f"{sweep['generator']} {sweep['volume']}, protocol {sweep['protocol']}, seeds: {len(sweep['seeds'])}"
@@ -58,38 +56,41 @@ def draw(sweep: dict[str, Any], benchmarks: Sequence[str], real: float | None, f
             os.replace(tmp, folder / f"curve.{form}")
 
 
-def _axis(axes: Axes, found: Sequence[Any]) -> list[float]:
-    """Where the points stand: at their number, on a logarithmic axis when they span a factor of ten; words and intervals one by one."""
+def _axis(axes: Axes, found: Sequence[Any]) -> tuple[list[float], str]:
+    """Where the points stand, and the line that joins them: at their number, on a logarithmic axis when they span a factor of ten.
+
+    Words and intervals stand side by side, and nothing joins them.
+    """
     numbers = [value for value in found if isinstance(value, (int, float)) and not isinstance(value, bool)]
     if len(numbers) == len(found):
         if len(numbers) > 2 and min(numbers) > 0 and max(numbers) >= 10 * min(numbers):
             axes.set_xscale("log")
             axes.set_xticks(sorted(set(numbers)), [show(value) for value in sorted(set(numbers))])
             axes.minorticks_off()
-        return [float(value) for value in numbers]
+        return [float(value) for value in numbers], "-"
     names = list(dict.fromkeys(show(value) for value in found))
     axes.set_xticks(range(len(names)), names)
-    return [float(names.index(show(value))) for value in found]
+    return [float(names.index(show(value))) for value in found], "none"
 
 
 def _line(
-    axes: Axes, xs: Sequence[float], points: Sequence[dict[str, Any]], metric: str, title: str, colour: str, mark: str, thin: bool = False
+    axes: Axes,
+    xs: Sequence[float],
+    points: Sequence[dict[str, Any]],
+    metric: str,
+    title: str,
+    colour: str,
+    mark: str,
+    joined: str,
+    thin: bool = False,
 ) -> None:
     rows = [(x, point["scores"][metric]) for x, point in zip(xs, points) if metric in point["scores"]]
     rows.sort(key=lambda row: row[0])
     at, values = [x for x, _ in rows], [cell["value"] for _, cell in rows]
+    look: dict[str, Any] = {"color": colour, "marker": mark, "linestyle": joined, "label": title}
     if thin:
-        axes.plot(at, values, color=colour, marker=mark, markersize=4, linewidth=1.2, alpha=0.9, label=title)
+        axes.plot(at, values, markersize=4, linewidth=1.2, alpha=0.9, **look)
         return
-    below = [cell["value"] - (cell["value"] if cell["low"] is None else cell["low"]) for _, cell in rows]
-    above = [(cell["value"] if cell["high"] is None else cell["high"]) - cell["value"] for _, cell in rows]
-    look: dict[str, Any] = {
-        "color": colour,
-        "marker": mark,
-        "markersize": 6,
-        "linewidth": 2.2,
-        "elinewidth": 1.3,
-        "capsize": 3,
-        "zorder": 3,
-    }
-    axes.errorbar(at, values, yerr=[below, above], label=title, **look)
+    below = [0.0 if cell["low"] is None else cell["value"] - cell["low"] for _, cell in rows]
+    above = [0.0 if cell["high"] is None else cell["high"] - cell["value"] for _, cell in rows]
+    axes.errorbar(at, values, yerr=[below, above], markersize=6, linewidth=2.2, elinewidth=1.3, capsize=3, zorder=3, **look)
