@@ -434,7 +434,7 @@ def test_the_best_points_are_confirmed_with_more_seeds(fabricated) -> None:
     assert [row["values"]["sample.m"] for row in made["confirmed"]] == [1, 0.5]
     assert [wish.seeds for wish in calls] == [1, 1, 1, 4, 4] and made["best"] == 2
     assert made["confirmed"][0]["fresh"] == pytest.approx(81 + 2)  # the mean of seeds 1, 2, 3
-    assert "83.00 % over the 3 new seeds, which had no part in choosing it" in made["statement"]
+    assert "83.00 % over the 3 new runs, which had no part in choosing it" in made["statement"]
     larger = sweep.sweep(request(values=("0,0.5,1",), confirm=1, confirm_volume="8x3"))
     assert larger["confirmed"][0]["volume"] == "8x3" and larger["confirmed"][0]["seeds"] == [0, 1, 2]
 

@@ -132,7 +132,7 @@ def _confirmation(made: Design, chosen: dict[str, Any], result: Result) -> dict[
     same = result["volume"] == made.volume
     fresh = [score["value"] for score in values(result, AVG) if not same or score["seed"] >= made.request.seeds]
     row = {"values": chosen, "runs": [entry.run], "volume": result["volume"], "seeds": result["seeds"], "scores": _scores(made, entry)}
-    return {**row, "fresh": statistics.fmean(fresh) if fresh else None}
+    return {**row, "fresh": statistics.fmean(fresh) if fresh else None, "fresh_seeds": len(fresh)}
 
 
 def _joint(entries: Sequence[Entry | None], names: Sequence[str]) -> Joint | None:

@@ -43,7 +43,7 @@ def statement(points: Sequence[Point], curve: Joint | None, confirmed: Sequence[
         parts.append(f"n = {request.seeds} seeds; intervals are 95 %, of pairs and seeds.")
     if request.sampler != "grid":
         parts.append(f"{request.sampler} chose the points by their scores, so the highest flatters; --confirm measures it afresh.")
-    parts += [_confirmed(row, request) for row in confirmed]
+    parts += [_confirmed(row) for row in confirmed]
     return " ".join(parts)
 
 
@@ -84,11 +84,8 @@ def _curve(points: Sequence[Point], found: Shape) -> str:
         text = f"AVG has an interior optimum over {name}{several}: {label(top.values)} has {_value(top)}, {over} {test}."
         return text + tied + extreme
     if found.kind == "interior minimum":
-        low = min(found.beaten, key=lambda i: points[i].cell["value"])
-        return (
-            f"AVG is lower inside than at both ends of {name}, lowest at {label(points[low].values)} with {_value(points[low])} {test}."
-            + extreme
-        )
+        worst = points[min(found.beaten, key=lambda i: points[i].cell["value"])]
+        return f"AVG is lower inside than at both ends of {name}, lowest at {label(worst.values)} with {_value(worst)} {test}.{extreme}"
     highest = f"The highest is {label(best.values)} with {_value(best)}."
     inner = f"The best inner point, {label(top.values)}, is {_points(rival)} over the better end, {label(better_end.values)}."
     if found.kind in ("rising", "falling"):
@@ -120,10 +117,11 @@ def _choices(points: Sequence[Point], curve: Joint) -> str:
     return text + f" Not told apart from it: {', '.join(tied)}."
 
 
-def _confirmed(row: dict[str, Any], request: Request) -> str:
+def _confirmed(row: dict[str, Any]) -> str:
     cell = row["scores"][AVG]
-    fresh = len(row["seeds"]) - request.seeds
-    of_new = f"; {row['fresh']:.2f} % over the {fresh} new seeds, which had no part in choosing it" if row["fresh"] and fresh > 0 else ""
+    of_new = (
+        f"; {row['fresh']:.2f} % over the {row['fresh_seeds']} new runs, which had no part in choosing it" if row["fresh_seeds"] else ""
+    )
     value = _value(Point(row["values"], cell))
     return f"Confirmed at {row['volume']} with {len(row['seeds'])} seeds: {label(row['values'])} has {value}{of_new}."
 
