@@ -23,7 +23,7 @@ FLAGS = (
 class Browser:
     """`with Browser() as browser: browser.open(path)`. `complaints` collects console errors, exceptions and blocked requests."""
 
-    def __init__(self, timeout: float = 60.0) -> None:
+    def __init__(self, timeout: float = 300.0) -> None:
         assert CHROMIUM, "chromium is not installed"
         self.timeout, self.number, self.complaints, self.buffer, self.events = timeout, 0, [], b"", []  # type: ignore[var-annotated]
         self.profile = tempfile.mkdtemp()

@@ -258,6 +258,6 @@ def test_chromium_shows_it(pages, tmp_path):
             assert ground["light"] != ground["dark"]
             browser.ask("document.querySelector('.skip').focus()")
             assert browser.ask("document.querySelector('.skip').getBoundingClientRect().left") >= 0
-            browser.pdf(tmp_path / "page.pdf")
-            assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
+        browser.pdf(tmp_path / "page.pdf")
+        assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
         assert not browser.complaints

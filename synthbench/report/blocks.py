@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -120,7 +120,6 @@ class Document:
     comparison: Comparison  # the table, for LaTeX and CSV
     command: str
     made: str  # synthbench's version, and when the newest result was made
-    extra: dict[str, str] = field(default_factory=dict)  # further files, by name
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -140,7 +139,7 @@ def encode(pixels: np.ndarray) -> bytes:
 
 
 def sheet(rows: Sequence[Sequence[np.ndarray | None]], gap: int = 2, side: int = 64) -> np.ndarray:
-    """Images, each scaled up to at least `side` pixels by whole steps, on one transparent-white sheet."""
+    """Images, each scaled up to at least `side` pixels by whole steps, on one white sheet."""
     size = max(len(image) for row in rows for image in row if image is not None)
     factor = max(1, round(side / size))
     cell = size * factor + gap

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from synthbench import __version__
 from synthbench.report import facts, figures, parts, verdict
-from synthbench.report.blocks import Block, Document, Figure, Fold, Grid, Image, Images, Results, Section, Text
+from synthbench.report.blocks import Block, Document, Figure, Fold, Grid, Image, Images, Results, Text
 from synthbench.report.data import ACCURACY, AVERAGE, Run, cell, finished, open_runs, plain, run_table, sweep_table
-from synthbench.report.parts import interval, section
+from synthbench.report.parts import attempt, interval, section
 from synthbench.results import SHORT
 from synthbench.store import Store
 from synthbench.tables import differences, published
@@ -44,7 +45,7 @@ def run_document(run: Run, photographs: bool = False) -> Document:
         section("training", "Training", lambda: parts.training(run)),
         section("cost", "Cost", lambda: facts.cost([run])),
         section("provenance", "Provenance", about),
-        section("configuration", "Configuration", lambda: facts.configuration(run)),
+        section("configuration", "Configuration", lambda: [*facts.settings(run), *facts.recipe(run)]),
         section("scores", "All scores", lambda: facts.scores(run)),
     ]
     seeds = len(result["seeds"])
@@ -119,24 +120,25 @@ def comparison_document(comparison: Mapping[str, Any], store: Store, photographs
 
     def images() -> Iterator[Block]:
         for number, run in enumerate(runs):
-            yield from parts.images(run, photographs, people=3, name=f"samples-{number}")
+            yield from attempt(partial(parts.images, run, photographs, people=3, name=f"samples-{number}"), f" of {run.label}")
 
     def similarity() -> Iterator[Block]:
         for number, run in enumerate(runs):
-            for block in parts.similarity(run):
+            for block in attempt(partial(parts.similarity, run)):
                 if isinstance(block, Figure):
                     svg = block.svg.replace("similarity-", f"similarity-{number}-")  # ids stay unique
                     yield Figure(f"similarity-{number}", svg, block.alt, f"{run.label}. {block.caption}")
 
     def about() -> Iterator[Block]:
+        yield from facts.needs(runs)
         for run in runs:
-            yield Fold(f"Licence and provenance of {run.label}", list(facts.provenance(run)))
-        for run in runs:
-            yield Fold(f"Digests of {run.label}", list(facts.digests(run)))
+            yield Fold(f"Digests of {run.label}", list(attempt(partial(facts.digests, run))))
 
     def configuration() -> Iterator[Block]:
         for run in runs:
-            yield from facts.configuration(run)
+            yield from facts.settings(run)
+        for run in runs[:1]:
+            yield from facts.recipe(run)
 
     sections = [
         section("results", "Results", results),
@@ -207,7 +209,7 @@ def sweep_document(sweep: Mapping[str, Any], store: Store, photographs: bool = F
         section("similarity", "What else changes", lambda: realised(sweep, points)),
         section("cost", "Cost", lambda: facts.cost(runs)),
         section("provenance", "Provenance", lambda: facts.provenance(runs[0]) if runs else ()),
-        section("configuration", "Configuration", lambda: facts.configuration(runs[0]) if runs else ()),
+        section("configuration", "Configuration", lambda: [*facts.settings(runs[0]), *facts.recipe(runs[0])] if runs else ()),
     ]
     tiles = []
     if best and best["scores"].get(AVERAGE):
@@ -324,6 +326,3 @@ def one_noise(points: Sequence[Mapping[str, Any]], store: Store, photographs: bo
         " Below each image: its similarity to the inquiry, by the encoder." if any(i and i.label for _, line in rows for i in line) else ""
     )
     yield Images("one-noise", caption, header, rows)
-
-
-__all__ = ["Section", "comparison_document", "run_document", "sweep_document"]

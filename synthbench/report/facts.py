@@ -14,6 +14,8 @@ from synthbench.report.data import Run, costs, plain
 from synthbench.results import values
 from synthbench.store import read_json
 
+SHOWN = "generated from photographs of people, or photographs where --photographs was given: ask before passing this page on"
+
 
 def cost(runs: Sequence[Run]) -> Iterator[Block]:
     """Time and disk of every stage; of several runs first the sums."""
@@ -70,8 +72,17 @@ def provenance(run: Run) -> Iterator[Block]:
     }
     rows = [(title, say(traits[name])) for name, title in words.items() if name in traits]
     rows += [("Real set", run.stages("real")[0].get("work", "")) if run.stages("real") else ("Real set", "its stage is gone")]
-    pictures = "rendered; no real person is shown on this page" if run.rendered else "may show real people: ask before passing it on"
+    pictures = "rendered; no real person is shown on this page" if run.rendered else SHOWN
     yield Facts([*rows, ("Pictures", pictures)])
+
+
+def needs(runs: Sequence[Run]) -> Iterator[Block]:
+    """What each generator needs, side by side."""
+    names = ("new_identities", "real_photographs", "pretrained", "licence", "paper")
+    rows = [[run.label, *(say(run.result["traits"].get(name)) for name in names)] for run in runs]
+    yield Grid("What each generator needs, and under which licence.", ["", *(name.replace("_", " ") for name in names)], rows)
+    shown = "rendered; no real person is shown on this page" if all(run.rendered for run in runs) else SHOWN
+    yield Facts([("Pictures", shown)])
 
 
 def say(value: Any) -> str:
@@ -99,12 +110,13 @@ def digests(run: Run) -> Iterator[Block]:
     yield Fold("Stages and their keys", [Grid("A key covers everything that may change a result.", ["stage", "key", "what"], keys)])
 
 
-def configuration(run: Run) -> Iterator[Block]:
-    """Everything that was set: the generator's settings and the recipe of the recognizer."""
-    yield Fold(
-        f"Settings of {run.result['generator']}",
-        [Code(yaml.safe_dump(run.result["settings"], sort_keys=False, allow_unicode=True).rstrip())],
-    )
+def settings(run: Run) -> Iterator[Block]:
+    """Everything that was set for the generator."""
+    yield Fold(f"Settings of {run.label}", [Code(yaml.safe_dump(run.result["settings"], sort_keys=False, allow_unicode=True).rstrip())])
+
+
+def recipe(run: Run) -> Iterator[Block]:
+    """How the recognizer was trained."""
     for manifest in run.stages("recognizer")[:1]:
         about = read_json(manifest["folder"] / "encoder.json")
         if isinstance(about, dict) and "recipe" in about:

@@ -22,14 +22,17 @@ HIDDEN = "Photographs of real people are left out; `--photographs` puts them in,
 
 
 def section(anchor: str, title: str, build: Callable[[], Iterable[Block]]) -> Section | None:
-    """A section; what is damaged or gone leaves a line that says so, and a section without blocks is none."""
-    blocks: list[Block] = []
-    try:
-        for block in build():
-            blocks.append(block)
-    except (UserError, Skipped, OSError, BadZipFile, ValueError, KeyError, IndexError, TypeError) as error:
-        blocks.append(Text(f"Not shown: {error or type(error).__name__}", quiet=True))
+    """A section; one without blocks is none."""
+    blocks = list(attempt(build))
     return Section(anchor, title, blocks) if blocks else None
+
+
+def attempt(build: Callable[[], Iterable[Block]], what: str = "") -> Iterator[Block]:
+    """The blocks that can be built; what is damaged or gone leaves a line that says so."""
+    try:
+        yield from build()
+    except (UserError, Skipped, OSError, BadZipFile, ValueError, KeyError, IndexError, TypeError) as error:
+        yield Text(f"Not shown{what}: {error or type(error).__name__}", quiet=True)
 
 
 def short(benchmark: str) -> str:
