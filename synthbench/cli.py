@@ -284,7 +284,7 @@ def _guarded() -> int:
         return 1
     except OSError as error:
         if error.errno in DISK:
-            where = error.filename or "the output"
+            where = error.filename or "to the disk"
             console.error(f"cannot write {where}: {error.strerror}. Nothing is lost.\nContinue with: {continue_command()}")
             return 2
         return _unexpected(error)
