@@ -20,6 +20,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from synthbench.types import UserError
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric
@@ -34,8 +36,12 @@ QUIET = {
 
 
 def place(root: Path) -> str:
-    """The tracking URI for the runs folder `root`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
+    """The tracking URI for the runs folder `root`. Raises UserError when its name cannot be part of one."""
+    if wish := os.environ.get("MLFLOW_TRACKING_URI"):
+        return wish
+    if {"%", "?"} & set(str(root)):  # SQLAlchemy would take them for escapes and a query; quoted, MLflow makes folders of those names
+        raise UserError(f"{root}: MLflow opens no database in a folder with % or ? in its name; rename it, or set MLFLOW_TRACKING_URI")
+    return f"sqlite:///{root / 'mlflow.db'}"
 
 
 def without_password(text: str) -> str:

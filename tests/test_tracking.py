@@ -366,3 +366,16 @@ def test_a_failure_to_log_a_comparison_is_a_warning(tmp_path, monkeypatch, capsy
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     tracking.mirror_group(Store(tmp_path), path)
     assert "not mirrored to MLflow" in capsys.readouterr().err and path.is_file()
+
+
+def test_a_folder_whose_name_cannot_be_in_a_uri(tmp_path, capsys):
+    """SQLAlchemy would open another file, in a folder that MLflow makes for it."""
+    store = Store(tmp_path / "50% off?")
+    result = {"run": "r", "cost": {"device": "cpu"}}
+    tracking.mirror(store, result)
+    assert "not mirrored to MLflow" in capsys.readouterr().err
+    (store.root / "results" / "r").mkdir(parents=True)
+    (store.root / "results" / "r" / "run.json").write_text("{}")
+    with pytest.raises(UserError, match="no database in a folder with % or"):
+        tracking.synchronise(store)
+    assert [path.name for path in tmp_path.iterdir()] == ["50% off?"]
