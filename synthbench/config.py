@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -79,12 +80,19 @@ def read_layer(path: Path) -> Layer:
     """A YAML mapping with the line of every key. Raises UserError with file and line when it is not one."""
     try:
         text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    return _parse(path, text)
+
+
+@functools.lru_cache(maxsize=256)
+def _parse(path: Path, text: str) -> Layer:
+    """The same file with the same text is parsed once: the points of a sweep share four of them."""
+    try:
         node = yaml.compose(text, _Loader)
         origin: dict[Keys, str] = {}
         _places(node, (), path, origin)
         data = yaml.load(text, _Loader)  # _Loader is a SafeLoader
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UserError(f"{path}:{line}: {error.problem or 'not valid YAML'}") from None

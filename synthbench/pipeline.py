@@ -152,8 +152,8 @@ class Job:
                     log.write(json.dumps(line) + "\n")
             return {"images_per_second": round(statistics.median(seen), 1)} if seen else {}
 
-        work = f"{whose}recipe {recipe_name}, {recipe.epochs} epochs, seed {seed}"
-        label = f"{recipe_name} {self.protocol.resolution} {self.device.type}"
+        work = f"{whose}recipe {recipe.name}, {recipe.epochs} epochs, seed {seed}"
+        label = f"{recipe.name} {self.protocol.resolution} {self.device.type}"
         return Step(
             self.store.stage(name, key),
             work,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import inspect
 import sys
+from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,13 @@ PLUGIN_FILE = "synthbench_plugin_"  # and the stem of the file: the module of a 
 
 def names(kind: str) -> dict[str, metadata.EntryPoint]:
     """Registered plugins of `kind` (generator or evaluator) by name."""
-    return {point.name: point for point in metadata.entry_points(group=f"synthbench.{kind}s")}
+    return dict(_installed(metadata.entry_points, f"synthbench.{kind}s"))
+
+
+@functools.cache
+def _installed(scan: Callable[..., Iterable[metadata.EntryPoint]], group: str) -> dict[str, metadata.EntryPoint]:
+    """One scan a process: it opens a file of every installed package, and a sweep asks hundreds of times."""
+    return {point.name: point for point in scan(group=group)}
 
 
 def load(kind: str, name: str) -> Any:

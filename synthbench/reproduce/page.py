@@ -20,38 +20,36 @@ from synthbench.report.blocks import Block, Document, Figure, Grid, Image, Image
 from synthbench.report.data import Run, cell, open_run
 from synthbench.report.documents import made as made_by
 from synthbench.report.page import page as as_html
-from synthbench.reproduce.definition import Table, published_row
+from synthbench.report.verdict import comparison_verdict
+from synthbench.reproduce.definition import Column, Table, published_row
 from synthbench.reproduce.rows import Item, Request
-from synthbench.store import Store
+from synthbench.store import Store, read_json
 from synthbench.types import UserError
 
 if TYPE_CHECKING:
     from synthbench.data.faces import FaceSet
 
 EDGES = (0.1, 0.2, 0.3, 0.4, 0.5)  # of the histogram of CemiFace's table 7
-BESIDE = "Ours and the published numbers were measured on other faces, under other recipes, and are not comparable: compare their order."
+RENDERED = "ours are rendered faces and cannot be compared with the published numbers; at most the order of the rows can"
+PHOTOGRAPHS = "ours is the last epoch of the recipe as docs/protocol.md reads it; the papers' numbers are their own runs"
 
 
 def record(name: str, table: Table, request: Request, made: Sequence[Item], groups: Sequence[Path], command: str) -> dict[str, Any]:
     """reproduction.json: every row with what came out and what was published."""
-    store, columns = Store(request.runs.absolute()), [column.model_dump() for column in table.columns]
+    store, scale = Store(request.runs.absolute()), getattr(table, str(request.scale))
     rows = []
     for item in made:
-        ours, theirs = measured(item, store), published_row(item.row, table)
-        if AVG in {column.metric for column in table.columns}:
-            known = {column["metric"] for column in columns}
-            added = [name for name in published.BENCHMARKS if (metric := f"verification/{name}/accuracy") in ours and metric not in known]
-            columns += [
-                {"metric": f"verification/{name}/accuracy", "title": f"{name} %", "published": name, "scale": 1.0, "digits": 2}
-                for name in added
-            ]
-        theirs = {**theirs, **{key: f"{value:g}" for key, value in item.row.numbers.items()}}
+        theirs = {**published_row(item.row, table), **{key: f"{value:g}" for key, value in item.row.numbers.items()}}
         remarks = [f"not run: {item.reason}"] if item.reason else []
         remarks += [theirs[key] for key in ("erratum", "note") if theirs.get(key)]
-        rows.append({"label": item.label, "run": item.run, "ours": ours, "published": theirs, "remark": "; ".join(remarks)})
-    scale = getattr(table, str(request.scale))
+        about = {"label": item.label, "run": item.run, "remark": "; ".join(remarks)}
+        rows.append({**about, "ours": measured(item, store), "published": theirs})
+    columns = list(table.columns)
+    if AVG in {column.metric for column in columns}:  # at full scale its parts were published too
+        parts_of = [Column(metric=f"verification/{item}/accuracy", title=f"{item} %", published=item) for item in published.BENCHMARKS]
+        columns += [column for column in parts_of if any(column.metric in row["ours"] for row in rows)]
     protocol = load_protocol(request.protocol or scale.protocol)
-    seeds = [f"n = {request.seeds} seed{'s' * (request.seeds > 1)}"] if groups else []
+    notes = [f"n = {request.seeds} seed{'s' * (request.seeds > 1)}", RENDERED if isinstance(protocol.real, WorldFaces) else PHOTOGRAPHS]
     return {
         "reproduction": name,
         **{key: getattr(table, key) for key in ("content", "camera_ready", "v1", "asks")},
@@ -59,12 +57,21 @@ def record(name: str, table: Table, request: Request, made: Sequence[Item], grou
         "protocol": protocol.name,
         "title": protocol.title,
         "seeds": list(range(request.seeds)),
-        "columns": columns,
+        "columns": [column.model_dump() for column in columns],
         "rows": rows,
-        "notes": [*seeds, *([scale.note] if scale.note else []), *table.notes, *([BESIDE] if groups else [])],
+        "says": [said(path) for path in groups],
+        "notes": [*(notes if groups else []), *([scale.note] if scale.note else []), *table.notes],
         "made_of": [f"{path.parent.name}/{path.name}" for path in groups],
         "command": command,
     }
+
+
+def said(folder: Path) -> str:
+    """The sentence of a sweep or a comparison."""
+    if swept := read_json(folder / "sweep.json"):
+        return str(swept.get("statement", ""))
+    found = read_json(folder / "comparison.json")
+    return f"Under {found['protocol']}: {comparison_verdict(found)}"
 
 
 def measured(item: Item, store: Store) -> dict[str, Any]:
@@ -132,6 +139,8 @@ def show(found: Mapping[str, Any]) -> None:
     """The table to stdout, what a reader must know to stderr."""
     if found["columns"]:
         console.table(title(found), *grid(found))
+    for text in found["says"]:
+        print(text)
     for note in found["notes"]:
         console.note(note)
 
@@ -170,22 +179,16 @@ def _document(found: Mapping[str, Any], table: Table, made: Sequence[Item], grou
     for name in table.shows:
         own.append(parts.section(f"shows-{name}", heading, functools.partial(drawn[name], ran, store, folder)))
     documents = [report.document(path, store) for path in groups]
-    whole = (
-        documents[0].sections
-        if len(documents) == 1
-        else [
-            Section(
-                f"results-{i}", f"Results under {document.comparison['protocol']}", [Text(document.verdict), Results(document.comparison)]
-            )
-            for i, document in enumerate(documents, 1)
-        ]
-    )
+    apart = [(f"results-{i}", f"Results under {item.comparison['protocol']}", item) for i, item in enumerate(documents, 1)]
+    whole = [Section(anchor, text, [Text(item.verdict), Results(item.comparison)]) for anchor, text, item in apart]
+    whole = list(documents[0].sections) if len(documents) == 1 else whole
     text = found["title"][:1].upper() + found["title"][1:] + "."
     base = documents[0] if documents else Document("", "", "", found["asks"], [text], [], [], {}, "", made_by([]))
     return replace(
         base,
         kind="reproduction",
         title=title(found),
+        verdict=" ".join(found["says"]) or found["asks"],
         about=f"Protocol {found['protocol']}. " + ", ".join(found["made_of"]),
         sections=[*(section for section in own if section), *whole],
         command=found["command"],

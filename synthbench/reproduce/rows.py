@@ -63,9 +63,7 @@ def items(table: Table, request: Request, folder: Path) -> list[Item]:
     for row in table.rows:
         part: Part | str = getattr(row, str(request.scale))
         generator = row.generator or table.generator
-        why = row.missing or (part if isinstance(part, str) else "")
-        if not why and generator not in registry.names("generator"):
-            why = f"synthbench has no generator {generator} yet"
+        why = obstacle(row, table, str(request.scale))
         if why or isinstance(part, str):
             found.append(Item(row, row.label, reason=UserError(why)))
             continue
@@ -86,6 +84,13 @@ def items(table: Table, request: Request, folder: Path) -> list[Item]:
             made.request, made.reason = None, error
         found.append(made)
     return found
+
+
+def obstacle(row: Row, table: Table, scale: str) -> str:
+    """Why no synthbench of today can run a row at a scale; empty when it can, given the data."""
+    part, generator = getattr(row, scale), row.generator or table.generator
+    known = generator in registry.names("generator")
+    return row.missing or (part if isinstance(part, str) else "" if known else f"synthbench has no generator {generator} yet")
 
 
 def texts(settings: Mapping[str, Any]) -> tuple[str, ...]:
@@ -135,14 +140,17 @@ def listing(runs: Path, scales: Sequence[str], seeds: int = 1) -> None:
     rows = []
     for name, table in tables().items():
         for scale in scales:
+            about = [name, table.content, table.camera_ready, table.v1, scale]
+            absent = [source for source in load_protocol(getattr(table, scale).protocol).sources() if not sources.registered(source)]
+            if absent:
+                runs_of = sum(not obstacle(row, table, scale) for row in table.rows)
+                rows.append([*about, str(runs_of), "unknown", "unknown", f"needs {', '.join(absent)}"])
+                continue
             with tempfile.TemporaryDirectory() as folder:
                 made = items(table, Request(name, runs, scale, seeds=seeds), Path(folder))
             count, todo, took = work(made, Store(runs.absolute()))
-            absent = [source for source in load_protocol(getattr(table, scale).protocol).sources() if not sources.registered(source)]
-            open_rows = sum(item.reason is not None for item in made)
-            remark = f"needs {', '.join(absent)}" if absent else f"{open_rows} of {len(made)} rows cannot be run" if open_rows else ""
-            cost = (str(count), todo, took) if count else ("0", "-", "-")
-            rows.append([name, table.content, table.camera_ready, table.v1, scale, *cost, remark])
+            closed = sum(item.reason is not None for item in made)
+            rows.append([*about, str(count), todo, took, f"{closed} of {len(table.rows)} rows cannot be run" if closed else ""])
     console.table("reproductions", ["name", "shows", "camera-ready", "v1", "scale", "runs", "stages to do", "time", "remark"], rows)
 
 

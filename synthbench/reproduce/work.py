@@ -33,9 +33,9 @@ def reproduce(request: Request) -> dict[str, Any]:
     for item in made:
         if item.reason:
             console.note(f"skipped, {item.label}: {item.reason}")
-    if not ready:
-        kind = DataMissing if any(isinstance(item.reason, DataMissing) for item in made) else UserError
-        raise kind(f"no row of {name} can be run at {request.scale} scale: {made[0].reason}")
+    if all(item.row not in table.rows for item in ready):  # nothing, or real baselines alone
+        reasons = sorted((item.reason for item in made if item.reason), key=lambda reason: not isinstance(reason, DataMissing))
+        raise type(reasons[0])(f"no row of {name} can be run at {request.scale} scale: {reasons[0]}")
     count, todo, time = work(made, store)
     console.note(f"{name}, {request.scale} scale: {count} runs, {todo} stages to do{f', {time}' if time else ''}")
     groups: list[Path] = []
