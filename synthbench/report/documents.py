@@ -142,7 +142,7 @@ def comparison_document(comparison: Mapping[str, Any], store: Store, photographs
 
     sections = [
         section("results", "Results", results),
-        section("differences", "Differences and published numbers", others),
+        section("differences", "Differences" + " and published numbers" * bool(comparison.get("published")), others),
         section("images", "Images", images),
         section("recognition", "Recognition and separation", recognition),
         section("similarity", "Similarity", similarity),

@@ -20,7 +20,7 @@ LIGHT = f"--ground: #fdfdfc; --raised: #f4f5f6; --link: #0b5394; --mark: #e7f0f9
 DARK = f"--ground: #14171b; --raised: #1d2127; --link: #8ec5f5; --mark: #1c3146; {variables(1)}"
 STYLE = (Path(__file__).parent / "page.css").read_text("utf-8").replace("LIGHT", LIGHT).replace("DARK", DARK)
 
-WIDEST = 12  # columns of results in one table
+WIDEST = 11  # columns of results in one table
 DIRECTION = {True: ("↑", "higher is better"), False: ("↓", "lower is better"), None: ("", "")}
 
 
