@@ -59,6 +59,7 @@ def default_scale() -> str:
 def items(table: Table, request: Request, folder: Path) -> list[Item]:
     """Every row, planned. Protocols that rows change are written into `folder`."""
     scale: Part = getattr(table, str(request.scale))
+    measured = not table.sweep and any(column.metric.startswith("verification/") for column in table.columns)
     found: list[Item] = []
     for row in table.rows:
         part: Part | str = getattr(row, str(request.scale))
@@ -76,9 +77,10 @@ def items(table: Table, request: Request, folder: Path) -> list[Item]:
                 generator, request.runs, volume, protocol, request.seeds, texts(settings), device=request.device, tracking=request.tracking
             )
             real = replace(wish, generator="real", volume=None, settings=())
-            alone = not (table.sweep or table.images_only) and all(not item.request or item.request.protocol != protocol for item in found)
-            if alone and generator != "real":  # the first under its protocol brings the real baseline, which is measured anyway
-                found.append(Item(Row(label="real"), "real", real, steps(real, False)))
+            first = all(not item.request or item.request.protocol != protocol for item in found)
+            if first and measured and generator != "real":  # the real baseline is measured anyway
+                label = f"real under {Path(protocol).stem}" if part.change else "real"
+                found.append(Item(Row(label=label), label, real, steps(real, False)))
             made.request, made.steps = wish, steps(wish, table.images_only)
         except UserError as error:
             made.request, made.reason = None, error
