@@ -165,7 +165,7 @@ def columns(benchmarks: Sequence[str]) -> list[dict[str, Any]]:
             "title": title.removesuffix(" %"),
             "unit": UNITS.get(title, "%" if metric.startswith("verification/") else ""),
             "digits": digits,
-            "higher_is_better": not metric.startswith(lower),
+            "higher_is_better": None if metric == "separability/intra_class_similarity" else not metric.startswith(lower),
             "scale": scale,
             "group": "accuracy" if metric.startswith(("verification/", "gap_to_real/")) else "data",
         }
@@ -214,7 +214,7 @@ def sweep_table(sweep: Mapping[str, Any]) -> dict[str, Any]:
     rows = [
         {
             "run": (point["runs"] or [""])[0],
-            "label": ", ".join(f"{name} = {plain(value)}" for name, value in point["values"].items()),
+            "label": ", ".join(f"{name.rpartition('.')[2]} = {plain(value)}" for name, value in point["values"].items()),
             "generator": sweep["generator"],
             "volume": sweep["volume"],
             "cells": {

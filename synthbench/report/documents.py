@@ -236,7 +236,12 @@ def sweep_document(sweep: Mapping[str, Any], store: Store, photographs: bool = F
 
 
 def values_of(point: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} = {plain(value)}" for name, value in point.get("values", {}).items())
+    return ", ".join(f"{last(name)} = {plain(value)}" for name, value in point.get("values", {}).items())
+
+
+def last(name: str) -> str:
+    """The last part of a setting's name: `sample.m` is m."""
+    return name.rpartition(".")[2]
 
 
 def said(item: Mapping[str, Any]) -> str:
@@ -269,7 +274,7 @@ def curves(
         titles = {metric: SHORT.get(ACCURACY.fullmatch(metric)[1], ACCURACY.fullmatch(metric)[1]) for metric in metrics}  # type: ignore[index]
         rows = {"average" if m == AVERAGE else titles[m]: [interval(point["scores"].get(m)) for point in points] for m in metrics}
         mark = position(best["values"].get(name)) if best else None
-        svg = figures.curve("curve", [float(x) for x in at if x is not None], rows, (name, "accuracy, %"), mark, real)
+        svg = figures.curve("curve", [float(x) for x in at if x is not None], rows, (last(name), "accuracy, %"), mark, real)
     caption = "Accuracy over the setting: the average with its 95 % interval, and each benchmark. The line marks the highest average."
     yield Figure("curve", svg, f"Average accuracy: {told}.", caption, wide=True)
 
@@ -289,9 +294,9 @@ def realised(sweep: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> I
         found = [interval(point["scores"].get(metric)) for point in points]
         if sum(value is not None for value in found) > 1:
             key = metric.replace("/", "-")
-            svg = figures.curve(key, [float(x) for x in at if x is not None], {title: found}, (name, title), None)
+            svg = figures.curve(key, [float(x) for x in at if x is not None], {title: found}, (last(name), title), None)
             told = "; ".join(f"{values_of(point)}: {value[0]:.2f}" for point, value in zip(points, found) if value)
-            yield Figure(key, svg, f"{title}: {told}.", f"{title[:1].upper()}{title[1:]} over {name}.")
+            yield Figure(key, svg, f"{title}: {told}.", f"{title[:1].upper()}{title[1:]} over {last(name)}.")
 
 
 def one_noise(points: Sequence[Mapping[str, Any]], store: Store, photographs: bool, people: int = 6, across: int = 11) -> Iterator[Block]:
