@@ -168,7 +168,10 @@ def data_overlap(a: str, b: str | None, judge: str, threshold: float, device: st
     from synthbench import inventory
 
     rows = inventory.overlap(a, b, judge, threshold, device, runs)
-    console.table("people who seem to be the same", (a, b or a, "cosine"), rows)
+    if rows:
+        console.table("people who seem to be the same", (a, b or a, "cosine"), rows)
+    else:
+        console.note(f"nobody in {a} is as like somebody {f'in {b}' if b else 'else'} as cosine {threshold}")
 
 
 @cli.command("test", short_help="Check that a plugin keeps the contract.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -34,6 +36,11 @@ def _print(text: str, style: str = "") -> None:
         Console(stderr=True).print(Text(text, style=style), soft_wrap=True)
     else:
         print(text, file=sys.stderr, flush=True)
+
+
+def command_line() -> str:
+    """The command as it was typed, for the record; without the password of a URL."""
+    return "synthbench " + re.sub(r"://[^/@\s]*@", "://***@", shlex.join(sys.argv[1:]))
 
 
 def duration(seconds: float | None) -> str:
@@ -136,10 +143,12 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> N
     from rich.table import Table
 
     width = None if sys.stdout.isatty() else 20 + sum(max(len(str(row[i])) for row in (header, *rows)) + 4 for i in range(len(header)))
-    grid = Table(title=title, box=SIMPLE_HEAD, title_justify="left", title_style="bold")
+    grid = Table(box=SIMPLE_HEAD)
     for i, name in enumerate(header):
         numeric = i > 0 and all(str(row[i])[:1] in "-+0123456789" for row in rows)
         grid.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         grid.add_row(*map(str, row))
-    Console(file=sys.stdout, width=width, markup=False, emoji=False).print(grid)  # cells are text: paths may hold brackets
+    out = Console(file=sys.stdout, width=width, markup=False, emoji=False)  # cells are text: paths may hold brackets
+    out.print(title, style="bold", highlight=False, soft_wrap=True)  # a title of the table would be as narrow as the table
+    out.print(grid)

@@ -39,6 +39,8 @@ def test_words_go_to_stderr_and_tables_to_stdout(capsys: pytest.CaptureFixture) 
     out, err = capsys.readouterr()
     assert err == "a note [bold]with[/bold] brackets\nwarning: careful\nerror: wrong\n"
     assert "93.15 ±0.20" in out and "[x]" * 40 in out  # neither cut, wrapped, nor read as markup
+    console.table("a title of many words over a narrow table", ("a", "b"), [])
+    assert capsys.readouterr().out.startswith("a title of many words over a narrow table\n")
     assert "\x1b" not in out + err and "\t" not in out
 
 
