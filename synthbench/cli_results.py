@@ -81,7 +81,9 @@ def _print(comparison: dict[str, Any], form: str) -> None:
 @click.option("--confirm-seeds", type=int, help="[default: two more than --seeds, at least 3]")
 @click.option("--confirm-volume", help="Volume of the repetition.  [default: the same]")
 @click.option("--prune", is_flag=True, help="Give a point up after the first seeds when it is worse than the best.")
-@click.option("--storage", metavar="URL", help="Optuna storage, such as postgresql://...  [default: a journal in --runs]")
+@click.option(
+    "--storage", envvar="SYNTHBENCH_STORAGE", metavar="URL", help="Optuna storage, postgresql://...  [default: a journal in --runs]"
+)
 @click.option("--name", help="Name of the sweep.  [default: from its design]")
 @DEVICE
 @DRY_RUN

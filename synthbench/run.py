@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import shlex
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -226,7 +224,7 @@ def _collect(job: Job, plans: dict[int, list[Step]], stages: list[dict[str, Any]
         "digests": {"faces": generate.get("digest"), "benchmarks": job.benchmarks.stage.key, "real": job.real.stage.key},
         "cost": {"wall_seconds": round(wall, 1), "device": job.device.type, "images_per_second": generate.get("images_per_second")},
         "synthbench": __version__,
-        "command": "synthbench " + shlex.join(sys.argv[1:]),
+        "command": console.command_line(),
     }
 
 

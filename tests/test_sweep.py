@@ -302,13 +302,15 @@ def test_killed_in_the_middle_it_continues(here: Path, prepared: Path) -> None:
     command = "from synthbench.cli import main; main()"
     words = ["sweep", "m", "--generator", "mine.py", "--values", "0,0.5,1", "--protocol", "tiny.yaml", "--no-tracking"]
     (here / "hold").touch()
-    process = subprocess.Popen([sys.executable, "-c", command, *words], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    end = time.monotonic() + 120
-    while "m = 0.5" not in (process.stderr.readline().decode()):
-        assert time.monotonic() < end
-    time.sleep(0.3)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process = subprocess.Popen([sys.executable, "-c", command, *words], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    try:
+        lines = iter(process.stderr.readline, "")
+        assert any("m = 0.5" in line for line in lines)  # it holds there, until it is killed
+        time.sleep(0.3)
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait()
     (here / "hold").unlink()
     before = read_json(next((here / "runs/sweeps").glob("*/sweep.json")))
     assert len(before["points"]) == 1 and before["unfinished"] == 2 and before["statement"].startswith("So far, with 1 of 3")
@@ -522,3 +524,11 @@ def test_accuracies_and_means_of_a_result() -> None:
     assert curve.mean(result, "verification/avg/accuracy") == 86
     with pytest.raises(UserError, match="run r has no fd/judge"):
         curve.mean(result, "fd/judge")
+
+
+def test_the_command_on_record_has_no_password(fabricated, monkeypatch: pytest.MonkeyPatch) -> None:
+    fabricated(lambda values: 80.0)
+    monkeypatch.setattr(sys, "argv", ["synthbench", "sweep", "m", "--storage", "postgresql://me:secret@host/db"])
+    made = sweep.sweep(request(values=("0,1",)))
+    assert made["command"] == "synthbench sweep m --storage 'postgresql://***@host/db'"
+    assert not [path for path in Path("runs").rglob("*") if path.is_file() and b"secret" in path.read_bytes()]

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import os
-import shlex
 import statistics
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -79,7 +77,7 @@ def write(made: Design, study: trials.Study, confirmed: Sequence[tuple[dict[str,
         "confirmed": again,
         "unfinished": made.size - len([point for point in points if point["state"] != "failed"]),
         "statement": statement(seen, _joint([entries[i] for i in done], names), again, made.size, made.request),
-        "command": "synthbench " + shlex.join(sys.argv[1:]),
+        "command": console.command_line(),
     }
     if done:
         figure.draw(found, names, _real(entries), made.folder)

@@ -12,8 +12,6 @@ import json
 import os
 import platform
 import re
-import shlex
-import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -82,7 +80,7 @@ def _create(made: Design, storage: Any) -> Study:
     )
     if "command" not in study.user_attrs:
         study.set_user_attr("optuna", optuna.__version__)  # samplers differ between versions
-        study.set_user_attr("command", "synthbench " + shlex.join(sys.argv[1:]))
+        study.set_user_attr("command", console.command_line())
     study.get_trials()
     return study
 
