@@ -1,13 +1,15 @@
-"""For all tests: one thread (they are small, and runners are shared), and nobody's registered data."""
+"""For all tests: one thread (they are small, and runners are shared), Ctrl-C that works, and nobody's registered data."""
 
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a runner in the background ignores it, and so would the commands under test
 
 
 @pytest.fixture(autouse=True)
