@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from synthbench import run, sweep
+from synthbench.comparison import Entry
 from synthbench.config import Layer
 from synthbench.generators.cemiface import CemiFace
 from synthbench.protocol import load_protocol
@@ -532,3 +533,9 @@ def test_the_command_on_record_has_no_password(fabricated, monkeypatch: pytest.M
     made = sweep.sweep(request(values=("0,1",)))
     assert made["command"] == "synthbench sweep m --storage 'postgresql://***@host/db'"
     assert not [path for path in Path("runs").rglob("*") if path.is_file() and b"secret" in path.read_bytes()]
+
+
+def test_points_with_the_same_images_are_named() -> None:
+    made = [Entry({"run": name, "digests": {"faces": digest}}, name) for name, digest in (("m = 0", "a"), ("m = 1", "b"), ("m = 2", "b"))]
+    assert curve._same_images([*made, None]) == " The images of m = 1 and m = 2 are the same."
+    assert curve._same_images(made[:2]) == ""

@@ -76,7 +76,7 @@ def write(made: Design, study: trials.Study, confirmed: Sequence[tuple[dict[str,
         "best": best,
         "confirmed": again,
         "unfinished": made.size - len([point for point in points if point["state"] != "failed"]),
-        "statement": statement(seen, _joint([entries[i] for i in done], names), again, made.size, made.request),
+        "statement": statement(seen, _joint([entries[i] for i in done], names), again, made.size, made.request) + _same_images(entries),
         "command": console.command_line(),
     }
     if done:
@@ -139,6 +139,15 @@ def _joint(entries: Sequence[Entry | None], names: Sequence[str]) -> Joint | Non
         return None
     tables = [[entry.table(name) for name in names] for entry in entries if entry]
     return joint(tables, [entry.seeds(AVG) for entry in entries if entry])
+
+
+def _same_images(entries: Sequence[Entry | None]) -> str:
+    """Says which points gave the same images, bit for bit: a setting that the generator does not heed."""
+    found: dict[str, list[str]] = {}
+    for entry in entries:
+        if entry and (digest := entry.result.get("digests", {}).get("faces")):
+            found.setdefault(digest, []).append(entry.label)
+    return "".join(f" The images of {' and '.join(same)} are the same." for same in found.values() if len(same) > 1)
 
 
 def _real(entries: Sequence[Entry | None]) -> float | None:
