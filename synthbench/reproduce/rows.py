@@ -140,7 +140,7 @@ def _write(path: Path, data: dict[str, Any]) -> Path:
 def listing(runs: Path, scales: Sequence[str], seeds: int = 1) -> None:
     """`--list`: everything there is, with what it would take, on stdout."""
     rows = []
-    for name, table in tables().items():
+    for name, table in sorted(tables().items(), key=lambda item: place(item[1])):
         for scale in scales:
             about = [name, table.content, table.camera_ready, table.v1, scale]
             absent = [source for source in load_protocol(getattr(table, scale).protocol).sources() if not sources.registered(source)]
@@ -156,14 +156,20 @@ def listing(runs: Path, scales: Sequence[str], seeds: int = 1) -> None:
     console.table("reproductions", ["name", "shows", "camera-ready", "v1", "scale", "runs", "stages to do", "time", "remark"], rows)
 
 
+def place(table: Table) -> tuple[bool, int]:
+    """Where it stands in the paper: tables by their number, then figures."""
+    kind, number = table.camera_ready.split(", ")[0].split(" ")
+    return kind != "table", int(number)
+
+
 def work(made: Sequence[Item], store: Store) -> tuple[int, str, str]:
     """(runs, stages to do of how many, time), stages that runs share once."""
     stages = {step.stage.folder: step for item in made for step in item.steps}
     todo = [step for step in stages.values() if step.stage.state != "cached"]
     known = [plan.estimate(step, store) for step in todo]
     unknown = sum(seconds is None for seconds in known)
-    time = console.duration(sum(filter(None, known))) if unknown < len(todo) or not todo else ""
-    time += f"{' and ' if time else ''}{unknown} unknown" if unknown else ""
+    time = console.duration(sum(filter(None, known))) + (f" and {unknown} stages of unknown length" if unknown else "")
+    time = "unknown" if unknown and unknown == len(todo) else time
     return sum(item.request is not None for item in made), f"{len(todo)} of {len(stages)}", time
 
 
@@ -179,4 +185,4 @@ def plan_only(request: Request) -> None:
         rows.append([item.label, *(("skipped", "", str(item.reason)) if item.reason else ("run", todo, time))])
     console.table(f"{name}, {request.scale} scale: {table.content}", ["row", "state", "stages to do", "time, or why not"], rows)
     count, todo, time = work(made, store)
-    console.note(f"{count} runs; {todo} stages to do, rows that share a stage counting it once; time {time}")
+    console.note(f"{count} runs; {todo} stages to do, those that rows share once; time: {time}")

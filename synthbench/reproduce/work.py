@@ -37,7 +37,7 @@ def reproduce(request: Request) -> dict[str, Any]:
         reasons = sorted((item.reason for item in made if item.reason), key=lambda reason: not isinstance(reason, DataMissing))
         raise type(reasons[0])(f"no row of {name} can be run at {request.scale} scale: {reasons[0]}")
     count, todo, time = work(made, store)
-    console.note(f"{name}, {request.scale} scale: {count} runs, {todo} stages to do{f', {time}' if time else ''}")
+    console.note(f"{name}, {request.scale} scale: {count} runs, {todo} stages to do, time: {time}")
     groups: list[Path] = []
     if table.images_only:
         for item in ready:
