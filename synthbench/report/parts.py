@@ -18,7 +18,7 @@ from synthbench.types import Skipped, UserError
 
 ACROSS = 10  # images in a row
 PEOPLE = 8  # identities that are shown
-HIDDEN = "Photographs of real people are left out; `--photographs` puts them in, for a page that is not passed on."
+HIDDEN = "Photographs of real people are left out; --photographs puts them in, for a page that is not passed on."
 
 
 def section(anchor: str, title: str, build: Callable[[], Iterable[Block]]) -> Section | None:
