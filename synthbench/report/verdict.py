@@ -113,9 +113,12 @@ def tiles(run: Run, table: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         if isinstance(manifest.get("images"), int):
             copies = ", copies of inquiries included" if (run.result["settings"].get("sample") or {}).get("copies") else ""
             found.append(("Images", f"{manifest['images']:,}", f"in the set{copies}"))
-    own = own_seconds(run)
+    own, seeds = own_seconds(run), len(run.result["seeds"])
     if own and run.result["generator"] != "real":
-        found.append(("Time to make the set", console.duration(own), f"training and generating, {run.result['cost']['device']}"))
+        mean = f", mean of {seeds} seeds" if seeds > 1 else ""
+        found.append(
+            ("Time to make the set", console.duration(own / seeds), f"training and generating, {run.result['cost']['device']}{mean}")
+        )
     return found
 
 
