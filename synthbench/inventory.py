@@ -6,6 +6,7 @@ import importlib.util
 import json
 import platform
 import shutil
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import yaml
 
 from synthbench import __version__, console, registry
-from synthbench.config import Layer, build, config_names, config_path, did_you_mean, read_layer
+from synthbench.config import Layer, Settings, build, config_names, config_path, did_you_mean, read_layer
 from synthbench.data import sources
 from synthbench.protocol import load_protocol
 from synthbench.results import cell, damaged, find_run, read_run
@@ -59,7 +60,7 @@ def _generators() -> Table:
     for name in registry.names("generator"):
         traits = registry.load("generator", name).traits
         new = "new" if traits.new_identities else "of the real set"
-        rows.append((name, traits.paper, new, traits.real_photographs or "none", traits.pretrained or "none", traits.licence))
+        rows.append((name, traits.paper or "-", new, traits.real_photographs or "none", traits.pretrained or "none", traits.licence))
     return ("name", "paper", "identities", "real photographs", "pretrained", "licence"), rows
 
 
@@ -68,9 +69,11 @@ def describe(name: str, runs: Path) -> str:
     if name in registry.names("generator") or name.endswith(".py"):
         kind = registry.load("generator", name)
         layer = read_layer(config_path("generators", name)) if name in config_names("generators") else Layer()
-        settings = build(kind.Config, layer).model_dump(mode="json")
-        head = f"# {_first_line(kind)}\n# version {kind.version}; set any of these with --set NAME=VALUE\n"
-        return head + yaml.safe_dump(settings, sort_keys=False)
+        head = [
+            f"# {_first_line(kind)}",
+            f"# version {kind.version}; set any of these with --set NAME=VALUE",
+        ]
+        return "\n".join([*head, *_explained(build(kind.Config, layer))])
     for folder in ("protocols", "recipes"):
         if name in config_names(folder):
             return config_path(folder, name).read_text().rstrip()
@@ -82,6 +85,19 @@ def describe(name: str, runs: Path) -> str:
         return json.dumps(result, indent=1)
     known = [*registry.names("generator"), *config_names("protocols"), *config_names("recipes"), *results]
     raise UserError(f"nothing is called {name!r}" + did_you_mean(name, known, show_all=True))
+
+
+def _explained(settings: Settings, indent: str = "") -> Iterator[str]:
+    """Settings as lines of YAML, each with what is said about it."""
+    plain = settings.model_dump(mode="json")
+    for name, about in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if isinstance(value, Settings):
+            yield f"{indent}{name}:"
+            yield from _explained(value, indent + "  ")
+        else:
+            text = yaml.safe_dump(plain[name], default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
+            yield f"{indent}{name}: {text}" + (f"  # {about.description}" if about.description else "")
 
 
 def _first_line(kind: type) -> str:

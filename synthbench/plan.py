@@ -47,6 +47,8 @@ def show(steps: list[Step], store: Store, title: str) -> None:
         console.note("everything is cached")
     else:
         time = f"{total} where the rate is known here, {unknown} stages unknown" if unknown else f"about {total}"
+        if unknown == len(missing):
+            time = "time unknown: nothing comparable was run in this folder before"
         console.note(f"{time}; disk {console.size(sum(step.disk for step in missing))}")
 
 

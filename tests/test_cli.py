@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from synthbench import cli, registry, store
 from synthbench.data.faces import open_faces
@@ -162,6 +163,8 @@ def test_listings(synthbench) -> None:
         rows = json.loads(synthbench("list", what, "--json").out)
         assert rows or what == "runs"
     assert "difficulty: 1.0" in synthbench("show", "procedural").out
+    shown = synthbench("show", "cemiface").out
+    assert "  steps: 20  # DDIM steps" in shown and yaml.safe_load(shown)["train"]["unet"]["multipliers"] == [1, 1, 2, 2, 4, 4]
     assert "resolution: 32" in synthbench("show", "demo").out
     assert synthbench("data", "status").code == 0 and json.loads(synthbench("data", "status", "--json").out)
     assert "torch" in synthbench("doctor").out
