@@ -531,7 +531,7 @@ def test_the_command_on_record_has_no_password(fabricated, monkeypatch: pytest.M
     fabricated(lambda values: 80.0)
     monkeypatch.setattr(sys, "argv", ["synthbench", "sweep", "m", "--storage", "postgresql://me:secret@host/db"])
     made = sweep.sweep(request(values=("0,1",)))
-    assert made["command"] == "synthbench sweep m --storage 'postgresql://***@host/db'"
+    assert made["command"] == "synthbench sweep m --storage postgresql://***@host/db"
     assert not [path for path in Path("runs").rglob("*") if path.is_file() and b"secret" in path.read_bytes()]
 
 
