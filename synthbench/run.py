@@ -203,8 +203,7 @@ def _collect(job: Job, plans: dict[int, list[Step]], stages: list[dict[str, Any]
     run = results.run_name(job.short_name, job.volume.name, job.protocol.name, (step.stage.key for step in evaluate.values()))
     folder = job.store.root / "results" / run
     folder.mkdir(parents=True, exist_ok=True)
-    last = plans[0]
-    made = next(step for step in reversed(last) if step.stage.name == "generate")
+    made = job.generator_steps(0)[-1]
     _samples(job, made, folder / "samples.png")
     generate = made.stage.manifest() or {}
     return {

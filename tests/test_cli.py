@@ -249,6 +249,16 @@ cli.main()
 """
 
 
+def test_the_samples_of_a_finite_set_are_its_own_and_not_the_baselines(synthbench) -> None:
+    made = json.loads(synthbench(*RUN, "--json").out)
+    assert synthbench("export", "latest", "--to", "imagefolder", "-o", "out").code == 0
+    command = ("run", "folder", "--set", "sample.path=out", "--protocol", "tiny.yaml", "--no-tracking", "--json")
+    again = json.loads(synthbench(*command).out)
+    ours, theirs = (open_faces(Path(result["artifacts"]["faces"])) for result in (made, again))
+    assert torch.equal(ours.images(slice(None)), theirs.images(slice(None)))
+    assert again["digests"]["faces"] == theirs.digest
+
+
 def test_stopped_in_the_middle_the_same_command_continues_to_the_same_scores(synthbench, here: Path) -> None:
     whole = json.loads(synthbench(*RUN, "--json", "--runs", "whole").out)
     for name, code in (("SIGINT", 130), ("SIGTERM", 143), ("SIGKILL", -9)):
