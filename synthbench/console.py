@@ -40,7 +40,7 @@ def _print(text: str, style: str = "") -> None:
 
 def command_line() -> str:
     """The command as it was typed, for the record; without the password of a URL."""
-    return "synthbench " + re.sub(r"://[^/@\s]*@", "://***@", shlex.join(sys.argv[1:]))
+    return "synthbench " + shlex.join(re.sub(r"://[^/@\s]*@", "://***@", word) for word in sys.argv[1:])
 
 
 def duration(seconds: float | None) -> str:

@@ -16,9 +16,10 @@ import optuna
 import pytest
 import torch
 
-from synthbench import run, sweep
+from synthbench import comparable, run, sweep
 from synthbench.comparison import Entry
 from synthbench.config import Layer
+from synthbench.data.faces import open_faces
 from synthbench.generators.cemiface import CemiFace
 from synthbench.protocol import load_protocol
 from synthbench.run import run as real_run
@@ -531,7 +532,7 @@ def test_the_command_on_record_has_no_password(fabricated, monkeypatch: pytest.M
     fabricated(lambda values: 80.0)
     monkeypatch.setattr(sys, "argv", ["synthbench", "sweep", "m", "--storage", "postgresql://me:secret@host/db"])
     made = sweep.sweep(request(values=("0,1",)))
-    assert made["command"] == "synthbench sweep m --storage postgresql://***@host/db"
+    assert made["command"] == "synthbench sweep m --storage 'postgresql://***@host/db'"
     assert not [path for path in Path("runs").rglob("*") if path.is_file() and b"secret" in path.read_bytes()]
 
 
@@ -539,3 +540,16 @@ def test_points_with_the_same_images_are_named() -> None:
     made = [Entry({"run": name, "digests": {"faces": digest}}, name) for name, digest in (("m = 0", "a"), ("m = 1", "b"), ("m = 2", "b"))]
     assert curve._same_images([*made, None]) == " The images of m = 1 and m = 2 are the same."
     assert curve._same_images(made[:2]) == ""
+
+
+def test_a_finite_generator_is_recorded_with_its_own_images(here: Path, prepared: Path) -> None:
+    """Its stages come before those of the real baseline, whose images must not be taken for its own."""
+    shutil.copytree(prepared, here / "runs")
+    result = real_run(
+        run.Request("similarity_groups", Path("runs"), protocol="tiny.yaml", settings=("sample.groups=2",), seeds=2, tracking=False)
+    )
+    faces = open_faces(result["artifacts"]["faces"])
+    assert len(faces) == 10 and faces.digest == result["digests"]["faces"] and faces.columns["similarity"].min() > -1
+    assert [row["state"] for row in result["stages"] if row["name"] == "enroll"] == ["run"]  # once for both seeds
+    own = comparable.sides(result)["own"]
+    assert [row["name"] for row in own] == ["enroll", "generate", "recognizer", "evaluate", "recognizer", "evaluate"]
