@@ -139,7 +139,7 @@ def test_training_lowers_the_loss_and_logs(tmp_path, faces, encoder, monkeypatch
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [20, 40, 60] and rows[-1]["mse"] < 0.95
     assert {"loss", "mse", "similarity_loss", "similarity", "images_per_second"} <= set(rows[0])
-    assert calls == [(i, 60) for i in range(1, 61)]
+    assert calls == [(len(faces), len(faces))] + [(i, 60) for i in range(1, 61)]  # embeddings first
     assert {path.name for path in tmp_path.iterdir()} == {"weights.safetensors", "metrics.jsonl"}
 
 

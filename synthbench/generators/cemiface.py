@@ -165,7 +165,7 @@ def similarity_loss(reached: Tensor, m: Tensor, gamma: Tensor, norm: str = "abso
 
 
 class CemiFace(Generator[Config]):
-    """The generator called `cemiface`."""
+    """Faces at a chosen similarity m to an inquiry: a conditional diffusion model, sampled with DDIM."""
 
     Config = Config
     version = 1
@@ -287,7 +287,7 @@ def train(settings: Train, context: Context) -> None:
         raise UserError(f"encoder {encoder.name} runs forwards only; CemiFace needs its gradients. Take one with weights in PyTorch")
     size = min(settings.batch_size, len(faces))
     total = settings.steps or max(1, round(settings.epochs * len(faces) / size))
-    codes = raw_codes(encoder, faces, settings.flip, context.out / "codes.safetensors")
+    codes = raw_codes(encoder, faces, settings.flip, context.out / "codes.safetensors", context.progress)
 
     torch.manual_seed(derive(context.seed, "weights"))
     denoiser = Denoiser(settings, context.resolution, encoder.dim).eval()  # nothing in it depends on the mode
