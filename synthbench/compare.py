@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,7 +210,7 @@ def _compare(request: Request, store: Store, group: Sequence[Result], number: in
     base = baseline(request.baseline, group)
     name = request.name or default_name(group, base)
     name += f"-{number}" if number and request.name else ""
-    made = comparison.compare(store, group, name, base, "synthbench " + shlex.join(sys.argv[1:]), request.papers)
+    made = comparison.compare(store, group, name, base, console.command_line(), request.papers)
     path = store.root / "comparisons" / name / "comparison.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     before = read_json(path) or {}

@@ -8,7 +8,6 @@ Whether the paper divides each identity or the whole set is not said in what we 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -19,6 +18,7 @@ from pydantic import Field, model_validator
 from synthbench.config import Settings
 from synthbench.data.finite import slots_of
 from synthbench.plugin import Generator, Traits
+from synthbench.store import writing
 from synthbench.types import Context, FaceBatch, Slot, UserError, Volume
 
 
@@ -63,9 +63,8 @@ class SimilarityGroups(Generator[GroupsConfig]):
         """The similarity of every image to its centre, once for all groups: similarity.npy (N,) float32."""
         found = context.encoder.embed_all(context.faces, flip=self.config.enroll.flip, progress=context.progress)
         similarity = to_centre(found, context.faces.identity)
-        with open(context.out / "similarity.npy.tmp", "wb") as file:
+        with writing(context.out / "similarity.npy") as temporary, open(temporary, "wb") as file:
             np.save(file, similarity)
-        os.replace(context.out / "similarity.npy.tmp", context.out / "similarity.npy")
 
     def slots(self, volume: Volume, context: Context) -> list[Slot]:
         """Sample k of an identity is its k-th image in the group, from the most alike on."""

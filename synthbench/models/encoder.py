@@ -19,6 +19,7 @@ from synthbench.device import ready, send
 from synthbench.models.iresnet import IRSE, IResNet
 from synthbench.models.small import SmallNet
 from synthbench.store import write_json, writing
+from synthbench.training import save_weights
 from synthbench.types import Progress, UserError
 
 if TYPE_CHECKING:
@@ -142,9 +143,7 @@ def save_encoder(module: nn.Module, folder: Path, spec: Mapping[str, Any]) -> Pa
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "weights.safetensors"
-    tensors = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
-    with writing(weights) as temporary:
-        save_file(tensors, temporary)
+    save_weights(module, weights)
     record = {
         "colour": "rgb",
         "name": folder.name,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -46,7 +44,7 @@ def reproduce(request: Request) -> dict[str, Any]:
         groups = [_sweep(table, ready, store)]
     else:
         groups = _compare(ready, store, folder.name)
-    found = {"folder": folder.name} | page.record(name, table, request, made, groups, "synthbench " + shlex.join(sys.argv[1:]))
+    found = {"folder": folder.name} | page.record(name, table, request, made, groups, console.command_line())
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "reproduction.json", found)
     page.write(found, table, made, groups, store, folder)
