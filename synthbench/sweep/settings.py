@@ -21,7 +21,7 @@ from synthbench.types import UserError
 
 ALIASES = {"lambda": "similarity_weight"}  # names that papers use
 GRIDS: dict[str, tuple[float, ...]] = {  # what is swept when no values are given
-    "sample.m": tuple(round(1 - 0.1 * i, 1) for i in range(21)),  # CemiFace, Table 11 of v2 (9 of v1), Figure 4
+    "sample.m": (1.0, 0.75, 0.5, 0.25, 0.0, -0.25, -0.5, -0.75, -1.0),  # CemiFace: 21 values, Figure 4
     "train.similarity_weight": (0.01, 0.05, 0.1, 0.5),  # CemiFace, Table 14 of v2 (12 of v1)
 }
 MOST = 10_000  # points of a grid
