@@ -221,7 +221,7 @@ def test_values() -> None:
     assert [axis.values for axis in both] == [(0, 1), (5, 10)]
     assert [axis.values for axis in axes(["m", "sample.steps"], ["0,1", "5,10"])] == [(0, 1), (5, 10)]
     m, weight = axes(["m", "lambda"])
-    assert len(m.values) == 9 and m.values[:2] == (1.0, 0.9) and m.values[10] == 0 and weight.values == (0.01, 0.05, 0.1, 0.5)
+    assert len(m.values) == 9 and m.values[:2] == (1.0, 0.75) and m.values[4] == 0 and weight.values == (0.01, 0.05, 0.1, 0.5)
     ends = axes(["m"], (), ["-1:1"], search=True)[0]
     assert (ends.low, ends.high, ends.values) == (-1, 1, ())
 
