@@ -1,29 +1,146 @@
-"""What trainings share: gradients of a batch in parts, and checkpoints that let a killed training go on as if nothing had happened."""
+"""What trainings share: the loop, the gradient of a batch in parts, and checkpoints from which a killed training goes on unharmed."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
+import numpy as np
 import torch
+from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from synthbench.device import ABREAST, autocast, side_by_side
+from synthbench import diffusion
+from synthbench.config import Settings
+from synthbench.device import ABREAST, autocast, ready, side_by_side
+from synthbench.models.ema import EMA
+from synthbench.seeds import numpy_generator, torch_generator
 from synthbench.store import writing
-from synthbench.types import UserError
+from synthbench.types import Context, UserError
 
 EVERY = 30.0  # seconds between two checkpoints
-
+LOG_EVERY = 20  # steps between lines of metrics.jsonl
 
 Batch = TypeVar("Batch", bound=tuple[Tensor, ...])
+Losses = dict[str, Tensor]  # "loss" and its parts: scalars, each a line of the log
+
+# -------------------------------------------------------------------------------------------------------------- the loop
+
+
+class Optimization(Settings):
+    """The part of a generator's `train` settings that says how its network is optimized."""
+
+    epochs: float = Field(10, gt=0)
+    steps: int = Field(0, ge=0, description="0: epochs x images / batch_size")
+    batch_size: int = Field(160, ge=1)
+    lr: float = Field(1e-4, gt=0)
+    lr_schedule: diffusion.LrSchedule = "constant"
+    warmup: int = Field(0, ge=0, description="steps")
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(0.01, ge=0)
+    max_norm: float = Field(0.0, ge=0, description="gradients are clipped to this length; 0: not")
+    ema_limit: float = Field(0.9999, ge=0, lt=1, description="highest decay of the weight average (DCFace)")
+    precision: Literal["bf16", "fp32"] = Field("bf16", description="bf16 only where the device is CUDA")
+
+
+class Step(NamedTuple):
+    """What a step may look at: it depends on the seed and the number of the step alone."""
+
+    number: int  # from 0
+    total: int
+    rows: np.ndarray  # (batch_size,) images of the training set, in an order that is new in every epoch
+    draw: torch.Generator  # on the CPU
+
+
+def loop(
+    update: Callable[[Step], Losses],
+    state: Mapping[str, Stateful],
+    settings: Optimization,
+    images: int,
+    context: Context,
+    who: str,
+    out: Path | None = None,
+) -> None:
+    """Call `update` for every step of a training on `images` images; it does the step and answers its losses.
+
+    `state` is all that a step changes: it is saved to checkpoint.pt about every half minute, and a killed training goes on from there to
+    the same weights. Losses go to metrics.jsonl. Both lie in `out`, by default context.out; the caller deletes the checkpoint once the
+    weights are saved. Raises UserError when a loss is not finite.
+    """
+    out = out or context.out
+    log, checkpoint = out / "metrics.jsonl", out / "checkpoint.pt"
+    size, total = plan(settings, images)
+    first = restore(checkpoint, state)
+    cut_log(log, first)
+    order, epoch = np.empty(0, np.int64), -1
+    began = saved = time.monotonic()
+    for step in range(first, total):
+        if step * size // images != epoch:
+            epoch = step * size // images
+            order = np.concatenate([numpy_generator(context.seed, "order", e).permutation(images) for e in (epoch, epoch + 1)])
+        start = step * size - epoch * images
+        losses = update(Step(step, total, order[start : start + size], torch_generator(context.seed, "step", step)))
+        done = step + 1
+        context.progress(done, total)
+        keep = time.monotonic() - saved > EVERY
+        if done % LOG_EVERY == 0 or done == total or keep:
+            line = {name: round(value.item(), 6) for name, value in losses.items()}
+            if not np.isfinite(list(line.values())).all():
+                said = ", ".join(f"{name} {value}" for name, value in line.items())
+                raise UserError(
+                    f"the training of {who} went wrong at step {done}: {said}. Lower train.lr, set train.max_norm=1 or train.precision=fp32"
+                )
+            rate = (done - first) * size / max(time.monotonic() - began, 1e-9)
+            with open(log, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": done, **line, "images_per_second": round(rate, 1)}) + "\n")
+        if keep and done < total:
+            save(checkpoint, done, state)
+            saved = time.monotonic()
+
+
+def plan(settings: Optimization, images: int) -> tuple[int, int]:
+    """(images of a step, steps) of a training on `images` images."""
+    size = min(settings.batch_size, images)
+    return size, settings.steps or max(1, round(settings.epochs * images / size))
+
+
+class Learner:
+    """A network that learns: AdamW, the schedule of its learning rate, clipping, and the average of its weights."""
+
+    def __init__(self, network: nn.Module, settings: Optimization, device: torch.device) -> None:
+        self.network = ready(network, device)
+        self.average = EMA(network, settings.ema_limit)
+        self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self.settings = settings
+        self.optimizer = torch.optim.AdamW(self.parameters, settings.lr, settings.betas, weight_decay=settings.weight_decay, fused=True)
+
+    def learn(self, objective: Callable[[Batch], Losses], batch: Batch, step: Step, whole: bool = False) -> Losses:
+        """One step on `batch`; see `gradients`."""
+        settings = self.settings
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.lr * diffusion.lr_factor(settings.lr_schedule, settings.warmup, step.number, step.total)
+        losses = gradients(objective, batch, self.parameters, settings.precision, whole)
+        if settings.max_norm:
+            nn.utils.clip_grad_norm_(self.parameters, settings.max_norm)
+        self.optimizer.step()
+        self.average.update(self.network)
+        return losses
+
+    @property
+    def state(self) -> dict[str, Stateful]:
+        return {"network": self.network, "average": self.average, "optimizer": self.optimizer}
+
+
+# ------------------------------------------------------------------------------------------------------------- gradients
 
 
 def gradients(
-    objective: Callable[[Batch], dict[str, Tensor]], batch: Batch, parameters: Sequence[nn.Parameter], precision: str, whole: bool = False
-) -> dict[str, Tensor]:
+    objective: Callable[[Batch], Losses], batch: Batch, parameters: Sequence[nn.Parameter], precision: str, whole: bool = False
+) -> Losses:
     """Set `grad` of `parameters` for the loss of `batch`, a named tuple of tensors with one row per image.
 
     objective: batch -> {"loss": its mean over the images, and what else is worth a line in the log}, scalars; answered detached.
@@ -32,7 +149,7 @@ def gradients(
     size, device = len(batch[0]), batch[0].device
     count = 1 if whole or device.type != "cpu" else min(ABREAST, size)
 
-    def work(part: slice) -> tuple[Sequence[Tensor], dict[str, Tensor]]:
+    def work(part: slice) -> tuple[Sequence[Tensor], Losses]:
         rows = type(batch)(*(tensor[part] for tensor in batch))
         share = len(rows[0]) / size
         with autocast(device, precision):
@@ -40,13 +157,16 @@ def gradients(
         found = torch.autograd.grad(losses["loss"] * share, parameters)
         return found, {name: value.detach() * share for name, value in losses.items()}
 
-    total: dict[str, Tensor] = {}
+    total: Losses = {}
     parts = [slice(size * i // count, size * (i + 1) // count) for i in range(count)]
     for number, (found, losses) in enumerate(side_by_side(work, parts, device)):
         for parameter, gradient in zip(parameters, found, strict=True):
             parameter.grad = gradient if number == 0 or parameter.grad is None else parameter.grad.add_(gradient)
         total = {name: value + total.get(name, 0) for name, value in losses.items()}
     return total
+
+
+# ----------------------------------------------------------------------------------------------------------- checkpoints
 
 
 class Stateful(Protocol):

@@ -24,6 +24,7 @@ LAYERS = (
         "data",
         "models",
         "diffusion",
+        "sampling",
         "recognition",
         "procedural",
         "heads",

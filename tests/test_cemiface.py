@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from torch import nn
 from torch.nn import functional as F
 
-from synthbench import inquiries
+from synthbench import inquiries, sampling
 from synthbench.config import CONFIGS, build, parse_set, read_layer
 from synthbench.data.faces import FaceSet, ShardWriter, open_faces
 from synthbench.generators import cemiface
@@ -243,7 +243,7 @@ def test_an_image_depends_on_its_slot_alone(trained, faces, encoder, tmp_path):
 
 def test_chunks_hold_at_most_size_images_to_make():
     slots = [Slot(i, s) for i in range(7) for s in (0, 1, 2, -1, -2)]
-    parts = list(cemiface.chunks(slots, 4))
+    parts = list(sampling.chunks(slots, 4))
     assert [slot for part in parts for slot in part] == slots
     assert max(sum(slot.sample >= 0 for slot in part) for part in parts) == 4
 

@@ -8,36 +8,30 @@ training every image is its own inquiry (Alg. 1). The paper leaves open points; 
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synthbench import diffusion, inquiries, training
+from synthbench import diffusion, inquiries, sampling, training
 from synthbench.config import Settings
-from synthbench.device import autocast, ready, send, side_by_side
-from synthbench.models.ema import EMA
+from synthbench.device import autocast, ready, send
 from synthbench.models.encoder import Encoder, raw_codes, read_tensors
 from synthbench.models.unet import Shape, UNet
 from synthbench.plugin import Generator, Traits
-from synthbench.seeds import derive, numpy_generator, torch_generator
+from synthbench.seeds import derive, torch_generator
 from synthbench.types import Context, FaceBatch, Slot, UserError, Volume
 
-LOG_EVERY = 20  # steps between lines of metrics.jsonl
 TINY_UNET = {"channels": 16, "multipliers": [1, 2], "attention_levels": [1], "attention_width": 16, "head_width": 8, "groups": 4,
              "skip_downsample_level": -1, "patch": 2}  # fmt: skip
-CPU_CHUNK = 32  # images sampled at a time on a CPU, always: the last bits of a convolution depend on the shape of its batch
 
 # ---------------------------------------------------------------------------------------------------------------- config
 
 
-class Train(Settings):
+class Train(training.Optimization):
     unet: Shape = Shape()
     tokens: Literal["separate", "joined"] = Field("separate", description="open: cat(C_id, C_sim) as two tokens, or one of twice the width")
     embedding: Literal["unit", "raw"] = Field("unit", description="open: C_id with length 1, or as the encoder gives it (DCFace)")
@@ -60,17 +54,6 @@ class Train(Settings):
     times: diffusion.Times = "uniform"
     T: int = Field(1000, ge=2, description="diffusion steps")
     flip: bool = Field(True, description="mirror every second image (DCFace)")
-    epochs: float = Field(10, gt=0)
-    steps: int = Field(0, ge=0, description="0: epochs x images / batch_size")
-    batch_size: int = Field(160, ge=1)
-    lr: float = Field(1e-4, gt=0, description="open: DCFace's code says 1e-4")
-    lr_schedule: diffusion.LrSchedule = "constant"
-    warmup: int = Field(0, ge=0, description="steps")
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = Field(0.01, ge=0)
-    max_norm: float = Field(0.0, ge=0, description="gradients are clipped to this length; 0: not")
-    ema_limit: float = Field(0.9999, ge=0, lt=1, description="highest decay of the weight average (DCFace)")
-    precision: Literal["bf16", "fp32"] = Field("bf16", description="bf16 only where the device is CUDA")
 
     @model_validator(mode="after")
     def _range(self) -> Train:
@@ -193,16 +176,7 @@ class CemiFace(Generator[Config]):
         inquiries.enroll(count, self.config.enroll, context)
 
     def slots(self, volume: Volume, context: Context) -> list[Slot]:
-        """Copies of the inquiry are samples -1, -2, ..., after the generated ones, so that a slot means the same in every volume."""
-        slots: list[Slot] = []
-        for slot in super().slots(volume, context):
-            if slots and slots[-1].identity != slot.identity:
-                slots += self._copies(slots[-1].identity)
-            slots.append(slot)
-        return slots + self._copies(slots[-1].identity)
-
-    def _copies(self, identity: int) -> list[Slot]:
-        return [Slot(identity, -1 - i) for i in range(self.config.sample.copies)]
+        return sampling.with_copies(super().slots(volume, context), self.config.sample.copies)
 
     def generate(self, slots: Sequence[Slot], context: Context) -> Iterator[FaceBatch]:
         """Columns: sample, m (requested; nan for copies), similarity (realised cosine to the inquiry under the encoder), real."""
@@ -213,16 +187,11 @@ class CemiFace(Generator[Config]):
         denoiser.load_state_dict(read_tensors(context.inputs["train"] / "weights.safetensors"))
         ready(denoiser, context.device).eval().requires_grad_(False)
         abar = diffusion.signal(settings.schedule, settings.T, settings.snr_scale)
-        size = CPU_CHUNK if context.device.type == "cpu" else context.batch_size
 
-        def make(chunk: list[Slot]) -> FaceBatch:
-            made = [slot for slot in chunk if slot.sample >= 0]
-            if not made:
-                return _batch(chunk, known, torch.empty(0), torch.empty(0), torch.empty(0))
-            padded = (made + made[-1:] * size)[:size]  # every chunk has the same shape, so that an image does not depend on its neighbours
-            wanted = torch.tensor([requested(sample.m, slot, context.seed) for slot in padded])
-            codes = known.codes[[slot.identity for slot in padded]].to(context.device)
-            streams = [torch_generator(context.seed, "image", *slot) for slot in padded]
+        def make(some: list[Slot]) -> tuple[Tensor, dict[str, Tensor]]:
+            wanted = torch.tensor([requested(sample.m, slot, context.seed) for slot in some])
+            codes = known.codes[[slot.identity for slot in some]].to(context.device)
+            streams = [torch_generator(context.seed, "image", *slot) for slot in some]
             noise = diffusion.Noise(streams, (3, *[context.resolution] * 2), context.device)
             with torch.inference_mode(), autocast(context.device, sample.precision):
                 condition = denoiser.condition(codes, wanted.to(context.device))
@@ -233,23 +202,9 @@ class CemiFace(Generator[Config]):
                     x = step.x
                 images = diffusion.to_uint8(x)
                 reached = (encoder.embed(images).float() * F.normalize(codes, dim=1)).sum(1)
-            return _batch(chunk, known, images.cpu(), wanted, reached.cpu())
+            return images, {"m": wanted, "similarity": reached}
 
-        yield from side_by_side(make, chunks(slots, size), context.device)
-
-
-def chunks(slots: Sequence[Slot], size: int) -> Iterator[list[Slot]]:
-    """`slots` in order, cut so that each part has at most `size` images to generate; copies (sample < 0) ride along."""
-    part: list[Slot] = []
-    made = 0
-    for slot in slots:
-        if (slot.sample >= 0 and made == size) or len(part) == 4 * size:
-            yield part
-            part, made = [], 0
-        part.append(slot)
-        made += slot.sample >= 0
-    if part:
-        yield part
+        yield from sampling.generate(make, slots, context, ("m", "similarity"), known.faces)
 
 
 def requested(m: float | tuple[float, ...] | Interval, slot: Slot, seed: int) -> float:
@@ -262,95 +217,41 @@ def requested(m: float | tuple[float, ...] | Interval, slot: Slot, seed: int) ->
     return m
 
 
-def _batch(chunk: list[Slot], known: inquiries.Codes, images: Tensor, m: Tensor, reached: Tensor) -> FaceBatch:
-    made = torch.tensor([slot.sample >= 0 for slot in chunk])
-    count = int(made.sum())
-    identity = torch.tensor([slot.identity for slot in chunk])
-    pictures = known.faces.images(identity)
-    asked, found = torch.full((len(chunk),), torch.nan), torch.ones(len(chunk))
-    if count:
-        pictures[made], asked[made], found[made] = images[:count], m[:count], reached[:count]
-    columns = {"sample": torch.tensor([slot.sample for slot in chunk]), "m": asked, "similarity": found, "real": (~made).to(torch.uint8)}
-    return FaceBatch(pictures, identity, columns)
-
-
 # -------------------------------------------------------------------------------------------------------------- training
 
 
 def train(settings: Train, context: Context) -> None:
     """Alg. 1. Writes weights.safetensors (the averaged weights, F1 and F2 included) and metrics.jsonl into context.out; resumes."""
-    weights, log = context.out / "weights.safetensors", context.out / "metrics.jsonl"
+    weights = context.out / "weights.safetensors"
     if weights.exists():
         return
     faces, encoder, device = context.faces, context.encoder, context.device
     if not encoder.differentiable:
         raise UserError(f"encoder {encoder.name} runs forwards only; CemiFace needs its gradients. Take one with weights in PyTorch")
-    size = min(settings.batch_size, len(faces))
-    total = settings.steps or max(1, round(settings.epochs * len(faces) / size))
     codes = raw_codes(encoder, faces, settings.flip, context.out / "codes.safetensors", context.progress)
-
+    abar = diffusion.signal(settings.schedule, settings.T, settings.snr_scale)
     torch.manual_seed(derive(context.seed, "weights"))
     denoiser = Denoiser(settings, context.resolution, encoder.dim).eval()  # nothing in it depends on the mode
-    ready(denoiser, device)
-    average = EMA(denoiser, settings.ema_limit)
-    optimizer = torch.optim.AdamW(denoiser.parameters(), settings.lr, settings.betas, weight_decay=settings.weight_decay, fused=True)
-    state: dict[str, training.Stateful] = {"denoiser": denoiser, "average": average, "optimizer": optimizer}
-    first = training.restore(context.out / "checkpoint.pt", state)
-    training.cut_log(log, first)
-    abar = diffusion.signal(settings.schedule, settings.T, settings.snr_scale)
-    parameters = list(denoiser.parameters())
-    order, epoch = np.empty(0, np.int64), -1
-    began, saved, begun = time.monotonic(), time.monotonic(), first
+    learner = training.Learner(denoiser, settings, device)
 
-    for step in range(first, total):
-        # what this step sees depends on the seed and the step alone, so that a killed run goes on as if nothing had happened
-        if step * size // len(faces) != epoch:
-            epoch = step * size // len(faces)
-            order = np.concatenate([numpy_generator(context.seed, "order", e).permutation(len(faces)) for e in (epoch, epoch + 1)])
-        start = step * size - epoch * len(faces)
-        rows = order[start : start + size]
-        draw = torch_generator(context.seed, "step", step)
+    def update(step: training.Step) -> training.Losses:
+        size, draw = len(step.rows), step.draw
         mirror = (torch.rand(size, generator=draw) < 0.5) & settings.flip
         t = diffusion.sample_times(size, abar, draw, settings.times)
         m = sample_m(size, settings, draw)
         if not settings.per_image:
             t, m = t[:1].expand(size), m[:1].expand(size)
         noise = torch.randn(size, 3, context.resolution, context.resolution, generator=draw)
-
-        x0 = send(faces.images(rows), device).float() / 127.5 - 1
-        x0 = torch.where(mirror.to(device)[:, None, None, None], x0.flip(3), x0)
-        code = codes[mirror.long(), torch.from_numpy(rows)]
         grain = torch.randn(noise.shape, generator=draw) * settings.similarity_noise if settings.similarity_noise else torch.zeros(size)
+
+        x0 = send(faces.images(step.rows), device).float() / 127.5 - 1
+        x0 = torch.where(mirror.to(device)[:, None, None, None], x0.flip(3), x0)
+        code = codes[mirror.long(), torch.from_numpy(step.rows)]
         batch = Batch(x0, *(send(tensor, device) for tensor in (code, m, t, abar[t], noise, grain)))
+        return learner.learn(lambda part: objective(denoiser, encoder, part, settings), batch, step, settings.norm == "batch")
 
-        for group in optimizer.param_groups:
-            group["lr"] = settings.lr * diffusion.lr_factor(settings.lr_schedule, settings.warmup, step, total)
-        losses = training.gradients(
-            lambda part: objective(denoiser, encoder, part, settings), batch, parameters, settings.precision, settings.norm == "batch"
-        )
-        if settings.max_norm:
-            nn.utils.clip_grad_norm_(parameters, settings.max_norm)
-        optimizer.step()
-        average.update(denoiser)
-
-        done = step + 1
-        context.progress(done, total)
-        keep = time.monotonic() - saved > training.EVERY
-        if done % LOG_EVERY == 0 or done == total or keep:
-            line = {"step": done} | {name: round(value.item(), 6) for name, value in losses.items()}
-            if not np.isfinite(line["loss"]):
-                raise UserError(
-                    f"the loss of CemiFace became {line['loss']} at step {done} (squared error {line['mse']}, similarity loss "
-                    f"{line['similarity_loss']}). Lower train.lr, set train.max_norm=1 or train.precision=fp32"
-                )
-            rate = (done - begun) * size / max(time.monotonic() - began, 1e-9)
-            with open(log, "a", encoding="utf-8") as file:
-                file.write(json.dumps({**line, "images_per_second": round(rate, 1)}) + "\n")
-        if keep and done < total:
-            training.save(context.out / "checkpoint.pt", done, state)
-            saved = time.monotonic()
-
-    training.save_weights(average.model, weights)
+    training.loop(update, learner.state, settings, len(faces), context, "CemiFace")
+    training.save_weights(learner.average.model, weights)
     (context.out / "checkpoint.pt").unlink(missing_ok=True)
     (context.out / "codes.safetensors").unlink(missing_ok=True)
 

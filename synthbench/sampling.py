@@ -1,0 +1,70 @@
+"""What samplers share: batches of one size, so that an image does not depend on its neighbours, and copies of the inquiry among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from synthbench.data.faces import FaceSet
+from synthbench.device import side_by_side
+from synthbench.types import Context, FaceBatch, Slot
+
+CPU_CHUNK = 32  # images sampled at a time on a CPU, always: the last bits of a convolution depend on the shape of its batch
+
+Make = Callable[[list[Slot]], tuple[Tensor, dict[str, Tensor]]]
+
+
+def generate(
+    make: Make, slots: Sequence[Slot], context: Context, columns: Sequence[str] = (), inquiries: FaceSet | None = None
+) -> Iterator[FaceBatch]:
+    """The faces of `slots`, in order.
+
+    make: exactly `size` slots -> (images (size, 3, R, R) uint8, the `columns` of each, (size,)), on any device; a last batch that is not
+    full is filled up with its last slot. On a CPU two batches are made side by side, so `make` enters inference mode itself.
+    inquiries: one image per identity; a slot with a negative sample is a copy of it. Columns there: `real` 1, `similarity` 1, others nan.
+    """
+    size = CPU_CHUNK if context.device.type == "cpu" else context.batch_size
+
+    def work(part: list[Slot]) -> FaceBatch:
+        made = torch.tensor([slot.sample >= 0 for slot in part])
+        identity = torch.tensor([slot.identity for slot in part])
+        found = {name: torch.full((len(part),), 1.0 if name == "similarity" else torch.nan) for name in columns}
+        pictures = torch.empty(len(part), 3, context.resolution, context.resolution, dtype=torch.uint8)
+        if inquiries is not None:
+            pictures = inquiries.images(identity)
+        if count := int(made.sum()):
+            wanted = [slot for slot in part if slot.sample >= 0]
+            images, values = make((wanted + wanted[-1:] * size)[:size])
+            pictures[made] = images[:count].cpu()
+            for name in columns:
+                found[name][made] = values[name][:count].float().cpu()
+        copies = {} if inquiries is None else {"real": (~made).to(torch.uint8)}
+        return FaceBatch(pictures, identity, {"sample": torch.tensor([slot.sample for slot in part]), **found, **copies})
+
+    yield from side_by_side(work, chunks(slots, size), context.device)
+
+
+def chunks(slots: Sequence[Slot], size: int) -> Iterator[list[Slot]]:
+    """`slots` in order, cut so that each part has at most `size` images to generate; copies (sample < 0) ride along."""
+    part: list[Slot] = []
+    made = 0
+    for slot in slots:
+        if (slot.sample >= 0 and made == size) or len(part) == 4 * size:
+            yield part
+            part, made = [], 0
+        part.append(slot)
+        made += slot.sample >= 0
+    if part:
+        yield part
+
+
+def with_copies(slots: Sequence[Slot], copies: int) -> list[Slot]:
+    """`slots` with copies of the inquiry, samples -1, -2, ..., behind those of every identity: a slot means the same in every volume."""
+    found: list[Slot] = []
+    for place, slot in enumerate(slots):
+        found.append(slot)
+        if place + 1 == len(slots) or slots[place + 1].identity != slot.identity:
+            found += [Slot(slot.identity, -1 - i) for i in range(copies)]
+    return found
