@@ -2,7 +2,8 @@
 
 Notation of the papers: abar_t is the share of signal power after t steps, x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise, and
 SNR = abar / (1 - abar). Sources: DDPM (Ho et al., arXiv 2006.11239), DDIM (Song et al., 2010.02502), cosine schedule (Nichol &
-Dhariwal, 2102.09672), v-prediction (Salimans & Ho, 2202.00512), min-SNR (Hang et al., 2303.09556), EDM (Karras et al., 2206.00364).
+Dhariwal, 2102.09672), v-prediction (Salimans & Ho, 2202.00512), min-SNR (Hang et al., 2303.09556), EDM (Karras et al., 2206.00364),
+classifier-free guidance (Ho & Salimans, 2207.12598).
 """
 
 from __future__ import annotations
@@ -120,6 +121,15 @@ def sample_times(
 
 
 # -------------------------------------------------------------------------------------------------------------- sampling
+
+
+def guided(conditional: Tensor, unconditional: Tensor, w: float) -> Tensor:
+    """Classifier-free guidance (Ho & Salimans, 2207.12598, Eq. 6): (1 + w) conditional - w unconditional; w = 0 is no guidance.
+
+    The arguments are two network outputs for the same x_t. The factors sum to 1, so the result means the same for epsilon, v and x0.
+    A scale s = 1 + w is the convention elsewhere (Stable Diffusion, DiT).
+    """
+    return (1 + w) * conditional - w * unconditional
 
 
 def time_steps(steps: int, T: int = 1000, spacing: Spacing = "leading") -> list[int]:

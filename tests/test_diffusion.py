@@ -149,3 +149,19 @@ def test_steps_outside_the_schedule_are_refused():
 def test_snr_scale_multiplies_the_ratio() -> None:
     plain, scaled = diffusion.signal("cosine")[100:900].double(), diffusion.signal("cosine", snr_scale=8.0)[100:900].double()
     torch.testing.assert_close(scaled / (1 - scaled), 8 * plain / (1 - plain), rtol=2e-3, atol=1e-9)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_guidance_means_the_same_whatever_is_predicted(prediction):
+    """Guiding the estimates of x0 and guiding the network's outputs is one and the same; without guidance the condition rules."""
+    torch.manual_seed(0)
+    x_t, conditional, unconditional = (torch.randn(3, 3, 4, 4).double() for _ in range(3))
+    abar = diffusion.signal("cosine")[[10, 400, 900]].double()
+
+    def x0(output):
+        return diffusion.estimate(output, x_t, abar, prediction).x0
+
+    torch.testing.assert_close(diffusion.guided(conditional, unconditional, 0.0), conditional)
+    found = diffusion.guided(conditional, unconditional, 2.5)
+    torch.testing.assert_close(found - unconditional, 3.5 * (conditional - unconditional))
+    torch.testing.assert_close(x0(found), diffusion.guided(x0(conditional), x0(unconditional), 2.5))
