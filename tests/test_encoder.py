@@ -62,6 +62,40 @@ def test_embed_is_the_normalised_forward():
     np.testing.assert_allclose(everything, both.detach().numpy(), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "sides", "channels"),
+    [
+        ({"family": "small", "width": 8, "dropout": 0.3}, [16, 8, 4], [16, 16, 32]),
+        ({"family": "iresnet", "depth": 18, "se": True}, [16, 8, 4, 2], [64, 128, 256, 512]),
+        ({"family": "irse", "depth": 18, "se": False}, [16, 8, 4, 2], [64, 128, 256, 512]),
+    ],
+)
+def test_feature_maps_of_the_stages(architecture, sides, channels):
+    torch.manual_seed(0)
+    encoder = Encoder(build(architecture, 32, 16), resolution=32, dim=16, colour="bgr")
+    x = torch.randn(2, 3, 32, 32, requires_grad=True)
+    maps = encoder.maps(x)
+    assert [tuple(m.shape) for m in maps] == [(2, c, side, side) for c, side in zip(channels, sides)]
+    torch.testing.assert_close(encoder.head(maps[-1]), encoder(x))
+    for found in maps:  # every stage looks at the image, and lets gradients through
+        assert torch.autograd.grad(found.sum(), x, retain_graph=True)[0].abs().sum() > 0
+
+
+def test_the_stages_are_those_of_the_depth():
+    torch.manual_seed(0)
+    net = build({"family": "irse", "depth": 50}, 32, 16).eval()
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        stem = net.input_layer(x)
+        torch.testing.assert_close(net.maps(x)[0], net.body[:3](stem))  # DCFace's style features: block 2, counted from 0
+        torch.testing.assert_close(net.maps(x)[3], net.body(stem))
+
+
+def test_no_maps_says_so():
+    with pytest.raises(UserError, match="edge has no feature maps"):
+        Encoder(Flat(), resolution=2, dim=12, name="edge").maps(torch.zeros(1, 3, 2, 2))
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_layout_does_not_matter(layout):
     encoder = Encoder(small(), resolution=32, dim=16)

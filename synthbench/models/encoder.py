@@ -82,6 +82,27 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, r, r) RGB in [-1, 1] -> (B, dim) raw embeddings; gradients flow to `x`. Any r: resized bilinearly."""
+        return self.net(self.fitted(x))
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """The feature maps (B, C, h, w) that the stages of the network leave for `x` as above, fine to coarse; gradients flow to `x`.
+
+        Raises UserError for a network without known stages (a converted ONNX file).
+        """
+        maps = getattr(self.net, "maps", None)
+        if maps is None:
+            raise UserError(
+                f"encoder {self.name} has no feature maps that synthbench knows. Take one of family {', '.join(FAMILIES)}: "
+                "trained by a recipe, or a public checkpoint in PyTorch"
+            )
+        return maps(self.fitted(x))
+
+    def head(self, last: Tensor) -> Tensor:
+        """The last of `maps` -> (B, dim) raw embeddings: `head(maps(x)[-1])` is `forward(x)`."""
+        return self.net.head(last)  # type: ignore[operator]
+
+    def fitted(self, x: Tensor) -> Tensor:
+        """`x` in the size, colour order and range that `net` takes."""
         if not self.differentiable and torch.is_grad_enabled() and x.requires_grad:
             raise UserError(
                 f"encoder {self.name} runs forwards only (onnxruntime), so nothing can be trained through it. "
@@ -94,7 +115,7 @@ class Encoder(nn.Module):
             x = x.flip(1)
         if (self.gain, self.offset) != (1.0, 0.0):
             x = x * self.gain + self.offset
-        return self.net(x)
+        return x
 
     @torch.no_grad()
     def embed(self, images: Tensor, flip: bool = False) -> Tensor:

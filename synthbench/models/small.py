@@ -41,12 +41,14 @@ class SmallNet(nn.Module):
         super().__init__()
         halvings = max(2, round_log2(resolution / 4))
         layers: list[nn.Module] = []
+        self.ends: list[int] = []  # of the stages, as numbers of layers
         before, side = 3, resolution
         for stage in range(halvings):
             left = halvings - stage  # 3: the stage of `width`
             channels = max(16, int(width * 2 ** (3 - left)))
             layers += [nn.Conv2d(before, channels, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(channels), nn.PReLU(channels)]
             layers += [Block(channels) for _ in range(blocks[-left] if left <= 3 else 0)]
+            self.ends.append(len(layers))
             before, side = channels, (side + 1) // 2
         self.features = nn.Sequential(*layers)
         self.norm = nn.BatchNorm2d(before)
@@ -57,8 +59,19 @@ class SmallNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """What the stages leave, fine to coarse."""
+        found = []
+        for first, last in zip([0, *self.ends], self.ends):
+            x = self.features[first:last](x)
+            found.append(x)
+        return found
+
     def forward(self, x: Tensor) -> Tensor:
-        x = self.dropout(self.norm(self.features(x)).flatten(1))
+        return self.head(self.maps(x)[-1])
+
+    def head(self, x: Tensor) -> Tensor:
+        x = self.dropout(self.norm(x).flatten(1))
         with torch.autocast(x.device.type, enabled=False):  # the last layers in fp32, as in arcface_torch
             return self.embedding(self.project(x.float()))
 
