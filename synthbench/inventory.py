@@ -16,6 +16,7 @@ import yaml
 from synthbench import __version__, console, registry
 from synthbench.config import Layer, Settings, build, config_names, config_path, did_you_mean, read_layer
 from synthbench.data import sources
+from synthbench.plugin import Generator
 from synthbench.protocol import load_protocol
 from synthbench.results import cell, damaged, find_run, read_run
 from synthbench.store import Store
@@ -69,11 +70,13 @@ def describe(name: str, runs: Path) -> str:
     if name in registry.names("generator") or name.endswith(".py"):
         kind = registry.load("generator", name)
         layer = read_layer(config_path("generators", name)) if name in config_names("generators") else Layer()
+        settings = build(kind.Config, layer)
         head = [
             f"# {_first_line(kind)}",
             f"# version {kind.version}; set any of these with --set NAME=VALUE",
+            *_sizes(kind(settings)),
         ]
-        return "\n".join([*head, *_explained(build(kind.Config, layer))])
+        return "\n".join([*head, *_explained(settings)])
     for folder in ("protocols", "recipes"):
         if name in config_names(folder):
             return config_path(folder, name).read_text().rstrip()
@@ -85,6 +88,18 @@ def describe(name: str, runs: Path) -> str:
         return json.dumps(result, indent=1)
     known = [*registry.names("generator"), *config_names("protocols"), *config_names("recipes"), *results]
     raise UserError(f"nothing is called {name!r}" + did_you_mean(name, known, show_all=True))
+
+
+def _sizes(generator: Generator[Any]) -> Iterator[str]:
+    """The networks of the full size, at the resolution and with the embedding of the published encoders."""
+    import torch
+
+    from synthbench.models.size import count
+
+    with torch.device("meta"):
+        for name, (network, inputs) in generator.networks(112, 512).items():
+            parameters, macs = count(network, *inputs)
+            yield f"# {name} at 112 px: {parameters / 1e6:.2f} M parameters, {2 * macs / 1e9:.1f} GFLOP a forward pass of one image"
 
 
 def _explained(settings: Settings, indent: str = "") -> Iterator[str]:

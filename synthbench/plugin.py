@@ -15,6 +15,8 @@ from synthbench.config import Settings
 from synthbench.types import Context, FaceBatch, Score, Skipped, Slot, UserError, Volume
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from synthbench.evaluators.subject import Subject
 
 C = TypeVar("C", bound=Settings)
@@ -52,6 +54,13 @@ class Generator(ABC, Generic[C]):
 
     def sources(self, resolution: int) -> dict[str, str]:
         """Digests of files outside the protocol that change the images, by name; they enter the key of `enroll`."""
+        return {}
+
+    def networks(self, resolution: int, dim: int) -> Mapping[str, tuple[nn.Module, tuple[Any, ...]]]:
+        """The networks of this config by name, and what `forward` takes for one image: `synthbench show` counts their size.
+
+        dim: width of the encoder's embedding. Called under `torch.device("meta")`, where nothing is allocated.
+        """
         return {}
 
     def train(self, context: Context) -> None:

@@ -108,3 +108,16 @@ def test_sizes_that_do_not_fit_are_refused():
 def test_levels_that_do_not_exist_are_refused(change):
     with pytest.raises(ValidationError):
         Shape(**change)
+
+
+def test_show_counts_the_networks_of_a_generator():
+    from synthbench.generators.cemiface import CemiFace, Config
+    from synthbench.models.size import count
+
+    with torch.device("meta"):
+        network, inputs = CemiFace(Config()).networks(112, 512)["denoiser"]
+        parameters, macs = count(network, *inputs)
+    f1 = 2 * 512  # F1: a number to a token
+    assert (parameters - f1, macs) == (cost(Shape(), 112)[0], cost(Shape(), 112)[1])
+    layer = torch.nn.Linear(3, 5)
+    assert count(layer, torch.zeros(1, 3)) == (20, 15)

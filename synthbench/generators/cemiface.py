@@ -9,7 +9,7 @@ training every image is its own inquiry (Alg. 1). The paper leaves open points; 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field, field_validator, model_validator
@@ -168,6 +168,11 @@ class CemiFace(Generator[Config]):
 
     def sources(self, resolution: int) -> dict[str, str]:
         return inquiries.digests(self.config.enroll)
+
+    def networks(self, resolution: int, dim: int) -> dict[str, tuple[nn.Module, tuple[Any, ...]]]:
+        denoiser = Denoiser(self.config.train, resolution, dim)
+        condition = denoiser.condition(torch.empty(1, dim), torch.empty(1))
+        return {"denoiser": (denoiser, (torch.empty(1, 3, resolution, resolution), torch.empty(1), condition))}
 
     def train(self, context: Context) -> None:
         train(self.config.train, context)

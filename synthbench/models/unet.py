@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from synthbench.config import Settings
+from synthbench.models.size import count
 from synthbench.types import UserError
 
 
@@ -183,12 +184,8 @@ def zero(layer: nn.Linear | nn.Conv2d) -> None:
 
 def cost(shape: Shape, resolution: int, context_width: int = 512, tokens: int = 2, out_channels: int = 3) -> tuple[int, int]:
     """(parameters, multiply-accumulates of one forward pass of one image), counted without allocating the network."""
-    from torch.utils.flop_counter import FlopCounterMode
-
     with torch.device("meta"):
         unet = UNet(shape, resolution, context_width, out_channels)
         x = torch.empty(1, 3, resolution, resolution)
         context = unet.condition(torch.empty(1, tokens, context_width)) if context_width else None
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            unet(x, torch.empty(1), context)
-    return sum(p.numel() for p in unet.parameters()), counter.get_total_flops() // 2
+        return count(unet, x, torch.empty(1), context)
