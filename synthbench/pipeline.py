@@ -315,12 +315,12 @@ class Job:
     def steps(self, seed: int) -> list[Step]:
         """Every stage of the run with this seed, in order, with those of the real baseline."""
         protocol, traits = self.protocol, self.generator.traits
-        steps = [self.real]
+        steps = [self.real, self.benchmarks]  # what may be refused, before anything is trained
         if traits.trains or traits.enrolls:
             steps += self.network_steps("encoder", protocol.encoder)
         made = self.generator_steps(seed)
         steps += made if traits.finite else []  # a set that cannot be had is found out first, at no cost
-        steps += [*self.network_steps("judge", protocol.judge), self.benchmarks]
+        steps += self.network_steps("judge", protocol.judge)
         base = self.baseline.steps(seed) if self.generator_name != "real" else []
         recognizer = self._train_step("recognizer", protocol.recipe, seed, made[-1], f"{self.short_name}: ")
         steps += [*base, *made, recognizer, self._evaluate_step(seed, made, recognizer, base[-1] if base else None)]
@@ -331,12 +331,18 @@ class Job:
         """The run that Gap-to-Real is measured against: generator `real` under the same protocol and seed."""
         return Job(self.store, self.protocol, "real", Volume.parse("all"), self.device)
 
-    def _evaluate_step(self, seed: int, made: list[Step], recognizer: Step, base: Step | None) -> Step:
+    @functools.cached_property
+    def evaluators(self) -> dict[str, Any]:
+        """The protocol's evaluators with their settings, by name."""
         evaluators = {}
         for name, settings in self.protocol.evaluators.items():
             kind = registry.load("evaluator", name)
             config = build(kind.Config, Layer(settings, {(): f"protocol {self.protocol.name}, evaluators.{name}"}))
             evaluators[registry.short_name(name)] = kind(config)
+        return evaluators
+
+    def _evaluate_step(self, seed: int, made: list[Step], recognizer: Step, base: Step | None) -> Step:
+        evaluators = self.evaluators
         parts = {
             "stage": "evaluate",
             "evaluators": {name: [item.version, item.config.model_dump(mode="json"), item.sources()] for name, item in evaluators.items()},

@@ -14,7 +14,7 @@ from typing import Any
 
 from synthbench import console
 from synthbench.config import did_you_mean
-from synthbench.store import Store, content_key, read_json, write_json
+from synthbench.store import Store, content_key, read_json, write_json, writing
 from synthbench.types import UserError
 
 Result = dict[str, Any]  # the JSON contract
@@ -126,9 +126,8 @@ def grid(rows: list[Any], path: Path, height: int = 96) -> None:
             tile = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((height, height), Image.Resampling.BICUBIC)
             top, left = y * (height + gap), x * (height + gap)
             sheet[top : top + height, left : left + height] = np.asarray(tile)
-    tmp = path.with_name(path.name + ".tmp")
-    Image.fromarray(sheet).save(tmp, "PNG")
-    tmp.replace(path)
+    with writing(path) as tmp:
+        Image.fromarray(sheet).save(tmp, "PNG")
 
 
 # ------------------------------------------------------------------------------------------------ answers from the cache

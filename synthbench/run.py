@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from os.path import exists
@@ -69,7 +68,6 @@ def run(request: Request) -> Result | None:
     _announce(steps, store)
     (store.root / "results").mkdir(parents=True, exist_ok=True)
     stages: dict[str, dict[str, Any]] = {}
-    start = time.time()
     from synthbench.steps import execute
 
     for plan in plans.values():
@@ -78,7 +76,7 @@ def run(request: Request) -> Result | None:
     if request.until:
         console.note(f"stopped after {request.until}, as asked; the same command without --until continues")
         return None
-    result = _collect(job, plans, list(stages.values()), time.time() - start)
+    result = _collect(job, plans, list(stages.values()))
     results.save(store, result)
     if _self_contained(job):
         results.remember(store, key, result["run"])
@@ -139,14 +137,12 @@ def plan(request: Request, as_json: bool = False) -> None:
 
 
 def _request_key(request: Request, protocol: Protocol) -> str:
-    networks = (network for network in (protocol.encoder, protocol.judge) if isinstance(network, TrainedNetwork))
-    recipes = {protocol.recipe, *(network.recipe for network in networks)}
     return content_key(
         {
             "package": results.fingerprint(),
             "generator": request.generator,
             "files": [registry.file_digest(name) for name in (request.generator, *protocol.evaluators)],
-            "recipes": {name: config_path("recipes", name).read_text("utf-8", "replace") for name in recipes},
+            "recipes": {name: config_path("recipes", name).read_text("utf-8", "replace") for name in _recipes(protocol)},
             "volume": request.volume,
             "protocol": protocol.model_dump(mode="json"),
             "seeds": request.seeds,
@@ -194,7 +190,7 @@ def _announce(steps: list[Step], store: Store) -> None:
     plans.announce(steps, store)
 
 
-def _collect(job: Job, plans: dict[int, list[Step]], stages: list[dict[str, Any]], wall: float) -> Result:
+def _collect(job: Job, plans: dict[int, list[Step]], stages: list[dict[str, Any]]) -> Result:
     """The JSON contract, from the evaluate stages of every seed."""
     from synthbench.steps import seed_scores
 
@@ -206,6 +202,7 @@ def _collect(job: Job, plans: dict[int, list[Step]], stages: list[dict[str, Any]
     made = job.generator_steps(0)[-1]
     _samples(job, made, folder / "samples.png")
     generate = made.stage.manifest() or {}
+    seconds = sum((job.store.stage(row["name"], row["key"]).manifest() or {}).get("seconds", 0.0) for row in stages)
     return {
         "run": run,
         "generator": job.short_name,
@@ -219,12 +216,28 @@ def _collect(job: Job, plans: dict[int, list[Step]], stages: list[dict[str, Any]
         "artifacts": {"folder": str(folder), "samples": str(folder / "samples.png"), "faces": str(made.stage.folder)},
         "baseline": _baseline(job, plans),
         "settings": job.generator.config.model_dump(mode="json"),
+        "config": _config(job),
         "traits": vars(job.generator.traits),
         "digests": {"faces": generate.get("digest"), "benchmarks": job.benchmarks.stage.key, "real": job.real.stage.key},
-        "cost": {"wall_seconds": round(wall, 1), "device": job.device.type, "images_per_second": generate.get("images_per_second")},
+        "cost": {"wall_seconds": round(seconds, 1), "device": job.device.type, "images_per_second": generate.get("images_per_second")},
         "synthbench": __version__,
         "command": console.command_line(),
     }
+
+
+def _config(job: Job) -> dict[str, Any]:
+    """What was held fixed, with every default: the protocol (less what it changes for generators, see `settings`) and its recipes."""
+    from synthbench.recognition import load_recipe
+
+    protocol = job.protocol.model_dump(mode="json", exclude={"generators"})
+    protocol["evaluators"] = {name: item.config.model_dump(mode="json") for name, item in job.evaluators.items()}
+    return {"protocol": protocol, "recipes": {name: load_recipe(name).model_dump(mode="json") for name in _recipes(job.protocol)}}
+
+
+def _recipes(protocol: Protocol) -> list[str]:
+    """The recipe of the recognizers first, then those of the encoder and of the judge that are trained here."""
+    networks = (network for network in (protocol.encoder, protocol.judge) if isinstance(network, TrainedNetwork))
+    return list(dict.fromkeys([protocol.recipe, *(network.recipe for network in networks)]))
 
 
 def _baseline(job: Job, plans: dict[int, list[Step]]) -> Result | None:

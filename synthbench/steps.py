@@ -102,13 +102,14 @@ def _import_faces(path: Path, exclude: list[str], resolution: int, folder: Path,
 
 
 def read_benchmark(name: str, resolution: int) -> PairSet:
+    """Raises UserError for one on which accuracy is not defined."""
     from synthbench.data import pairs
 
     if name.startswith("world-"):
         from synthbench.world_pairs import WORLD_BENCHMARKS, world_pairs
 
         return pairs.PairSet.from_arrays(name, *world_pairs(name, resolution), title=WORLD_BENCHMARKS[name])
-    return pairs.pairs_from_source(sources.find(name, "pairs"), resolution)
+    return pairs.require_usable(pairs.pairs_from_source(sources.find(name, "pairs"), resolution))
 
 
 def run_evaluators(evaluators: dict[str, Any], subject: Any, context: Context, progress: Progress) -> None:

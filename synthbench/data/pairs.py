@@ -6,7 +6,6 @@ import functools
 import hashlib
 import io
 import lzma
-import os
 import pickle
 import re
 import zipfile
@@ -21,12 +20,13 @@ import torch
 from synthbench.data import pixels
 from synthbench.data.faces import FaceSet
 from synthbench.data.readers import file_bytes, file_digest, list_folder, list_zip, source_digest, strip_top, zip_bytes
-from synthbench.store import read_json, write_json
+from synthbench.store import read_json, write_json, writing
 from synthbench.types import UserError
 
 if TYPE_CHECKING:
     from synthbench.data.sources import Entry
 
+FOLDS = 10  # of the public protocol
 MAX_XZ = 4 * 2**30  # bytes unpacked; ten times the largest benchmark
 
 
@@ -313,6 +313,18 @@ def pairs_from_source(entry: Entry, resolution: int) -> PairSet:
     return read_bin(entry.path, resolution, entry.name, entry.title)
 
 
+def require_usable(pairs: PairSet) -> PairSet:
+    """`pairs`, if verification is defined on them. Raises UserError for fewer than one pair a fold, and for pairs of one kind only."""
+    if len(pairs) < FOLDS:
+        raise UserError(
+            f"benchmark {pairs.name} has {len(pairs)} pairs; it needs {FOLDS} or more, for accuracy is the mean over {FOLDS} folds"
+        )
+    if pairs.same.all() or not pairs.same.any():
+        kind = "genuine" if pairs.same.all() else "impostors"
+        raise UserError(f"all {len(pairs):,} pairs of benchmark {pairs.name} are {kind}; check its labels")
+    return pairs
+
+
 # ---- kept ----
 
 
@@ -321,15 +333,11 @@ def save_pairs(pairs: PairSet, folder: Path | str) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "pairs.json").unlink(missing_ok=True)
-    tmp = folder / f"images.{os.getpid()}.tmp"
-    with open(tmp, "wb") as file:
+    with writing(folder / "images.u8") as tmp, open(tmp, "wb") as file:
         for first in range(0, len(pairs.images), 1024):
             file.write(pairs.images.images(slice(first, first + 1024)).permute(0, 2, 3, 1).contiguous().numpy().tobytes())
-    os.replace(tmp, folder / "images.u8")
-    tmp = folder / f"pairs.{os.getpid()}.tmp"
-    with open(tmp, "wb") as file:
+    with writing(folder / "pairs.npz") as tmp, open(tmp, "wb") as file:
         np.savez(file, left=pairs.left, right=pairs.right, same=pairs.same)
-    os.replace(tmp, folder / "pairs.npz")
     about = {name: getattr(pairs, name) for name in ("name", "title", "digest", "source_digest")}
     write_json(
         folder / "pairs.json", {**about, "images": len(pairs.images), "resolution": pairs.images.resolution, "faces": pairs.images.digest}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from synthbench.data import pixels
-from synthbench.store import read_json, write_json
+from synthbench.store import read_json, write_json, writing
 from synthbench.types import FaceBatch, UserError
 
 INDEX = "index.json"  # written last: rows, shards, names; without it the set is unfinished
@@ -88,8 +87,7 @@ class ShardWriter:
         table = {name: np.stack(values[:count]) for name, values in self._table.items()}
         paths = [f"{label:07d}/{self.done + row:08d}.png" for row, label in enumerate(table["label"])]
         data = pa.table({"image": pa.array([{"bytes": b, "path": p} for b, p in zip(encoded, paths)], IMAGE), **table})
-        tmp = path.with_name(path.name + ".tmp")
-        with _disk(self.folder, self.done):
+        with _disk(self.folder, self.done), writing(path) as tmp:
             (self.folder / INDEX).unlink(missing_ok=True)
             pq.write_table(
                 data.replace_schema_metadata(_features(data.schema)),
@@ -99,7 +97,6 @@ class ShardWriter:
                 use_dictionary=False,
                 write_statistics=list(table),
             )
-            os.replace(tmp, path)
         self.shards.append(path)
         self.done += count
         del self._images[:count]

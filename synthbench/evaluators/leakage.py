@@ -9,7 +9,6 @@ benchmarks, who are not in the training set.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from synthbench.evaluators.statistics import calibrate, class_centres, clustered
 from synthbench.evaluators.subject import Subject
 from synthbench.plugin import Evaluator
 from synthbench.seeds import numpy_generator
+from synthbench.store import writing
 from synthbench.types import Context, Progress, Score, Skipped, UserError
 
 if TYPE_CHECKING:
@@ -207,8 +207,7 @@ def save_matches(
     for i in order:
         best[slot[int(subject.faces.identity[images[i]])]] = i
     has = best >= 0
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
+    with writing(path) as tmp, open(tmp, "wb") as file:
         np.savez_compressed(
             file,
             identity=identities,
@@ -219,4 +218,3 @@ def save_matches(
             real_image=np.where(has, real_row[best], -1),
             image_cosine=np.where(has, image_cosine[best], np.nan),
         )
-    os.replace(temporary, path)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from synthbench.store import writing
 from synthbench.types import UserError
 
 
@@ -28,12 +28,10 @@ class PairResults:
         return np.bincount(self.fold, weights=self.correct) / np.bincount(self.fold)
 
     def save(self, folder: Path, benchmark: str) -> None:
-        """Write <folder>/<benchmark>.npz, by rename."""
+        """Write <folder>/<benchmark>.npz."""
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f"{benchmark}.npz.tmp"
-        with open(temporary, "wb") as file:
+        with writing(folder / f"{benchmark}.npz") as tmp, open(tmp, "wb") as file:
             np.savez_compressed(file, **{name: np.asarray(value) for name, value in vars(self).items()})  # type: ignore[arg-type]
-        os.replace(temporary, folder / f"{benchmark}.npz")
 
 
 def open_results(folder: Path) -> dict[str, PairResults]:

@@ -9,7 +9,6 @@ a share `fmr` of the real set's impostor pairs exceeds under this judge. It is p
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +36,7 @@ from synthbench.evaluators.statistics import (
 from synthbench.evaluators.subject import Subject
 from synthbench.plugin import Evaluator
 from synthbench.seeds import numpy_generator
+from synthbench.store import writing
 from synthbench.types import Context, Score, Skipped
 
 
@@ -296,7 +296,5 @@ def mean_score(name: str, values: np.ndarray, higher_is_better: bool) -> Score:
 def save_histograms(path: Path, pairs: Pairs, real: Pairs) -> None:
     """edges (2001,) and counts (2000,) of genuine, impostor, real_genuine, real_impostor cosines."""
     arrays = {"genuine": pairs.genuine, "impostor": pairs.impostor, "real_genuine": real.genuine, "real_impostor": real.impostor}
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
+    with writing(path) as tmp, open(tmp, "wb") as file:
         np.savez_compressed(file, edges=BINS, **{name: histogram(values) for name, values in arrays.items()})  # type: ignore[arg-type]
-    os.replace(temporary, path)

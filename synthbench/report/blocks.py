@@ -6,7 +6,6 @@ All text is plain text. Each way of writing escapes it in its own way, because n
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from synthbench.report.figures import standalone
+from synthbench.store import writing
 from synthbench.tables import Comparison, markdown_grid, markdown_text, results_markdown
 
 
@@ -123,10 +123,8 @@ class Document:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write by rename."""
-    tmp = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    tmp.write_bytes(content)
-    os.replace(tmp, path)
+    with writing(path) as tmp:
+        tmp.write_bytes(content)
 
 
 def encode(pixels: np.ndarray) -> bytes:
