@@ -12,7 +12,7 @@ from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from synthbench import console
+from synthbench import console, unconditional
 from synthbench.config import Settings
 from synthbench.data import faces as data
 from synthbench.data.shards import ShardWriter
@@ -20,6 +20,7 @@ from synthbench.store import write_json, writing
 from synthbench.types import Context, FaceBatch, UserError
 
 BLOCK = 256  # candidates embedded and compared at a time
+ENDLESS = ("world", "unconditional")  # sources with a next candidate for ever
 
 
 class Inquiries(Settings):
@@ -27,20 +28,28 @@ class Inquiries(Settings):
 
     source: str = Field("real", description="real: the real set | world | a registered source | path of images or of a generated set")
     threshold: float = Field(0.3, ge=-1, le=1, description="highest cosine between two inquiries under the encoder (CemiFace: below 0.3)")
-    tries: int = Field(20, ge=1, description="candidates looked at per identity wanted, where there is no end of them (world)")
+    tries: int = Field(20, ge=1, description="candidates looked at per identity wanted, where there is no end of them")
+
+
+class NewPeople(Inquiries):
+    """The `enroll` part of a generator that may train a source of inquiries of its own, with `unconditional.train`."""
+
+    source: str = Field("unconditional", description="unconditional: the model of train.unconditional | as in Inquiries")
+    sampler: unconditional.Sample = unconditional.Sample()
 
 
 class Codes(NamedTuple):
     """What `enroll` chose."""
 
     codes: Tensor  # (N, dim) float32, raw embeddings by the encoder; their directions are the identity centres
-    faces: data.FaceSet  # the inquiries, one image each, in the same order
+    faces: data.FaceSet | None  # the inquiries, one image each, in the same order; None for identities that are vectors alone
 
 
-def enroll(count: int, settings: Inquiries, context: Context) -> None:
+def enroll(count: int, settings: Inquiries, context: Context, fits: Callable[[Tensor], Tensor] | None = None) -> None:
     """Write `count` inquiries into context.out: `inquiries/` (shards, one image per identity), codes.safetensors, enroll.json.
 
     Candidates come in a fixed order and each is kept when it resembles none kept before, so the first k of n are the same k.
+    fits: what else is asked of a candidate: unit embeddings (B, dim) on the CPU -> (B,) bool.
     Raises UserError when too few fit.
     """
     limit, batches = candidates(settings, context, settings.tries * count)
@@ -52,7 +61,8 @@ def enroll(count: int, settings: Inquiries, context: Context) -> None:
         with torch.no_grad():
             raw = encoder(images.to(context.device).float() / 127.5 - 1).float().cpu()
         unit = torch.nn.functional.normalize(raw, dim=1)
-        chosen = choose(unit, kept[:n], settings.threshold, count - n)
+        fit = torch.arange(len(unit)) if fits is None else fits(unit).nonzero()[:, 0]
+        chosen = fit[choose(unit[fit], kept[:n], settings.threshold, count - n)]
         kept[n : n + len(chosen)] = unit[chosen]
         new = torch.arange(len(chosen)) + n >= writer.done  # the rest is on disk from a run that was cut short
         writer.write(FaceBatch(images[chosen[new]], torch.arange(n, n + len(chosen))[new]))
@@ -64,10 +74,11 @@ def enroll(count: int, settings: Inquiries, context: Context) -> None:
         if n == count:
             break
     if n < count:
+        also = " and the other conditions of enroll" if fits else ""
         raise UserError(
             f"enroll.source {settings.source!r}: {tried:,} of {limit:,} candidates tried, {n:,} fit with every two below cosine "
-            f"{settings.threshold}, but {count:,} identities are wanted. Ask for a volume of at most {n:,} identities, raise "
-            "enroll.threshold, or give a source with more people" + ("; or raise enroll.tries" if settings.source == "world" else "")
+            f"{settings.threshold}{also}, but {count:,} identities are wanted. Ask for a volume of at most {n:,} identities, raise "
+            "enroll.threshold, or give a source with more people" + ("; or raise enroll.tries" if settings.source in ENDLESS else "")
         )
     console.note(f"inquiries: {tried:,} candidates tried, {n:,} kept (pairwise cosine below {settings.threshold})")
     writer.finish(names)
@@ -92,8 +103,14 @@ def choose(unit: Tensor, kept: Tensor, threshold: float, most: int) -> Tensor:
 
 def candidates(settings: Inquiries, context: Context, most: int) -> tuple[int, Iterator[tuple[Tensor, list[str]]]]:
     """(how many there are, blocks of (images (B, 3, R, R) uint8, names)), always in the same order."""
-    if settings.source == "world":
+    if settings.source in ENDLESS:
         most = -(-most // BLOCK) * BLOCK  # whole blocks only: the last bits of an embedding depend on the size of its batch
+    if settings.source == "unconditional":
+        if not isinstance(settings, NewPeople):
+            raise UserError("enroll.source unconditional: this generator has no such model of its own; give another source")
+        paint = unconditional.sampler(context.inputs["train"], settings.sampler, context)
+        return most, _blocks(most, paint, lambda row: f"unconditional {row}")
+    if settings.source == "world":
         return most, _blocks(most, lambda rows: _world(rows, context.resolution), lambda row: f"inquiry {row}")
     if settings.source == "real":
         rows = np.unique(context.faces.identity, return_index=True)[1]  # the first image of each identity
@@ -119,12 +136,13 @@ def digests(settings: Inquiries) -> dict[str, str]:
     """The digest of what inquiries are read from, for the key of the stage."""
     from synthbench.data import sources
 
-    return {} if settings.source in ("world", "real") else {"inquiries": sources.digest_of(locate(settings.source))}
+    return {} if settings.source in ("real", *ENDLESS) else {"inquiries": sources.digest_of(locate(settings.source))}
 
 
 def load(folder: Path) -> Codes:
     """What `enroll` wrote into `folder`."""
-    return Codes(load_file(folder / "codes.safetensors")["codes"], data.open_faces(folder / "inquiries"))
+    pictures = folder / "inquiries"
+    return Codes(load_file(folder / "codes.safetensors")["codes"], data.open_faces(pictures) if pictures.is_dir() else None)
 
 
 def _blocks(count: int, read: Callable[[np.ndarray], Tensor], name: Callable[[int], str]) -> Iterator[tuple[Tensor, list[str]]]:

@@ -32,6 +32,8 @@ LAYERS = (
         "world_pairs",
         "augment",
         "inquiries",
+        "hypersphere",
+        "unconditional",
     ),
     ("generators", "evaluators"),
     ("steps", "inference"),
