@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -191,12 +191,15 @@ def check(faces: FaceSet) -> None:
         raise UserError("all images of the training set have the same label; a recognizer needs at least two identities")
 
 
-def setup(faces: FaceSet, recipe: Recipe, seed: int, device: torch.device) -> tuple[nn.Module, Head, torch.optim.SGD]:
-    """Backbone, head and optimizer as they are before the first step."""
+def setup(
+    faces: FaceSet, recipe: Recipe, seed: int, device: torch.device, more_classes: int = 0
+) -> tuple[nn.Module, Head, torch.optim.SGD]:
+    """Backbone, head and optimizer as they are before the first step. more_classes: of the head, beside the identities of `faces`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "init"))
         backbone = build(recipe.backbone.architecture(recipe.dropout), faces.resolution, recipe.dim)
-        head = Head(recipe.head, recipe.dim, faces.identities, recipe.scale, recipe.margin, recipe.gradient, recipe.h, recipe.t_alpha)
+        classes = faces.identities + more_classes
+        head = Head(recipe.head, recipe.dim, classes, recipe.scale, recipe.margin, recipe.gradient, recipe.h, recipe.t_alpha)
     backbone, head = ready(backbone, device), head.to(device)
     norm = {id(p) for m in backbone.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)) for p in m.parameters()}
     everything = [p for p in (*backbone.parameters(), *head.parameters()) if p.requires_grad]
@@ -221,6 +224,13 @@ def order(count: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=torch_generator(seed, "epoch", epoch))
 
 
+Criterion = Callable[[Head, Tensor, Tensor], Tensor]  # (head, embeddings (B, D), labels (B,)) -> a scalar
+
+
+def softmax_loss(head: Head, embedding: Tensor, label: Tensor) -> Tensor:
+    return F.cross_entropy(head(embedding, label), label)
+
+
 def update(
     backbone: nn.Module,
     head: Head,
@@ -232,6 +242,7 @@ def update(
     seed: int,
     step: int,
     device: torch.device,
+    criterion: Criterion = softmax_loss,
 ) -> tuple[Tensor, Tensor]:
     """One step of SGD; loss and gradient norm of the backbone, still on the device."""
     for group in optimizer.param_groups:
@@ -242,7 +253,7 @@ def update(
         torch.manual_seed(derive(seed, "dropout", step))
     with autocast(device, recipe.precision):
         embedding = backbone(x)
-    loss = F.cross_entropy(head(embedding, labels_on := send(labels, device)), labels_on)
+    loss = criterion(head, embedding, send(labels, device))
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     norm = nn.utils.clip_grad_norm_([p for p in backbone.parameters() if p.requires_grad], recipe.clip or math.inf)

@@ -64,12 +64,13 @@ def loop(
     context: Context,
     who: str,
     out: Path | None = None,
+    advice: str = "Lower train.lr, set train.max_norm=1 or train.precision=fp32",
 ) -> None:
     """Call `update` for every step of a training on `images` images; it does the step and answers its losses.
 
     `state` is all that a step changes: it is saved to checkpoint.pt about every half minute, and a killed training goes on from there to
     the same weights. Losses go to metrics.jsonl. Both lie in `out`, by default context.out; the caller deletes the checkpoint once the
-    weights are saved. Raises UserError when a loss is not finite.
+    weights are saved. Raises UserError with `advice` when a loss is not finite.
     """
     out = out or context.out
     log, checkpoint = out / "metrics.jsonl", out / "checkpoint.pt"
@@ -91,9 +92,7 @@ def loop(
             line = {name: round(value.item(), 6) for name, value in losses.items()}
             if not np.isfinite(list(line.values())).all():
                 said = ", ".join(f"{name} {value}" for name, value in line.items())
-                raise UserError(
-                    f"the training of {who} went wrong at step {done}: {said}. Lower train.lr, set train.max_norm=1 or train.precision=fp32"
-                )
+                raise UserError(f"the training of {who} went wrong at step {done}: {said}. {advice}")
             rate = (done - first) * size / max(time.monotonic() - began, 1e-9)
             with open(log, "a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": done, **line, "images_per_second": round(rate, 1)}) + "\n")
