@@ -17,10 +17,10 @@ from torch import Tensor
 
 Schedule = Literal["linear", "cosine"]
 Prediction = Literal["epsilon", "v", "x0"]
-Weighting = Literal["uniform", "min_snr", "clamped_snr", "edm"]
+Weighting = Literal["plain", "uniform", "min_snr", "clamped_snr", "edm"]
 Times = Literal["uniform", "stratified", "log_normal", "mixture"]
 Spacing = Literal["leading", "trailing"]
-LrSchedule = Literal["constant", "cosine"]
+LrSchedule = Literal["constant", "cosine", "restarts"]
 
 # ------------------------------------------------------------------------------------------------------------- schedules
 
@@ -79,11 +79,13 @@ def target(x0: Tensor, noise: Tensor, abar: Tensor, prediction: Prediction) -> T
 def weight(abar: Tensor, prediction: Prediction, weighting: Weighting, gamma: float = 5.0, sigma_data: float = 0.5) -> Tensor:
     """Factor of the squared error of the network's OUTPUT, (B,).
 
-    All weightings are defined on the squared error of x0: `uniform` SNR, which is the plain epsilon error of DDPM (Eq. 14); `min_snr`
-    min(SNR, gamma); `clamped_snr` that but at least 1 (2202.00512, Eq. 9), so that large t counts for something; `edm`
-    (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 with sigma^2 = 1 / SNR.
+    `plain` is 1, whatever is predicted. The others are defined on the squared error of x0: `uniform` SNR, which is the plain epsilon
+    error of DDPM (Eq. 14); `min_snr` min(SNR, gamma); `clamped_snr` that but at least 1 (2202.00512, Eq. 9), so that large t counts for
+    something; `edm` (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 with sigma^2 = 1 / SNR.
     An error e of x0 is sqrt(SNR) e of epsilon and sqrt(SNR + 1) e of v.
     """
+    if weighting == "plain":
+        return torch.ones_like(abar)
     snr = abar / (1 - abar)
     if weighting == "uniform":
         on_x0 = snr
@@ -198,7 +200,14 @@ def to_uint8(x: Tensor) -> Tensor:
 
 
 def lr_factor(schedule: LrSchedule, warmup: int, step: int, total: int) -> float:
-    """Factor on the learning rate at `step` of `total`: linear warm-up over `warmup` steps, then constant or half a cosine to zero."""
+    """Factor on the learning rate at `step` of `total`: linear warm-up over `warmup` steps, then what the schedule says.
+
+    `cosine`: half a cosine to zero; `restarts`: four of them, each twice as long as the one before (SGDR, 1608.03983).
+    """
     if step < warmup:
         return (step + 1) / warmup
-    return 1.0 if schedule == "constant" else 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+    done = (step - warmup) / max(1, total - warmup)
+    if schedule == "restarts":
+        done = 1 + 15 * done  # the four begin at 1, 2, 4 and 8
+        done = done / 2 ** int(math.log2(done)) - 1
+    return 1.0 if schedule == "constant" else 0.5 * (1 + math.cos(math.pi * done))

@@ -1,0 +1,302 @@
+"""IDiff-Face: Synthetic-based Face Recognition through Fizzy Identity-Conditioned Diffusion Models (Boutros et al., ICCV 2023).
+
+arXiv 2308.04995. A latent diffusion model is told an identity, the unit embedding of a face. Partial dropout of the projected components
+of that embedding (CPD) keeps it from painting one face only per identity. New identities are random directions, or the embeddings of
+faces that do not exist (two-stage). No labels. Samplers on top, all off by default: classifier-free guidance with a learnt empty context
+(UIFace, ICLR 2025), a push away from another identity (NegFaceDiff, ICCVW 2025), and IDperturb (arXiv 2602.18831).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from synthbench import diffusion, hypersphere, inquiries, sampling, training, unconditional
+from synthbench.config import Settings
+from synthbench.device import autocast, ready, send
+from synthbench.models import autoencoder
+from synthbench.models.autoencoder import Autoencoder
+from synthbench.models.autoencoder import Train as AutoencoderTrain
+from synthbench.models.context_unet import ContextUNet, Shape
+from synthbench.models.encoder import raw_codes, read_tensors
+from synthbench.plugin import Generator, Traits
+from synthbench.seeds import derive, torch_generator
+from synthbench.types import Context, FaceBatch, Slot, UserError, Volume
+from synthbench.unconditional import Train as UnconditionalTrain
+
+FOLDER = "autoencoder"  # in the folder of the train stage
+
+# ---------------------------------------------------------------------------------------------------------------- config
+
+
+class Train(training.Optimization):
+    autoencoder: AutoencoderTrain = AutoencoderTrain()
+    pixels: int = Field(128, ge=0, description="side of the images that are encoded; 0: the protocol's resolution")
+    unet: Shape = Shape()
+    cpd: float = Field(0.25, ge=0, lt=1, description="share of the context's components that are dropped in training (CPD25, CPD50)")
+    empty: float = Field(
+        0.0, ge=0, lt=1, description="share of images trained with the learnt empty context, for sample.guidance (UIFace: 0.2)"
+    )
+    schedule: diffusion.Schedule = "linear"
+    snr_scale: float = Field(1.0, gt=0, description="factor on the schedule's signal-to-noise ratio")
+    prediction: diffusion.Prediction = "epsilon"
+    weighting: diffusion.Weighting = Field("uniform", description="of the squared error; uniform: that of the paper")
+    times: diffusion.Times = "uniform"
+    T: int = Field(1000, ge=2, description="diffusion steps")
+    flip: bool = Field(True, description="mirror every second image")
+    steps: int = Field(150_000, ge=0, description="0: epochs x images / batch_size")
+    batch_size: int = Field(512, ge=1)
+    lr_schedule: diffusion.LrSchedule = "restarts"
+    weight_decay: float = Field(0.0, ge=0)
+    unconditional: UnconditionalTrain | None = Field(None, description="the first of two stages: a model of faces; null: none")
+
+
+class Enroll(inquiries.NewPeople):
+    source: str = Field("uniform", description="uniform: directions on the hypersphere | unconditional | world | real | a source | a path")
+    threshold: float = Field(1.0, ge=-1, le=1, description="highest cosine between two identities; the paper has no limit")
+
+
+class Sample(Settings):
+    steps: int = Field(1000, ge=1, description="1000 with eta 1: ancestral sampling; ADMIS, UIFace and IDperturb take 50")
+    eta: float = Field(1.0, ge=0, le=1, description="1: the variance of DDPM; 0: deterministic")
+    spacing: diffusion.Spacing = "leading"
+    guidance: float = Field(0.0, ge=0, description="w of classifier-free guidance, (1 + w) conditional - w other")
+    against: Literal["empty", "nearest", "random"] = Field(
+        "empty", description="other: the empty context, or the nearest or a random identity enrolled before (NegFaceDiff)"
+    )
+    perturb: float = Field(1.0, ge=0, le=1, description="IDperturb: lowest cosine between the context of an image and its identity; 1: off")
+    copies: int = Field(0, ge=0, description="copies of the inquiry added to every identity (ADMIS: 5), where there are inquiries")
+    precision: Literal["bf16", "fp32"] = Field("bf16", description="bf16 only where the device is CUDA")
+
+
+class Config(Settings):
+    train: Train = Train()
+    enroll: Enroll = Enroll()
+    sample: Sample = Sample()
+
+    @model_validator(mode="after")
+    def _fit(self) -> Config:
+        train, sample = self.train, self.sample
+        if sample.steps > train.T:
+            raise ValueError(f"sample.steps {sample.steps} is more than the {train.T} diffusion steps of train.T")
+        if sample.guidance and sample.against == "empty" and not train.empty:
+            raise ValueError("sample.guidance against the empty context needs one that was learnt: set train.empty=0.2")
+        if sample.perturb < 1 and self.enroll.threshold >= 1:
+            raise ValueError(
+                "sample.perturb keeps an image nearer to its identity than to others: set enroll.threshold below 1, such as 0.3"
+            )
+        if sample.copies and self.enroll.source == "uniform":
+            raise ValueError("sample.copies needs inquiries to copy, and enroll.source uniform has none")
+        return self
+
+
+# --------------------------------------------------------------------------------------------------------------- network
+
+
+class Denoiser(nn.Module):
+    """The UNet of latents, with the projection of the embedding to components before it."""
+
+    def __init__(self, train: Train, side: int, dim: int) -> None:
+        super().__init__()
+        self.cpd = train.cpd
+        self.project = nn.Linear(dim, train.unet.components)
+        nn.init.normal_(self.project.weight)  # a unit vector gives components of variance 1
+        self.empty = nn.Parameter(torch.randn(train.unet.components)) if train.empty else None
+        self.unet = ContextUNet(train.unet, side, train.autoencoder.latents)
+
+    def context(self, code: Tensor, absent: Tensor | None = None, drop: Tensor | None = None) -> Tensor:
+        """Components (B, components) of embeddings (B, dim) of any length.
+
+        In training only: absent (B,) bool replaces the context by the empty one, and drop (B, components), uniform in [0, 1), decides which
+        components are dropped (CPD); the others grow, so that the mean stays.
+        """
+        components = self.project(F.normalize(code, dim=1))
+        if absent is not None and self.empty is not None:
+            components = torch.where(absent[:, None], self.empty, components)
+        if drop is not None:
+            components = components * (drop >= self.cpd) / (1 - self.cpd)
+        return components
+
+    def forward(self, z: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        return self.unet(z, t, context)
+
+
+# ------------------------------------------------------------------------------------------------------------- generator
+
+
+class IDiffFace(Generator[Config]):
+    """Faces of an identity vector: latent diffusion with partial dropout of the context; IDperturb and guidance as options."""
+
+    Config = Config
+    version = 1
+    traits = Traits(
+        paper="IDiff-Face: Synthetic-based Face Recognition through Fizzy Identity-Conditioned Diffusion Models, arXiv 2308.04995",
+        licence="the authors' code is CC BY-NC 4.0; this is an independent implementation",
+        trains=True,
+        enrolls=True,
+        real_photographs="the inquiry of each identity, `sample.copies` times (column `real`), when inquiries are photographs",
+        pretrained="the protocol's encoder; the autoencoder is trained here, without the LPIPS and discriminator of the paper's",
+    )
+    tiny = {
+        "train": {
+            "steps": 4,
+            "batch_size": 8,
+            "pixels": 0,
+            "autoencoder": {"steps": 4, "batch_size": 8, "channels": [8, 16], "layers": 1, "groups": 4},
+            "unet": {"channels": 8, "multipliers": [1, 2], "layers": 1, "attention_levels": [1], "head_width": 8, "groups": 4,
+                     "components": 16, "tokens": 8},
+        },
+        "enroll": {"threshold": 1.0},
+        "sample": {"steps": 2},
+    }  # fmt: skip
+
+    def sources(self, resolution: int) -> dict[str, str]:
+        return {} if self.config.enroll.source == "uniform" else inquiries.digests(self.config.enroll)
+
+    def networks(self, resolution: int, dim: int) -> dict[str, tuple[nn.Module, tuple[Any, ...]]]:
+        train, pixels = self.config.train, self.config.train.pixels or resolution
+        painter = Autoencoder(train.autoencoder)
+        denoiser = Denoiser(train, pixels // painter.factor, dim)
+        latents = torch.empty(1, train.autoencoder.latents, *[pixels // painter.factor] * 2)
+        return {
+            "denoiser": (denoiser, (latents, torch.empty(1), denoiser.context(torch.empty(1, dim)))),
+            "autoencoder": (painter, (torch.empty(1, 3, pixels, pixels),)),
+        }
+
+    def train(self, context: Context) -> None:
+        train(self.config.train, context)
+
+    def enroll(self, count: int, context: Context) -> None:
+        settings = self.config.enroll
+        if settings.source == "uniform":
+            hypersphere.enroll(count, settings.threshold, settings.tries, context)
+        else:
+            inquiries.enroll(count, settings, context)
+
+    def slots(self, volume: Volume, context: Context) -> list[Slot]:
+        return sampling.with_copies(super().slots(volume, context), self.config.sample.copies)
+
+    def generate(self, slots: Sequence[Slot], context: Context) -> Iterator[FaceBatch]:
+        """Columns: sample, similarity (cosine to the identity under the encoder); with inquiries real."""
+        settings, sample = self.config.train, self.config.sample
+        known = inquiries.load(context.inputs["enroll"])
+        identities = F.normalize(known.codes, dim=1)
+        encoder, device, folder = context.encoder, context.device, context.inputs["train"]
+        painter = autoencoder.load(settings.autoencoder, folder / FOLDER, device)
+        side = (settings.pixels or context.resolution) // painter.factor
+        denoiser = Denoiser(settings, side, encoder.dim)
+        denoiser.load_state_dict(read_tensors(folder / "weights.safetensors"))
+        ready(denoiser, device).eval().requires_grad_(False)
+        abar = diffusion.signal(settings.schedule, settings.T, settings.snr_scale)
+        lowest = max(sample.perturb, hypersphere.half(self.config.enroll.threshold))
+
+        def make(some: list[Slot]) -> tuple[Tensor, dict[str, Tensor]]:
+            own = identities[[slot.identity for slot in some]]
+            turned = own
+            if sample.perturb < 1:
+                turned = hypersphere.perturb(own, lowest, [torch_generator(context.seed, "perturb", *slot) for slot in some])
+            streams = [torch_generator(context.seed, "image", *slot) for slot in some]
+            noise = diffusion.Noise(streams, (settings.autoencoder.latents, side, side), device)
+            with torch.inference_mode(), autocast(device, sample.precision):
+                towards = denoiser.context(turned.to(device))
+                away = opposite(denoiser, sample, identities, some, context) if sample.guidance else None
+
+                def network(z: Tensor, t: Tensor) -> Tensor:
+                    output = denoiser(z, t, towards).float()
+                    return output if away is None else diffusion.guided(output, denoiser(z, t, away).float(), sample.guidance)
+
+                for step in diffusion.ddim(
+                    network, noise, abar, sample.steps, sample.eta, settings.prediction, clip_x0=False, spacing=sample.spacing
+                ):
+                    z = step.x
+                images = diffusion.to_uint8(autoencoder.resized(painter.decode(z).float(), context.resolution))
+                reached = (encoder.embed(images).float() * own.to(device)).sum(1)
+            return images, {"similarity": reached}
+
+        yield from sampling.generate(make, slots, context, ("similarity",), known.faces)
+
+
+def opposite(denoiser: Denoiser, sample: Sample, identities: Tensor, slots: list[Slot], context: Context) -> Tensor:
+    """What guidance pushes away from: components (B, components). Only identities before one's own count, as these never change."""
+    device = context.device
+    if sample.against == "empty":
+        assert denoiser.empty is not None  # Config sees to it
+        return denoiser.empty.expand(len(slots), -1)
+    if len(identities) < 2:
+        raise UserError(f"sample.against {sample.against} needs at least two identities")
+    other = []
+    for identity, _ in slots:
+        before = max(identity, 1)
+        nearest = (identities[:before] @ identities[identity]).argmax()
+        other.append(
+            1 if identity == 0 else int(nearest) if sample.against == "nearest" else derive(context.seed, "against", identity) % before
+        )
+    return denoiser.context(identities[other].to(device))
+
+
+# -------------------------------------------------------------------------------------------------------------- training
+
+
+def train(settings: Train, context: Context) -> None:
+    """The autoencoder, then the denoiser of its latents. Writes weights.safetensors, autoencoder/ and metrics.jsonl; resumes."""
+    weights = context.out / "weights.safetensors"
+    if weights.exists():
+        return
+    if settings.unconditional is not None:
+        unconditional.train(settings.unconditional, context)
+    faces, encoder, device = context.faces, context.encoder, context.device
+    pixels = settings.pixels or context.resolution
+    autoencoder.train(settings.autoencoder, pixels, context, context.out / FOLDER)
+    painter = autoencoder.load(settings.autoencoder, context.out / FOLDER, device)
+    codes = raw_codes(encoder, faces, settings.flip, context.out / "codes.safetensors", context.progress)
+    abar = diffusion.signal(settings.schedule, settings.T, settings.snr_scale)
+    side = pixels // painter.factor
+    torch.manual_seed(derive(context.seed, "weights"))
+    denoiser = Denoiser(settings, side, encoder.dim).eval()  # nothing in it depends on the mode: what is dropped comes with the batch
+    learner = training.Learner(denoiser, settings, device)
+
+    def update(step: training.Step) -> training.Losses:
+        size, draw = len(step.rows), step.draw
+        mirror = (torch.rand(size, generator=draw) < 0.5) & settings.flip
+        t = diffusion.sample_times(size, abar, draw, settings.times)
+        noise = torch.randn(size, settings.autoencoder.latents, side, side, generator=draw)
+        absent = torch.rand(size, generator=draw) < settings.empty
+        drop = torch.rand(size, settings.unet.components, generator=draw)
+        x = autoencoder.fitted(send(faces.images(step.rows), device), pixels)
+        x = torch.where(mirror.to(device)[:, None, None, None], x.flip(3), x)
+        code = codes[mirror.long(), torch.from_numpy(step.rows)]
+        batch = Batch(x, *(send(tensor, device) for tensor in (code, t, abar[t], noise, absent, drop)))
+        return learner.learn(lambda part: objective(denoiser, painter, part, settings), batch, step)
+
+    training.loop(update, learner.state, settings, len(faces), context, "IDiff-Face")
+    training.save_weights(learner.average.model, weights)
+    (context.out / "checkpoint.pt").unlink(missing_ok=True)
+    (context.out / "codes.safetensors").unlink(missing_ok=True)
+
+
+class Batch(NamedTuple):
+    """What one step sees. x (B, 3, P, P); code (B, dim); t, abar, absent (B,); noise like the latents; drop (B, components)."""
+
+    x: Tensor
+    code: Tensor
+    t: Tensor
+    abar: Tensor
+    noise: Tensor
+    absent: Tensor
+    drop: Tensor
+
+
+def objective(denoiser: Denoiser, painter: Autoencoder, batch: Batch, settings: Train) -> dict[str, Tensor]:
+    """The weighted squared error of what the network predicts about the latents."""
+    x, code, t, abar, noise, absent, drop = batch
+    with torch.no_grad():
+        z = painter.encode(x)
+    z_t = diffusion.add_noise(z, noise, abar)
+    output = denoiser(z_t, t, denoiser.context(code, absent, drop)).float()
+    error = (output - diffusion.target(z, noise, abar, settings.prediction)).square().mean((1, 2, 3))
+    return {"loss": (error * diffusion.weight(abar, settings.prediction, settings.weighting)).mean()}

@@ -1,0 +1,169 @@
+"""A small autoencoder with a continuous latent space, for latent diffusion (Rombach et al., arXiv 2112.10752, appendix G: KL-reg.).
+
+Encoder and decoder are those of LDM as diffusers has them. Published ones are trained with LPIPS and a patch discriminator; this one
+learns from the protocol's faces alone: absolute error, a faint pull of the latents to N(0, 1), and the identity under the encoder E_id.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from diffusers.models.autoencoders.vae import Decoder, Encoder
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from synthbench import diffusion, training
+from synthbench.device import ready, send
+from synthbench.models import encoder as face
+from synthbench.seeds import derive
+from synthbench.types import Context, UserError
+
+MEASURED = 512  # images whose latents set the scale
+
+
+class Train(training.Optimization):
+    """The autoencoder and how it is trained. Defaults: the shape of LDM's f4 model without attention."""
+
+    channels: tuple[PositiveInt, ...] = Field((128, 256, 512), min_length=1, description="of each level; all but one halve the side")
+    layers: int = Field(2, ge=1, description="residual blocks per level on the way down; one more on the way up")
+    latents: int = Field(3, ge=1, description="channels of the latents")
+    groups: int = Field(32, ge=1, description="groups of GroupNorm")
+    kl_weight: float = Field(1e-6, ge=0, description="of the divergence of the latents from N(0, 1), per value of the image (LDM)")
+    identity_weight: float = Field(0.1, ge=0, description="of 1 - cosine of the embeddings of image and reconstruction; 0: no encoder")
+    flip: bool = Field(True, description="mirror every second image")
+    steps: int = Field(50_000, ge=0, description="0: epochs x images / batch_size")
+    batch_size: int = Field(64, ge=1)
+    lr_schedule: diffusion.LrSchedule = "cosine"
+    warmup: int = Field(1000, ge=0, description="steps")
+    weight_decay: float = Field(0.0, ge=0)
+    max_norm: float = Field(1.0, ge=0, description="gradients are clipped to this length; 0: not")
+
+
+class Autoencoder(nn.Module):
+    """(B, 3, R, R) in [-1, 1] <-> latents (B, latents, R / factor, R / factor), scaled to a standard deviation of 1."""
+
+    scale: Tensor
+
+    def __init__(self, settings: Train) -> None:
+        super().__init__()
+        levels, latents = len(settings.channels), settings.latents
+        self.factor = 2 ** (levels - 1)
+        self.encoder = Encoder(
+            3,
+            latents,
+            ("DownEncoderBlock2D",) * levels,
+            settings.channels,
+            settings.layers,
+            settings.groups,
+            mid_block_add_attention=False,
+        )
+        self.decoder = Decoder(
+            latents,
+            3,
+            ("UpDecoderBlock2D",) * levels,
+            settings.channels,
+            settings.layers,
+            settings.groups,
+            mid_block_add_attention=False,
+        )
+        self.register_buffer("scale", torch.ones(()))
+
+    def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of the unscaled latents."""
+        mean, log_variance = self.encoder(x.contiguous(memory_format=torch.channels_last)).float().chunk(2, dim=1)
+        return mean, log_variance.clamp(-30, 20)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.moments(x)[0] * self.scale
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.decoder((z / self.scale).contiguous(memory_format=torch.channels_last))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decode(self.encode(x))
+
+
+def train(settings: Train, pixels: int, context: Context, out: Path) -> None:
+    """Train at `pixels` on `context.faces`; leaves weights.safetensors and metrics.jsonl in `out`. Resumes.
+
+    Raises UserError when `pixels` cannot be halved that often, and for an encoder without gradients where they are needed.
+    """
+    weights = out / "weights.safetensors"
+    if weights.exists():
+        return
+    faces, device, encoder = context.faces, context.device, context.encoder
+    if settings.identity_weight and not encoder.differentiable:
+        raise UserError(
+            f"encoder {encoder.name} runs forwards only, and train.autoencoder.identity_weight needs its gradients. "
+            "Set it to 0 or take an encoder with weights in PyTorch"
+        )
+    torch.manual_seed(derive(context.seed, "autoencoder"))
+    network = Autoencoder(settings).eval()  # nothing in it depends on the mode
+    if pixels % network.factor:
+        raise UserError(
+            f"{pixels} px cannot be halved {len(settings.channels) - 1} times; change train.pixels or train.autoencoder.channels"
+        )
+    learner = training.Learner(network, settings, device)
+    side = pixels // network.factor
+
+    def update(step: training.Step) -> training.Losses:
+        mirror = (torch.rand(len(step.rows), generator=step.draw) < 0.5) & settings.flip
+        noise = torch.randn(len(step.rows), settings.latents, side, side, generator=step.draw)
+        x = fitted(send(faces.images(step.rows), device), pixels)
+        x = torch.where(mirror.to(device)[:, None, None, None], x.flip(3), x)
+        return learner.learn(lambda part: objective(network, encoder, part, settings), Batch(x, send(noise, device)), step)
+
+    out.mkdir(parents=True, exist_ok=True)
+    training.loop(update, learner.state, settings, len(faces), context, "the autoencoder", out)
+    average: Autoencoder = learner.average.model  # type: ignore[assignment]
+    with torch.inference_mode():
+        rows = range(0, len(faces), -(-len(faces) // MEASURED))
+        parts = [average.encode(fitted(send(faces.images(rows[i : i + 32]), device), pixels)) for i in range(0, len(rows), 32)]
+        average.scale.fill_(1 / torch.cat(parts).std())
+    training.save_weights(average, weights)
+    (out / "checkpoint.pt").unlink(missing_ok=True)
+
+
+def load(settings: Train, folder: Path, device: torch.device) -> Autoencoder:
+    """What `train` left in `folder`, frozen."""
+    network = Autoencoder(settings)
+    network.load_state_dict(face.read_tensors(folder / "weights.safetensors"))
+    return ready(network, device).eval().requires_grad_(False)  # type: ignore[return-value]
+
+
+class Batch(NamedTuple):
+    """What one step sees: x (B, 3, R, R) in [-1, 1], noise of the shape of its latents."""
+
+    x: Tensor
+    noise: Tensor
+
+
+def objective(network: Autoencoder, encoder: face.Encoder, batch: Batch, settings: Train) -> dict[str, Tensor]:
+    """loss, reconstruction (mean absolute error), kl (per value of the image), similarity (cosine under the encoder); scalars."""
+    mean, log_variance = network.moments(batch.x)
+    found = network.decode(mean + (0.5 * log_variance).exp() * batch.noise).float()
+    reconstruction = (found - batch.x).abs().mean()
+    kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum() / batch.x.numel()
+    losses = {"loss": reconstruction + settings.kl_weight * kl, "reconstruction": reconstruction, "kl": kl}
+    if settings.identity_weight:
+        with torch.no_grad():
+            wanted = F.normalize(encoder(batch.x).float(), dim=1)
+        similarity = (F.normalize(encoder(found).float(), dim=1) * wanted).sum(1).mean()
+        losses["loss"] = losses["loss"] + settings.identity_weight * (1 - similarity)
+        losses["similarity"] = similarity
+    return losses
+
+
+def fitted(images: Tensor, pixels: int) -> Tensor:
+    """uint8 (B, 3, R, R) -> (B, 3, pixels, pixels) in [-1, 1]."""
+    return resized(images.float() / 127.5 - 1, pixels)
+
+
+def resized(x: Tensor, side: int) -> Tensor:
+    """(B, 3, R, R) -> (B, 3, side, side), bilinearly, without aliasing."""
+    if x.shape[-1] == side:
+        return x
+    return F.interpolate(x, (side, side), mode="bilinear", align_corners=False, antialias=x.shape[-1] > side)
