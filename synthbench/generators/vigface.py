@@ -1,0 +1,391 @@
+"""VIGFace: Virtual Identity Generation for Privacy-Free Face Recognition (Kim, Sagong, Nam, Cho, Kim, ICCV 2025).
+
+arXiv 2403.08277; defaults are those of version 1, and options say where the ICCV version (v3) differs. A recognizer is trained with more
+classes than there are people: each virtual class has a prototype and no image, only embeddings made around the prototype. A diffusion
+model then learns to paint faces from the embeddings of the real images, and is asked for the virtual prototypes. Labels are needed, other
+networks are not: the protocol's encoder is never looked at. The authors published no code, and some formulas are reconstructed from the
+text; what is not certain is marked "open".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from pydantic import Field, model_validator
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from synthbench import console, diffusion, recognition, sampling, training
+from synthbench.augment import Augmentation, Flip
+from synthbench.config import Settings
+from synthbench.device import autocast, ready, send
+from synthbench.models.encoder import Encoder, build, load_encoder, raw_codes, read_tensors, save_encoder
+from synthbench.models.margin import Head
+from synthbench.models.vit import Shape, ViT
+from synthbench.plugin import Generator, Traits
+from synthbench.seeds import derive, torch_generator
+from synthbench.store import write_json, writing
+from synthbench.types import Context, FaceBatch, Progress, Slot, UserError
+
+BLOCK = 4096  # prototypes compared at a time
+
+# ---------------------------------------------------------------------------------------------------------------- config
+
+
+class Recognizer(recognition.Recipe):
+    """Stage 1. Defaults: the paper's settings for CASIA-WebFace."""
+
+    name: str = "vigface"
+    backbone: recognition.Backbone = recognition.Backbone(family="iresnet", depth=50)
+    head: Literal["arcface"] = "arcface"
+    margin: float = Field(0.5, ge=0)
+    scale: float = Field(30.0, gt=0)
+    drops: tuple[float, ...] = (24, 30, 36)
+    augmentation: tuple[Augmentation, ...] = (Flip(),)  # open
+
+
+class Train(training.Optimization):
+    recognizer: Recognizer = Recognizer()
+    virtual: int = Field(60_000, ge=2, description="k: virtual prototypes, and so the most identities that can be generated")
+    virtual_batch: Literal["equal", "proportional"] = Field(
+        "equal", description="virtual embeddings of a step: as many as real ones, or (v3) k / n times as many"
+    )
+    sigma_decay: float = Field(0.9, ge=0, lt=1, description="alpha of Eq. 7")
+    collapse: float = Field(0.5, gt=0, le=1, description="stop after stage 1 when two virtual prototypes have this cosine")
+    vit: Shape = Shape()
+    condition: Literal["image", "prototype"] = Field(
+        "image", description="the embedding of each image (v1), or its person's prototype (v3)"
+    )
+    drop: float = Field(0.1, ge=0, lt=1, description="share of images whose condition is set to zero, for guidance")
+    feature_weight: float = Field(1.0, ge=0, description="lambda of Eq. 8; open: not published")
+    feature_every: int = Field(1, ge=1, description="the feature distance on every n-th image of a batch; on a CPU the recognizer is dear")
+    clip_x0: bool = Field(True, description="open: clip the estimate of x_0 to [-1, 1] before the recognizer")
+    schedule: diffusion.Schedule = "cosine"
+    snr_scale: float = Field(1.0, gt=0, description="factor on the schedule's signal-to-noise ratio (simple diffusion: (64 / pixels)^2)")
+    prediction: diffusion.Prediction = Field("x0", description="x0 (v1) or v (v3)")
+    weighting: diffusion.Weighting = Field("plain", description="of the squared error; plain: that of Eq. 8")
+    times: diffusion.Times = "uniform"
+    T: int = Field(1000, ge=2, description="diffusion steps")
+    flip: bool = Field(True, description="open: mirror every second image")
+    steps: int = Field(5_000_000, ge=0, description="0: epochs x images / batch_size")
+    batch_size: int = Field(512, ge=1)
+
+
+class Enroll(Settings):
+    prototypes: Literal["virtual", "real", "random"] = Field(
+        "virtual", description="virtual; real: more images of the people of the training set (augmentation); random: directions, a control"
+    )
+
+
+class Sample(Settings):
+    guidance: float = Field(2.5, ge=0, description="w of Eq. 9; the paper's best: 2.5 for virtual prototypes, 0.5 for real ones, 4 in v3")
+    steps: int = Field(100, ge=1, description="DDIM steps")
+    eta: float = Field(0.0, ge=0, le=1, description="0 is deterministic")
+    clip_x0: bool = True
+    spacing: diffusion.Spacing = "leading"
+    precision: Literal["bf16", "fp32"] = Field("bf16", description="bf16 only where the device is CUDA")
+
+
+class Config(Settings):
+    train: Train = Train()
+    enroll: Enroll = Enroll()
+    sample: Sample = Sample()
+
+    @model_validator(mode="after")
+    def _steps(self) -> Config:
+        if self.sample.steps > self.train.T:
+            raise ValueError(f"sample.steps {self.sample.steps} is more than the {self.train.T} diffusion steps of train.T")
+        return self
+
+
+# --------------------------------------------------------------------------------------- stage 1: people who do not exist
+
+
+def deviation(embedding: Tensor, prototype: Tensor) -> Tensor:
+    """sigma of Eq. 6, (D,): how far unit embeddings (B, D) are from the unit prototypes of their people, component by component.
+
+    Open: the length of a prototype is free in ArcFace, so both are compared on the unit sphere.
+    """
+    return (F.normalize(embedding, dim=1) - F.normalize(prototype, dim=1)).square().mean(0).sqrt()
+
+
+def virtual_embeddings(prototype: Tensor, sigma: Tensor, z: Tensor) -> Tensor:
+    """Eq. 5: w + z sigma with z ~ N(0, I), on the scale of unit prototypes; all (B, D), sigma (D,). Open: the gradient goes to w too."""
+    return F.normalize(prototype, dim=1) + z * sigma
+
+
+def joint_loss(head: Head, sigma: Tensor, embedding: Tensor, label: Tensor, chosen: Tensor, z: Tensor) -> Tensor:
+    """ArcFace over all n + k prototypes and over real embeddings and virtual ones, Eqs. 3 and 4, a scalar.
+
+    chosen (b,): classes of the virtual embeddings, n .. n + k - 1; z (b, D). Nothing virtual hangs on the backbone: `embedding` enters
+    its own rows only, and sigma is a constant.
+    """
+    made = virtual_embeddings(head.weight[chosen], sigma, z)
+    return F.cross_entropy(head(torch.cat([embedding, made]), both := torch.cat([label, chosen])), both)
+
+
+def train_recognizer(settings: Train, context: Context) -> tuple[Encoder, Tensor]:
+    """Stage 1: the frozen recognizer, and the unit prototypes (n + k, D), real ones first. Writes into context.out; resumes."""
+    out, faces, recipe, device = context.out, context.faces, settings.recognizer, context.device
+    out.mkdir(exist_ok=True)
+    if not (out / "encoder.json").exists():
+        real, size = faces.identities, min(recipe.batch_size, len(faces))
+        per_epoch = len(faces) // size
+        count = size if settings.virtual_batch == "equal" else max(1, round(size * settings.virtual / real))
+        backbone, head, optimizer = recognition.setup(faces, recipe, context.seed, device, settings.virtual)
+        head.register_buffer("sigma", torch.zeros(recipe.dim, device=device))  # part of the head, so that it is in its checkpoint
+        sigma = head.get_buffer("sigma")
+        backbone.train(), head.train()
+
+        def update(step: training.Step) -> training.Losses:
+            chosen = torch.randint(real, real + settings.virtual, (count,), generator=step.draw)
+            z = torch.randn(count, recipe.dim, generator=step.draw)
+
+            def criterion(head: Head, embedding: Tensor, label: Tensor) -> Tensor:
+                now = deviation(embedding.detach(), head.weight.detach()[label])
+                sigma.copy_(sigma.lerp(now, 1 - settings.sigma_decay) if step.number else now)  # Eq. 7
+                return joint_loss(head, sigma, embedding, label, send(chosen, device), send(z, device))
+
+            images, labels = faces.images(step.rows), torch.from_numpy(faces.identity[step.rows])
+            lr = recipe.lr_at(step.number, per_epoch)
+            loss, _ = recognition.update(
+                backbone, head, optimizer, images, labels, recipe, lr, context.seed, step.number, device, criterion
+            )
+            return {"loss": loss, "sigma": sigma.norm()}
+
+        plan = training.Optimization(steps=recipe.epochs * per_epoch, batch_size=size)
+        advice = "Lower train.recognizer.lr, or set train.recognizer.warmup=1, train.recognizer.clip=5"
+        state: dict[str, training.Stateful] = {"backbone": backbone, "head": head, "optimizer": optimizer}
+        training.loop(update, state, plan, len(faces), context, "VIGFace's recognizer", advice=advice)
+        with writing(out / "prototypes.safetensors") as temporary:
+            save_file({"prototypes": F.normalize(head.weight.detach(), dim=1).cpu()}, temporary)
+        architecture = {"architecture": recipe.backbone.architecture(recipe.dropout), "resolution": faces.resolution, "dim": recipe.dim}
+        save_encoder(backbone, out, {"name": "VIGFace's recognizer", **architecture})
+        (out / "checkpoint.pt").unlink(missing_ok=True)
+    prototypes = read_tensors(out / "prototypes.safetensors")["prototypes"]
+    return load_encoder(out, device), prototypes
+
+
+class Cosines(NamedTuple):
+    mean: float
+    std: float
+    highest: float
+
+
+def cosines(a: Tensor, b: Tensor, same: bool = False) -> Cosines:
+    """Of unit vectors (n, D) and (m, D), all pairs; `same`: b is a, and a vector is not compared with itself."""
+    total, squares, highest = 0.0, 0.0, -1.0
+    for first in range(0, len(a), BLOCK):
+        found = a[first : first + BLOCK] @ b.T
+        if same:
+            found.diagonal(first).fill_(-1)
+        highest = max(highest, found.max().item())
+        if same:
+            found.diagonal(first).fill_(0)
+        total, squares = total + found.double().sum().item(), squares + found.double().square().sum().item()
+    count = len(a) * (len(b) - same)
+    return Cosines(total / count, max(0.0, squares / count - (total / count) ** 2) ** 0.5, highest)
+
+
+def check_prototypes(prototypes: Tensor, real: int, limit: float, path: Path) -> None:
+    """Say how the prototypes lie and write it to `path`. Raises UserError when virtual ones have collapsed.
+
+    The paper, 10,000 real and 60,000 virtual in 512 dimensions, mean (std): R-R .009 (.140), R-V .000 (.044), V-V .010 (.109).
+    """
+    r, v = prototypes[:real], prototypes[real:]
+    found = {"real-real": cosines(r, r, True), "real-virtual": cosines(r, v), "virtual-virtual": cosines(v, v, True)}
+    write_json(path, {name: pair._asdict() for name, pair in found.items()})
+    said = "; ".join(f"{name} {pair.mean:.3f} ({pair.std:.3f}), highest {pair.highest:.2f}" for name, pair in found.items())
+    console.note(f"cosines between prototypes, mean (std): {said}")
+    if (highest := found["virtual-virtual"].highest) >= limit:
+        raise UserError(
+            f"the virtual prototypes of VIGFace's stage 1 collapsed: two of {len(v):,} have cosine {highest:.2f}, the limit train.collapse "
+            f"is {limit}; so alike, they are one person. Train stage 1 longer (train.recognizer.epochs={{more}}), make room for them "
+            "(a larger train.recognizer.dim, a smaller train.virtual), or raise train.collapse"
+        )
+
+
+# ------------------------------------------------------------------------------------------------ stage 2: network and loss
+
+
+def condition(code: Tensor) -> Tensor:
+    """What the network is told of an embedding or prototype (B, D): its direction, with elements of variance 1. Open. Zeros mean nobody."""
+    return F.normalize(code, dim=1) * code.shape[1] ** 0.5
+
+
+class Batch(NamedTuple):
+    """What one step sees. x0, noise (B, 3, R, R); code (B, D), an embedding or a prototype; told, t, abar (B,)."""
+
+    x0: Tensor
+    code: Tensor
+    told: Tensor  # 0 where the condition is dropped
+    t: Tensor
+    abar: Tensor
+    noise: Tensor
+
+
+def objective(denoiser: ViT, recognizer: Encoder, batch: Batch, settings: Train) -> dict[str, Tensor]:
+    """Eq. 8, ||x_0 - x_0'||^2 + lambda ||f(x_0) - f(x_0')||^2 on unit embeddings (v3: the prototype for f(x_0)), and its parts, scalars."""
+    x0, code, told, t, abar, noise = batch
+    x_t = diffusion.add_noise(x0, noise, abar)
+    output = denoiser(x_t, t, condition(code) * told[:, None]).float()
+    error = (output - diffusion.target(x0, noise, abar, settings.prediction)).square().mean((1, 2, 3))
+    mse = (error * diffusion.weight(abar, settings.prediction, settings.weighting)).mean()
+    estimate = diffusion.estimate(output, x_t, abar, settings.prediction).x0
+    if settings.clip_x0:
+        estimate = estimate.clamp(-1, 1)
+    some = slice(None, None, settings.feature_every)
+    reached = F.normalize(recognizer(estimate[some]).float(), dim=1)
+    distance = (reached - F.normalize(code[some], dim=1)).square().sum(1).mean()
+    return {"loss": mse + settings.feature_weight * distance, "mse": mse, "feature_distance": distance}
+
+
+# ------------------------------------------------------------------------------------------------------------- generator
+
+
+class VIGFace(Generator[Config]):
+    """Faces of virtual people: prototypes learnt beside the real ones, painted by a diffusion transformer."""
+
+    Config = Config
+    version = 1
+    traits = Traits(
+        paper="VIGFace: Virtual Identity Generation for Privacy-Free Face Recognition, arXiv 2403.08277",
+        licence="paper CC BY 4.0; this is an independent implementation",
+        trains=True,
+        enrolls=True,
+        needs_labels=True,
+    )
+    tiny = {
+        "train": {
+            "steps": 6, "batch_size": 8, "virtual": 8, "collapse": 1.0, "vit": {"width": 16, "depth": 2, "heads": 2, "patch": 8},
+            "recognizer": {"backbone": {"family": "small", "width": 8}, "dim": 16, "epochs": 1, "batch_size": 12},
+        },
+        "sample": {"steps": 2},
+    }  # fmt: skip
+
+    def networks(self, resolution: int, dim: int) -> dict[str, tuple[nn.Module, tuple[Any, ...]]]:
+        train, x = self.config.train, torch.empty(1, 3, resolution, resolution)
+        recipe = train.recognizer
+        recognizer = build(recipe.backbone.architecture(recipe.dropout), resolution, recipe.dim).eval()
+        denoiser = ViT(train.vit, resolution, recipe.dim)
+        return {"recognizer": (recognizer, (x,)), "denoiser": (denoiser, (x, torch.empty(1), torch.empty(1, recipe.dim)))}
+
+    def train(self, context: Context) -> None:
+        train(self.config.train, context)
+
+    def enroll(self, count: int, context: Context) -> None:
+        """The first `count` prototypes, in the order in which they were trained. There are no inquiries: nobody has a photograph."""
+        trained = read_tensors(context.inputs["train"] / "recognizer" / "prototypes.safetensors")["prototypes"]
+        virtual, kind = self.config.train.virtual, self.config.enroll.prototypes
+        if kind == "random":
+            draws = [torch.randn(trained.shape[1], generator=torch_generator(context.seed, "direction", i)) for i in range(count)]
+            found = F.normalize(torch.stack(draws), dim=1)
+        else:
+            found = trained[-virtual:] if kind == "virtual" else trained[:-virtual]
+        if len(found) < count:
+            more = "raise train.virtual, which trains again" if kind == "virtual" else "set enroll.prototypes=virtual"
+            raise UserError(
+                f"VIGFace has {len(found):,} {kind} prototypes, but {count:,} identities are wanted. Ask for a volume of at most "
+                f"{len(found):,} identities, or {more}"
+            )
+        with writing(context.out / "codes.safetensors") as temporary:
+            save_file({"codes": found[:count].contiguous()}, temporary)
+        write_json(context.out / "enroll.json", {"prototypes": kind, "trained": len(found), "kept": count})
+        context.progress(count, count)
+
+    def generate(self, slots: Sequence[Slot], context: Context) -> Iterator[FaceBatch]:
+        """Columns: sample, similarity (realised cosine to the prototype under the recognizer of stage 1)."""
+        settings, sample = self.config.train, self.config.sample
+        codes = read_tensors(context.inputs["enroll"] / "codes.safetensors")["codes"]
+        recognizer = load_encoder(context.inputs["train"] / "recognizer", context.device)
+        denoiser = ViT(settings.vit, context.resolution, recognizer.dim)
+        denoiser.load_state_dict(read_tensors(context.inputs["train"] / "diffusion" / "weights.safetensors"))
+        ready(denoiser, context.device).eval().requires_grad_(False)
+        abar = diffusion.signal(settings.schedule, settings.T, settings.snr_scale)
+
+        def make(some: list[Slot]) -> tuple[Tensor, dict[str, Tensor]]:
+            code = codes[[slot.identity for slot in some]].to(context.device)
+            streams = [torch_generator(context.seed, "image", *slot) for slot in some]
+            noise = diffusion.Noise(streams, (3, *[context.resolution] * 2), context.device)
+            told = condition(code)
+
+            def network(x: Tensor, t: Tensor) -> Tensor:
+                if sample.guidance == 0:
+                    return denoiser(x, t, told).float()
+                knowing, blind = denoiser(torch.cat([x, x]), t, torch.cat([told, torch.zeros_like(told)])).float().chunk(2)
+                return diffusion.guided(knowing, blind, sample.guidance)  # Eq. 9
+
+            with torch.inference_mode(), autocast(context.device, sample.precision):
+                for step in diffusion.ddim(
+                    network, noise, abar, sample.steps, sample.eta, settings.prediction, sample.clip_x0, sample.spacing
+                ):
+                    x = step.x
+                images = diffusion.to_uint8(x)
+                return images, {"similarity": (recognizer.embed(images) * code).sum(1)}
+
+        yield from sampling.generate(make, slots, context, ("similarity",))
+
+
+# -------------------------------------------------------------------------------------------------------------- training
+
+
+def train(settings: Train, context: Context) -> None:
+    """Both stages. Writes recognizer/ (the encoder and prototypes.safetensors) and diffusion/weights.safetensors; resumes in either.
+
+    Raises UserError for a set without labels and for virtual prototypes that collapsed.
+    """
+    faces = context.faces
+    if faces.identities < 2:
+        raise UserError(
+            f"VIGFace learns its prototypes from labelled people; the training set has {faces.identities} of them and needs at least two. "
+            "Give a real set with one folder or label per person"
+        )
+    recognition.check(faces)
+    recipe = settings.recognizer
+    first = recipe.epochs * (len(faces) // min(recipe.batch_size, len(faces)))
+    total = first + training.plan(settings, len(faces))[1]
+
+    def counted(before: int) -> Progress:
+        return lambda done, _: context.progress(before + done, total)
+
+    folder = context.out / "recognizer"
+    stage1 = replace(context, out=folder, seed=derive(context.seed, "recognizer"), progress=counted(0))
+    recognizer, prototypes = train_recognizer(settings, stage1)
+    check_prototypes(prototypes, faces.identities, settings.collapse, context.out / "prototypes.json")
+    train_diffusion(settings, replace(context, out=context.out / "diffusion", progress=counted(first)), recognizer, prototypes)
+
+
+def train_diffusion(settings: Train, context: Context, recognizer: Encoder, prototypes: Tensor) -> None:
+    """Stage 2. Writes weights.safetensors (the averaged weights) and metrics.jsonl into context.out; resumes."""
+    faces, device, out = context.faces, context.device, context.out
+    if (out / "weights.safetensors").exists():
+        return
+    out.mkdir(exist_ok=True)
+    images = settings.condition == "image"
+    codes = raw_codes(recognizer, faces, settings.flip, out / "codes.safetensors") if images else prototypes
+    abar = diffusion.signal(settings.schedule, settings.T, settings.snr_scale)
+    torch.manual_seed(derive(context.seed, "weights"))
+    denoiser = ViT(settings.vit, context.resolution, recognizer.dim).eval()  # nothing in it depends on the mode
+    learner = training.Learner(denoiser, settings, device)
+
+    def update(step: training.Step) -> training.Losses:
+        size, draw, rows = len(step.rows), step.draw, torch.from_numpy(step.rows)
+        mirror = (torch.rand(size, generator=draw) < 0.5) & settings.flip
+        told = (torch.rand(size, generator=draw) >= settings.drop).float()
+        t = diffusion.sample_times(size, abar, draw, settings.times)
+        noise = torch.randn(size, 3, context.resolution, context.resolution, generator=draw)
+        x0 = send(faces.images(step.rows), device).float() / 127.5 - 1
+        x0 = torch.where(mirror.to(device)[:, None, None, None], x0.flip(3), x0)
+        code = codes[mirror.long(), rows] if images else codes[torch.from_numpy(faces.identity[step.rows])]
+        batch = Batch(x0, *(send(tensor, device) for tensor in (code, told, t, abar[t], noise)))
+        return learner.learn(lambda part: objective(denoiser, recognizer, part, settings), batch, step)
+
+    training.loop(update, learner.state, settings, len(faces), context, "VIGFace")
+    training.save_weights(learner.average.model, out / "weights.safetensors")
+    (out / "checkpoint.pt").unlink(missing_ok=True)
+    (out / "codes.safetensors").unlink(missing_ok=True)
