@@ -77,6 +77,8 @@ def test_feature_maps_of_the_stages(architecture, sides, channels):
     maps = encoder.maps(x)
     assert [tuple(m.shape) for m in maps] == [(2, c, side, side) for c, side in zip(channels, sides)]
     torch.testing.assert_close(encoder.head(maps[-1]), encoder(x))
+    few = encoder.maps(x, stages=2)
+    assert len(few) == 2 and torch.equal(few[1], maps[1])
     for found in maps:  # every stage looks at the image, and lets gradients through
         assert torch.autograd.grad(found.sum(), x, retain_graph=True)[0].abs().sum() > 0
 

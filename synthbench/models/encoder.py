@@ -84,9 +84,10 @@ class Encoder(nn.Module):
         """(B, 3, r, r) RGB in [-1, 1] -> (B, dim) raw embeddings; gradients flow to `x`. Any r: resized bilinearly."""
         return self.net(self.fitted(x))
 
-    def maps(self, x: Tensor) -> list[Tensor]:
+    def maps(self, x: Tensor, stages: int | None = None) -> list[Tensor]:
         """The feature maps (B, C, h, w) that the stages of the network leave for `x` as above, fine to coarse; gradients flow to `x`.
 
+        stages: run only so many of them; None: all.
         Raises UserError for a network without known stages (a converted ONNX file).
         """
         maps = getattr(self.net, "maps", None)
@@ -95,7 +96,7 @@ class Encoder(nn.Module):
                 f"encoder {self.name} has no feature maps that synthbench knows. Take one of family {', '.join(FAMILIES)}: "
                 "trained by a recipe, or a public checkpoint in PyTorch"
             )
-        return maps(self.fitted(x))
+        return maps(self.fitted(x), stages)
 
     def head(self, last: Tensor) -> Tensor:
         """The last of `maps` -> (B, dim) raw embeddings: `head(maps(x)[-1])` is `forward(x)`."""

@@ -5,7 +5,7 @@ They differ in names, in the shortcut of the first stage (a projection; strided 
 5,248 parameters. Block: BN, conv3x3, BN, PReLU, conv3x3 with the stride, BN, [SE], plus the shortcut, no activation after the sum
 (ArcFace, Deng et al. 2019, section 3.2.1; SE: Hu et al. 2018, reduction 16, on the residual of every block).
 Both take (B, 3, R, R) in [-1, 1] and return raw embeddings (B, dim); the last Linear and BatchNorm run in fp32.
-`maps` answers what the four stages leave, fine to coarse; `head` makes the embedding of the last of them.
+`maps` answers what the first stages leave, fine to coarse; `head` makes the embedding of the fourth.
 """
 
 from __future__ import annotations
@@ -75,10 +75,10 @@ class IResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, 0, 0.1)
 
-    def maps(self, x: Tensor) -> list[Tensor]:
+    def maps(self, x: Tensor, stages: int | None = None) -> list[Tensor]:
         x = self.prelu(self.bn1(self.conv1(x)))
         found = []
-        for stage in (1, 2, 3, 4):
+        for stage in (1, 2, 3, 4)[:stages]:
             x = self.get_submodule(f"layer{stage}")(x)
             found.append(x)
         return found
@@ -134,7 +134,7 @@ class IRSE(nn.Module):
             body += [IRSEBlock(before if i == 0 else channels, channels, 2 if i == 0 else 1, se) for i in range(blocks)]
             before = channels
         self.body = nn.Sequential(*body)
-        self.ends = set(itertools.accumulate(STAGES[depth]))  # of the stages, as numbers of blocks
+        self.ends = list(itertools.accumulate(STAGES[depth]))  # of the stages, as numbers of blocks
         self.output_layer = nn.Sequential(
             nn.BatchNorm2d(512),
             nn.Dropout(dropout),
@@ -148,13 +148,12 @@ class IRSE(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def maps(self, x: Tensor) -> list[Tensor]:
+    def maps(self, x: Tensor, stages: int | None = None) -> list[Tensor]:
         x = self.input_layer(x)
         found = []
-        for number, block in enumerate(self.body, start=1):
-            x = block(x)
-            if number in self.ends:
-                found.append(x)
+        for first, last in zip([0, *self.ends], self.ends[:stages]):
+            x = self.body[first:last](x)
+            found.append(x)
         return found
 
     def forward(self, x: Tensor) -> Tensor:

@@ -59,10 +59,10 @@ class SmallNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def maps(self, x: Tensor) -> list[Tensor]:
-        """What the stages leave, fine to coarse."""
+    def maps(self, x: Tensor, stages: int | None = None) -> list[Tensor]:
+        """What the first `stages` leave, fine to coarse."""
         found = []
-        for first, last in zip([0, *self.ends], self.ends):
+        for first, last in zip([0, *self.ends], self.ends[:stages]):
             x = self.features[first:last](x)
             found.append(x)
         return found
