@@ -19,6 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
@@ -151,7 +152,12 @@ def train(faces: FaceSet, recipe: Recipe, *, seed: int, device: torch.device, ou
             if step + 1 < total:
                 upcoming = reader.submit(read, faces, seed, step + 1, batch, per_epoch)
             lr = recipe.lr_at(step, per_epoch)
-            loss, norm = update(backbone, head, optimizer, images, labels, recipe, lr, seed, step, device)
+            criterion: Criterion = softmax_loss
+            if faces.mixed:
+                rows = batch_rows(faces, seed, step, batch, per_epoch)
+                second, weight = (send(torch.as_tensor(faces.columns[name][rows]), device) for name in ("label2", "weight"))
+                criterion = mixed_loss(second, weight.float())
+            loss, norm = update(backbone, head, optimizer, images, labels, recipe, lr, seed, step, device, criterion)
             losses[step - done], norms[step - done] = loss, norm
             count = step + 1 - done  # steps since the last look
             if count == REPORT or time.monotonic() - since > LOOK or step + 1 == total:
@@ -189,6 +195,13 @@ def check(faces: FaceSet) -> None:
         )
     if len(labels.unique()) < 2:
         raise UserError("all images of the training set have the same label; a recognizer needs at least two identities")
+    if faces.mixed:
+        second, weight = torch.as_tensor(faces.columns["label2"]), torch.as_tensor(faces.columns["weight"])
+        if second.min() < 0 or second.max() >= faces.identities or not bool(((weight >= 0) & (weight <= 1)).all()):
+            raise UserError(
+                f"soft labels of the training set: label2 runs from {second.min()} to {second.max()} and must lie in "
+                f"0..{faces.identities - 1}, weight from {weight.min()} to {weight.max()} and must lie in 0..1"
+            )
 
 
 def setup(
@@ -211,12 +224,16 @@ def setup(
 
 def read(faces: FaceSet, seed: int, step: int, batch: int, per_epoch: int) -> tuple[Tensor, Tensor]:
     """Images (B, 3, R, R) uint8 and labels (B,) int64 of a step: a part of the permutation of its epoch; what is left over is dropped."""
-    epoch, place = divmod(step, per_epoch)
-    rows = order(len(faces), seed, epoch)[place * batch : (place + 1) * batch].numpy()
+    rows = batch_rows(faces, seed, step, batch, per_epoch)
     images = faces.images(rows)
     if images.shape[1:] != (3, faces.resolution, faces.resolution):
         raise UserError(f"the training set says {faces.resolution} px, but its images are {tuple(images.shape[1:])}")
     return images, torch.as_tensor(faces.identity[rows])
+
+
+def batch_rows(faces: FaceSet, seed: int, step: int, batch: int, per_epoch: int) -> np.ndarray:
+    epoch, place = divmod(step, per_epoch)
+    return order(len(faces), seed, epoch)[place * batch : (place + 1) * batch].numpy()
 
 
 @lru_cache(maxsize=2)
@@ -229,6 +246,21 @@ Criterion = Callable[[Head, Tensor, Tensor], Tensor]  # (head, embeddings (B, D)
 
 def softmax_loss(head: Head, embedding: Tensor, label: Tensor) -> Tensor:
     return F.cross_entropy(head(embedding, label), label)
+
+
+def mixed_loss(second: Tensor, weight: Tensor) -> Criterion:
+    """For images of two identities, the second of which is `second` (B,) int64 and the share of the first `weight` (B,).
+
+    As SynFace's public code does it (arXiv 2108.07960): o = w A(f, a) + (1 - w) A(f, b) with A the logits that have the margin at one
+    label, and the loss w CE(o, a) + (1 - w) CE(o, b), the cross entropy of o to the soft label. With w = 1 it is `softmax_loss`.
+    """
+
+    def criterion(head: Head, embedding: Tensor, label: Tensor) -> Tensor:
+        logits = head(embedding, label, second, weight)
+        first, other = (F.cross_entropy(logits, name, reduction="none") for name in (label, second))
+        return (weight * first + (1 - weight) * other).mean()
+
+    return criterion
 
 
 def update(

@@ -39,7 +39,11 @@ def generate(
             images, values = make((wanted + wanted[-1:] * size)[:size])
             pictures[made] = images[:count].cpu()
             for name in columns:
-                found[name][made] = values[name][:count].float().cpu()
+                value = values[name][:count].cpu()
+                if inquiries is None and not value.is_floating_point():
+                    found[name] = value
+                else:  # among copies, which have nan
+                    found[name][made] = value.float()
         copies = {} if inquiries is None else {"real": (~made).to(torch.uint8)}
         return FaceBatch(pictures, identity, {"sample": torch.tensor([slot.sample for slot in part]), **found, **copies})
 

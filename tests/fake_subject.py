@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from synthbench.data.faces import FaceSet
 from synthbench.evaluators.subject import Subject
 from synthbench.types import Context, Score, Skipped
 
 
 class Faces:
     """Identities and columns of a face set; whoever needs pixels gives `pixels` (N, 3, R, R) uint8."""
+
+    mixed, whole = FaceSet.mixed, FaceSet.whole
 
     def __init__(self, identity, columns=None, names=None, pixels=None):
         self.identity = np.asarray(identity, np.int64)

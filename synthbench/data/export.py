@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,7 @@ def export_faces(
     """Write `faces` to the new folder `out`; PNG keeps the pixels, JPEG takes `quality`.
 
     imagefolder: <identity>/<number>.png. rec: train.rec, train.idx, property. webdataset: 00000.tar, ... with .png, .cls and .json.
+    Soft labels go into the .json of webdataset and into soft_labels.csv of the others, with the number of the image's record for rec.
     `out` appears when it is whole. Raises UserError when it exists, or the disk is full.
     """
     out = Path(out)
@@ -84,13 +85,25 @@ def _imagefolder(faces: FaceSet, tmp: Path, format: str, quality: int, progress:
     names = folder_names(faces)
     for name in names:
         (tmp / name).mkdir()
-    for row, k, data in zip(rows, number, _encoded(faces, rows, format, quality, progress)):
-        (tmp / names[faces.identity[row]] / f"{k:05d}.{format}").write_bytes(data)
+    places = [f"{names[faces.identity[row]]}/{k:05d}.{format}" for row, k in zip(rows, number)]
+    for place, data in zip(places, _encoded(faces, rows, format, quality, progress)):
+        (tmp / place).write_bytes(data)
+    _soft_labels(faces, rows, places, names, tmp)
 
 
 def _rec(faces: FaceSet, tmp: Path, format: str, quality: int, progress: Progress) -> None:
     rows, _ = _in_order(faces)
     write_rec(tmp, _encoded(faces, rows, format, quality, progress), faces.identity[rows], faces.resolution)
+    _soft_labels(faces, rows, range(1, len(rows) + 1), range(faces.identities), tmp)
+
+
+def _soft_labels(faces: FaceSet, rows: np.ndarray, places: Sequence[object], names: Sequence[object], tmp: Path) -> None:
+    """soft_labels.csv, for a set that has them: where the image is, its two labels and the share of the first."""
+    if not faces.mixed:
+        return
+    second, weight = faces.columns["label2"], faces.columns["weight"]
+    lines = [f"{place},{names[faces.identity[row]]},{names[second[row]]},{weight[row]:.6g}\n" for place, row in zip(places, rows)]
+    (tmp / "soft_labels.csv").write_text("image,label,label2,weight\n" + "".join(lines), "utf-8")
 
 
 def _webdataset(faces: FaceSet, tmp: Path, format: str, quality: int, progress: Progress) -> None:

@@ -30,9 +30,10 @@ class FaceSet:
     """Faces of one size with an identity each.
 
     identity: (N,) int64, dense 0..identities-1 in the order of the source's labels; all -1 when the faces are unlabelled (pair sets).
-    columns: per image, each (N,): sample, m, similarity, real, ...
+    columns: per image, each (N,): sample, m, similarity, real, ...; label2 is an identity too and made dense like `identity`
     names: of each identity in the source ("07201"), or its label as text.
-    digest: SHA-256 over size, identities and pixels, in order; the same for the same faces however they are stored.
+    digest: SHA-256 over size, identities (soft labels too, where there are) and pixels, in order; the same for the same faces however
+        they are stored.
     """
 
     def __init__(
@@ -51,6 +52,16 @@ class FaceSet:
     @property
     def identities(self) -> int:
         return len(self.names)
+
+    @property
+    def mixed(self) -> bool:
+        """Has soft labels: an image is of `identity` to the share of column `weight`, and for the rest of `label2`."""
+        return "label2" in self.columns
+
+    @property
+    def whole(self) -> np.ndarray:
+        """(N,) bool: the images that show one identity, which is what statistics of classes are made of."""
+        return self.columns["weight"] >= 1 if self.mixed else np.ones(len(self), bool)
 
     def images(self, rows: slice | Sequence[int] | np.ndarray | torch.Tensor) -> torch.Tensor:
         """(B, 3, R, R) uint8 RGB of `rows` (slice, indices or mask), a copy; memory is NHWC, which is what channels_last means."""
@@ -77,10 +88,12 @@ class FaceSet:
         if array.shape[3] != 3:
             array = array.transpose(0, 2, 3, 1)
         array = np.ascontiguousarray(array)
-        dense, found = _dense(np.asarray(identity, dtype=np.int64), names)
-        digest = _digest(dense, array.shape[1])
+        labels = np.asarray(identity, dtype=np.int64)
+        dense, found = _dense(labels, names)
+        table = _soft({name: np.asarray(values) for name, values in (columns or {}).items()}, labels, "the set")
+        digest = _digest(dense, array.shape[1], table)
         digest.update(array.data)
-        return cls(array, dense, found, {name: np.asarray(values) for name, values in (columns or {}).items()}, digest.hexdigest())
+        return cls(array, dense, found, table, digest.hexdigest())
 
 
 def _dense(labels: np.ndarray, names: Sequence[str] | Mapping[str, str] | None) -> tuple[np.ndarray, list[str]]:
@@ -94,9 +107,24 @@ def _dense(labels: np.ndarray, names: Sequence[str] | Mapping[str, str] | None) 
     return dense.astype(np.int64), [str(names[value]) if 0 <= value < known else str(value) for value in values]  # type: ignore[index]
 
 
-def _digest(identity: np.ndarray, resolution: int) -> Any:
+def _soft(columns: dict[str, np.ndarray], labels: np.ndarray, what: str) -> dict[str, np.ndarray]:
+    """`columns` with label2 as 0..n-1 like `labels` (N,). Raises UserError when it names an identity that has no image of its own."""
+    if not {"label2", "weight"} & columns.keys():
+        return columns
+    if not {"label2", "weight"} <= columns.keys():
+        raise UserError(f"{what}: a soft label has two columns, label2 and weight; one of them is missing")
+    values, second = np.unique(labels), columns["label2"].astype(np.int64)
+    place = np.searchsorted(values, second).clip(max=len(values) - 1)
+    if (wrong := second[values[place] != second]).size:
+        raise UserError(f"{what}: label2 names identity {wrong[0]}, of which the set has no image")
+    return {**columns, "label2": place.astype(np.int64)}
+
+
+def _digest(identity: np.ndarray, resolution: int, columns: Mapping[str, np.ndarray]) -> Any:
     start = hashlib.sha256(f"faces {len(identity)} {resolution}\n".encode())
     start.update(identity.astype("<i8").tobytes())
+    if "label2" in columns:
+        start.update(columns["label2"].astype("<i8").tobytes() + columns["weight"].astype("<f4").tobytes())
     return start
 
 
@@ -150,7 +178,9 @@ def _pack(folder: Path, shards: list, progress: Progress) -> dict[str, Any]:
     table = {name: np.concatenate(values) for name, values in columns.items()}
     if not table or not len(table["label"]):
         raise UserError(f"{folder}: the set is empty")
-    identity, names = _dense(table.pop("label").astype(np.int64), listing["names"])
+    labels = table.pop("label").astype(np.int64)
+    identity, names = _dense(labels, listing["names"])
+    table = _soft(table, labels, str(folder))
 
     def decoded() -> Iterable[np.ndarray]:
         cells = ((cell, row) for row, cell in enumerate(c for batch in read_shards(folder, ["image"]) for c in batch.column("image")))
@@ -167,7 +197,7 @@ def _pack(folder: Path, shards: list, progress: Progress) -> dict[str, Any]:
                 odd = next((row for row, image in enumerate(chunk) if image.shape != (resolution, resolution, 3)), None)
                 if odd is not None:
                     raise UserError(f"{folder}, row {done + odd}: {chunk[odd].shape[:2]} pixels where row 0 has {resolution, resolution}")
-                digest = digest or _digest(identity, resolution)
+                digest = digest or _digest(identity, resolution, table)
                 block = np.stack(chunk)
                 digest.update(block.data)
                 file.write(block)  # type: ignore[arg-type]

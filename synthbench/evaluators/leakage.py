@@ -117,7 +117,9 @@ class Leakage(Evaluator[LeakageConfig]):
 
         faces, identity = subject.embeddings("faces")[made], subject.faces.identity[made]
         present, dense = np.unique(identity, return_inverse=True)
-        centres = unit(class_centres(faces, dense, len(present))[0]).astype(np.float32)
+        whole = subject.faces.whole[made]  # a mixture of two people shows an image of somebody, but says nothing of its class's centre
+        total, count = class_centres(faces[whole], dense[whole], len(present))
+        centres, has = unit(total[count > 0]).astype(np.float32), count > 0
         chosen = draw(len(faces), self.config.images, random)
         best, row = nearest(faces[chosen], real, context.device)
         scores += report("leakage/image_to_image", best, dense[chosen], thresholds.get("image_to_image"))
@@ -128,8 +130,10 @@ class Leakage(Evaluator[LeakageConfig]):
             np.maximum.at(highest, dense[chosen], best)
             searched = highest > -np.inf
             scores.append(share("leakage/identities_with_a_leaked_image", highest[searched] > thresholds["image_to_image"]))
-        centre, centre_person = nearest(centres, real_centres, context.device)
-        scores += report("leakage/centre_to_centre", centre, np.arange(len(centres)), thresholds.get("centre_to_centre"))
+        centre, centre_person = np.full(len(present), np.nan, np.float32), np.full(len(present), -1)
+        if has.any():
+            centre[has], centre_person[has] = nearest(centres, real_centres, context.device)
+            scores += report("leakage/centre_to_centre", centre[has], np.flatnonzero(has), thresholds.get("centre_to_centre"))
         save_matches(context.out / "leakage.npz", subject, present, centre_person, centre, made[chosen], row, best)
 
         own = draw(len(real), self.config.images, random)
@@ -212,7 +216,7 @@ def save_matches(
             file,
             identity=identities,
             real_identity=person,
-            real_name=np.array([subject.real.names[p] for p in person]),
+            real_name=np.array([subject.real.names[p] if p >= 0 else "" for p in person]),
             cosine=cosine,
             image=np.where(has, images[best], -1),
             real_image=np.where(has, real_row[best], -1),

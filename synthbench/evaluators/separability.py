@@ -5,6 +5,7 @@ Formulas: genuine/impostor statistics as in IDiff-Face and NegFaceDiff (EER, FMR
 A class centre is the normalised mean of normalised embeddings and includes the image it is compared with, unless said otherwise.
 Published thresholds belong to other networks (0.3: AdaFace IR-101 WebFace4M), so by default the threshold is calibrated: the cosine that
 a share `fmr` of the real set's impostor pairs exceeds under this judge. It is printed as separability/threshold.
+Images of two people (soft labels) are left out.
 """
 
 from __future__ import annotations
@@ -117,16 +118,14 @@ class Separability(Evaluator[SeparabilityConfig]):
     version = 1
 
     def evaluate(self, subject: Subject, context: Context) -> list[Score | Skipped]:
-        faces, config = subject.faces, self.config
-        if faces.identities < 2:
-            raise Skipped("the set has a single identity: nothing to separate")
-        embeddings, identity = subject.embeddings("faces"), faces.identity
+        config = self.config
+        embeddings, identity, identities = subject.classes()
         random = numpy_generator(context.seed, "separability")
         pairs = Pairs(embeddings, identity, config.pairs, random)
         real = Pairs(subject.embeddings("real"), subject.real.identity, config.pairs, numpy_generator(context.seed, "separability", "real"))
         save_histograms(context.out / "separability.npz", pairs, real)
-        total, count = class_centres(embeddings, identity, faces.identities)
-        scores = separation(pairs, real, faces.identities, config.draws, random)
+        total, count = class_centres(embeddings, identity, identities)
+        scores = separation(pairs, real, identities, config.draws, random)
         r = config.threshold
         if r is not None:
             scores.append(Score("separability/threshold", r, None, 0, False))  # n = 0: given, not measured
@@ -146,7 +145,7 @@ class Separability(Evaluator[SeparabilityConfig]):
         """DCFace's D_intra, but in the judge's space; needs real images of the same people: the column `real_identity` names them."""
         if "real_identity" not in subject.faces.columns:
             return Skipped("no real images of the same identities: the set records no column real_identity", "separability/d_intra/judge")
-        own, k = subject.faces.columns["real_identity"].astype(np.int64), 5
+        own, k = np.where(subject.faces.whole, subject.faces.columns["real_identity"].astype(np.int64), -1), 5
         fake, real = subject.embeddings("faces"), subject.embeddings("real")
         values = []
         for person in np.unique(own[own >= 0]):

@@ -1,7 +1,8 @@
 """Does the similarity factor work: the m asked for against the similarity to the inquiry that came out.
 
 Realised similarity is the column `similarity` (cosine to the inquiry in the generator's own space E_id) and, where the inquiries are
-there, the same measured by the judge, which the generator never saw. Rows marked `real` (photographs put into the set) are left out.
+there, the same measured by the judge, which the generator never saw. Rows marked `real` (photographs put into the set) are left out, and
+images of two people (soft labels), which resemble no single inquiry.
 Standard errors: images of one identity share an inquiry, so identities are the independent units.
 """
 
@@ -56,9 +57,9 @@ class Similarity(Evaluator[SimilarityConfig]):
 
     def evaluate(self, subject: Subject, context: Context) -> list[Score | Skipped]:
         columns = subject.faces.columns
-        made = columns["real"] == 0 if "real" in columns else np.ones(len(subject.faces), bool)
+        made = subject.faces.whole & (columns["real"] == 0 if "real" in columns else np.ones(len(subject.faces), bool))
         if not made.any():
-            raise Skipped("every image of the set is a photograph of a real person; none was asked to resemble an inquiry")
+            raise Skipped("every image of the set is a photograph of a real person, or a mixture; none was asked to resemble an inquiry")
         identity = subject.faces.identity[made]
         m = columns["m"][made].astype(np.float64) if "m" in columns else None
         random = numpy_generator(context.seed, "similarity")

@@ -44,6 +44,19 @@ class Subject:
             self._embeddings[which] = embeddings
         return self._embeddings[which]
 
+    def classes(self) -> tuple[np.ndarray, np.ndarray, int]:
+        """What statistics of classes are made of: embeddings (N, D) and identity (N,), dense, of `faces`, and how many identities.
+
+        Images of two people (soft labels) belong to no class and are left out. Raises Skipped when fewer than two identities are left.
+        """
+        if self.faces.identities < 2:
+            raise Skipped("the set has a single identity: nothing to separate")
+        embeddings, whole = self.embeddings("faces"), self.faces.whole
+        present, identity = np.unique(self.faces.identity[whole], return_inverse=True)
+        if len(present) < 2:
+            raise Skipped("nearly every image is a mixture of two identities: no classes to separate")
+        return embeddings[whole], identity, len(present)
+
     def centres(self, which: Which) -> np.ndarray:
         """Unit class centres (C, D) float32 by the judge: images normalised, averaged, normalised."""
         total, _ = class_centres(self.embeddings(which), getattr(self, which).identity, getattr(self, which).identities)

@@ -86,16 +86,26 @@ class Head(nn.Module):
             self.norm_std.lerp_(norms.std(), self.t_alpha)
         return (self.h * (norms - self.norm_mean) / (self.norm_std + 1e-3)).clamp(-1, 1)
 
-    def forward(self, embedding: Tensor, label: Tensor) -> Tensor:
+    def forward(self, embedding: Tensor, label: Tensor, second: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
+        """With `second` (B,) int64 and `weight` (B,): weight x the logits with `label` + (1 - weight) x those with `second`."""
         with torch.autocast(embedding.device.type, enabled=False):
             embedding = embedding.float()
             cosine = F.linear(F.normalize(embedding, dim=1), F.normalize(self.weight.float(), dim=1))  # (B, C)
+            quality = self.quality(embedding.norm(dim=1)) if self.kind == "adaface" else None
             column = label.unsqueeze(1)
-            target = cosine.gather(1, column).squeeze(1)
-            if self.kind == "cosface":
-                target = cosface(target, self.margin)
-            elif self.kind == "arcface":
-                target = arcface(target, self.margin, self.gradient)
-            else:
-                target = adaface(target, self.quality(embedding.norm(dim=1)), self.margin, self.gradient)
-            return self.scale * cosine.scatter(1, column, target.unsqueeze(1))
+            if second is None or weight is None:
+                return self.scale * cosine.scatter(1, column, self.target(cosine.gather(1, column).squeeze(1), quality).unsqueeze(1))
+            logits = cosine
+            for name, share in ((label, weight), (second, 1 - weight)):  # only the target's column differs from the cosine
+                own = cosine.gather(1, name.unsqueeze(1)).squeeze(1)
+                logits = logits.scatter_add(1, name.unsqueeze(1), (share * (self.target(own, quality) - own)).unsqueeze(1))
+            return self.scale * logits
+
+    def target(self, cosine: Tensor, quality: Tensor | None) -> Tensor:
+        """Cosines (B,) to the own class centre with the margin; quality (B,) for AdaFace."""
+        if self.kind == "cosface":
+            return cosface(cosine, self.margin)
+        if self.kind == "arcface":
+            return arcface(cosine, self.margin, self.gradient)
+        assert quality is not None
+        return adaface(cosine, quality, self.margin, self.gradient)
