@@ -45,7 +45,7 @@ def keys(rows: Rows, name: str) -> list[str]:
 
 
 def held_fixed(result: Result) -> dict[str, str]:
-    """What a run was measured with, by name. The real run of each seed stands for recipe, evaluators and their settings."""
+    """The keys of what a run was measured with, by name. The real run of each seed stands for recipe, evaluators and their settings."""
     found = sides(result)
     fixed = {"protocol": str(result["protocol"])}
     fixed |= {FIXED[row["name"]]: row["key"] for row in found["shared"] if row["name"] in FIXED}
@@ -55,15 +55,39 @@ def held_fixed(result: Result) -> dict[str, str]:
     return fixed
 
 
+def settings_held_fixed(result: Result) -> dict[str, dict[str, Any]]:
+    """The settings that a run was measured with, by what they are of; empty for a run.json of an older version, which has none."""
+    config, traits = result.get("config"), result.get("traits", {})
+    if not config:
+        return {}
+    protocol, recipes = config["protocol"], config["recipes"]
+    found = {"recipe": recipes[protocol["recipe"]], "evaluators": protocol["evaluators"]}
+    for name in ("encoder", "judge"):
+        if name == "judge" or traits.get("trains") or traits.get("enrolls"):  # others use no encoder
+            network = protocol[name]
+            found[name] = {**network, "recipe": recipes[network["recipe"]]} if "recipe" in network else network
+    return {name: dict(flat(settings)) for name, settings in found.items()}
+
+
 def differing(a: Result, b: Result) -> dict[str, tuple[str, str]]:
-    """The fields held fixed that differ, with both values; empty when the two may be compared. What only one of them has does not count."""
+    """What was held fixed and differs, with both values: settings by name, and the keys of what no setting explains.
+
+    Empty when the two may be compared. What only one of them has does not count.
+    """
+    mine, yours = settings_held_fixed(a), settings_held_fixed(b)
+    found: dict[str, tuple[str, str]] = {}
+    explained = [part for part in mine if part in yours and mine[part] != yours[part]]
+    for part in explained:
+        names = [name for name in {**mine[part], **yours[part]} if mine[part].get(name) != yours[part].get(name)]
+        found |= {f"{part} {name}": (str(mine[part].get(name)), str(yours[part].get(name))) for name in names}
     one, other = held_fixed(a), held_fixed(b)
-    found = {name: (one[name], other[name]) for name in one if name in other and one[name] != other[name]}
-    follows = ("evaluators", "recipe") if "real set" in found else ("evaluators",)  # their keys cover the others
-    cause = [name for name in found if not name.startswith(follows)]
+    keys_ = {name: (one[name], other[name]) for name in one if name in other and one[name] != other[name]}
+    follows = ("evaluators", "recipe") if "real set" in keys_ else ("evaluators",)  # their keys cover the others
+    unexplained = {name: both for name, both in keys_.items() if name.partition(" (seed")[0] not in explained}
+    cause = found | {name: both for name, both in unexplained.items() if not name.startswith(follows)}
     short: dict[str, tuple[str, str]] = {}
-    for name in cause or found:
-        short.setdefault(name.partition(" (seed")[0], found[name])
+    for name, both in (cause or unexplained).items():
+        short.setdefault(name.partition(" (seed")[0], both)
     return short
 
 
@@ -88,7 +112,7 @@ def labels(results: Sequence[Result]) -> list[str]:
     names = list(plain)
     for name in [name for name, count in Counter(plain).items() if count > 1]:
         rows = [i for i, other in enumerate(plain) if other == name]
-        settings = [dict(_flat(results[i].get("settings", {}))) for i in rows]
+        settings = [dict(flat(results[i].get("settings", {}))) for i in rows]
         keys = [key for key in dict.fromkeys(itertools.chain(*settings)) if len({repr(item.get(key)) for item in settings}) > 1]
         for i, item in zip(rows, settings):
             names[i] += "".join(f" {key}={item.get(key)}".replace("'", "") for key in keys[:3])
@@ -98,10 +122,11 @@ def labels(results: Sequence[Result]) -> list[str]:
     return names
 
 
-def _flat(settings: Any, prefix: str = "") -> list[tuple[str, Any]]:
+def flat(settings: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested settings by their dotted names."""
     if not isinstance(settings, dict):
         return [(prefix[:-1], settings)]
-    return [pair for name, value in settings.items() for pair in _flat(value, f"{prefix}{name}.")]
+    return [pair for name, value in settings.items() for pair in flat(value, f"{prefix}{name}.")]
 
 
 def cost(store: Store, result: Result) -> dict[str, Any]:

@@ -19,6 +19,8 @@ Comparison = Mapping[str, Any]
 Cell = Mapping[str, Any]
 
 TIED = "†"
+WIDEST = 9  # columns of results in one table
+PAGE = 40  # rows of a LaTeX table that fit on a page
 LEGEND = {
     "error": "± is one standard error over pairs, images or classes",
     "seeds": "; in brackets the standard deviation between seeds",
@@ -70,6 +72,15 @@ def shown(cell: Cell | None, column: Mapping[str, Any]) -> tuple[str, str]:
         return "-", ""
     scale, digits, error = column.get("scale", 1.0), column.get("digits", 2), cell.get("sampling_stderr")
     return number(cell["value"] * scale, digits), "" if error is None else number(error * scale, digits)
+
+
+def column_groups(comparison: Comparison) -> list[list[Mapping[str, Any]]]:
+    """The columns of one table, or of two where they are many: accuracies first, the rest below."""
+    columns = list(comparison["columns"])
+    if len(columns) <= WIDEST:
+        return [columns]
+    groups = [[column for column in columns if (column.get("group") == "accuracy") == first] for first in (True, False)]
+    return [group for group in groups if group]
 
 
 def spread(cell: Cell | None, column: Mapping[str, Any]) -> str:
@@ -193,6 +204,12 @@ def latex_text(text: Any) -> str:
     return "".join(map(one, str(text)))
 
 
+def latex_column(rows: Sequence[Sequence[str]], column: int) -> str:
+    """Numbers stand at the right, words at the left, sentences wrap."""
+    longest = max((len(row[column]) for row in rows), default=0)
+    return "r" if numeric(rows, column) else "l" if column == 0 or longest < 60 else "p{5.5cm}"
+
+
 def latex_grid(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, label: str, notes: Sequence[str] = ()) -> str:
     """A booktabs table; cells, header and notes are LaTeX already."""
     lines = [
@@ -201,7 +218,7 @@ def latex_grid(header: Sequence[str], rows: Sequence[Sequence[str]], caption: st
         rf"\caption{{{caption}}}",
         rf"\label{{tab:{label}}}",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{{''.join('r' if numeric(rows, i) else 'l' for i in range(len(header)))}}}",
+        rf"\begin{{tabular}}{{{''.join(latex_column(rows, i) for i in range(len(header)))}}}",
         r"\toprule",
         " & ".join(header) + r" \\",
         r"\midrule",
@@ -216,7 +233,6 @@ def latex_grid(header: Sequence[str], rows: Sequence[Sequence[str]], caption: st
 
 def table_latex(comparison: Comparison) -> str:
     r"""The table and, when there are any, the differences and the published numbers. Needs \usepackage{booktabs,graphicx}."""
-    columns = comparison["columns"]
 
     def text(cell: Cell | None, column: Mapping[str, Any]) -> str:
         value, error = shown(cell, column)
@@ -226,12 +242,16 @@ def table_latex(comparison: Comparison) -> str:
         small = (rf"$\pm${error}" if error else "") + (f" ({between})" if between else "")
         return value + (rf"\,{{\scriptsize {small}}}" if small else "") + (LATEX[TIED] if cell and cell.get("tied") else "")
 
-    rows = [[latex_text(row["label"]), *(text(row["cells"].get(c["metric"]), c) for c in columns)] for row in comparison["rows"]]
     caption = latex_text(f"{comparison['protocol']}: {comparison['title']}")
     notes = [latex_text(note) for note in legend(comparison)]
     name = "".join(mark if mark.isalnum() else "-" for mark in str(comparison.get("comparison", "synthbench")))
     head = "% Written by synthbench; needs \\usepackage{booktabs} and \\usepackage{graphicx}.\n"
-    parts = [head + latex_grid(["", *(latex_text(heading(column)) for column in columns)], rows, caption, name, notes)]
+    parts, groups = [head], column_groups(comparison)
+    for number, columns in enumerate(groups):
+        rows = [[latex_text(row["label"]), *(text(row["cells"].get(c["metric"]), c) for c in columns)] for row in comparison["rows"]]
+        last = columns is groups[-1]
+        header, place = ["", *(latex_text(heading(column)) for column in columns)], name + "-data" * (number > 0)
+        parts.append(latex_grid(header, rows, caption, place, notes if last else ()))
     for found, kind, title in (
         (differences, "differences", "Paired differences, in percentage points"),
         (published, "published", "Published numbers, measured under other recipes"),
@@ -239,7 +259,10 @@ def table_latex(comparison: Comparison) -> str:
         header, lines = found(comparison)  # type: ignore[operator]
         if lines:
             cells = [[latex_text(cell) for cell in line] for line in lines]
-            parts.append(latex_grid([latex_text(cell) for cell in header], cells, title, f"{name}-{kind}"))
+            for first in range(0, len(cells), PAGE):  # a float is never broken over pages
+                more = " (continued)" if first else ""
+                place = f"{name}-{kind}" + (f"-{first // PAGE + 1}" if first else "")
+                parts.append(latex_grid([latex_text(cell) for cell in header], cells[first : first + PAGE], title + more, place))
     return "\n".join(parts)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fake_runs import score
+from fake_runs import config, score
 
 from synthbench.data.pairs import PairSet, save_pairs
 from synthbench.data.shards import ShardWriter
@@ -112,15 +112,31 @@ def make(root: Path, m=(-1.0, 0.0, 1.0), tag: str = "a", generator: str = "cemif
         "scores": scores, "skipped": [{"metric": "fd/x", "reason": "not registered"}], "stages": maker.rows,
         "artifacts": {"folder": "elsewhere", "samples": "", "faces": str(faces)},
         "baseline": {"generator": "real", "volume": "all", "protocol": "demo", "seeds": [0], "scores": base},
-        "settings": {"train": {"lr": 0.1, "note": "<b>&</b>"}, "sample": {"m": list(m)}},
+        "config": config(), "settings": {"train": {"lr": 0.1, "note": "<b>&</b>"}, "sample": {"m": list(m)}},
         "traits": {"licence": "MIT", "paper": "P", "new_identities": True, "real_photographs": ""},
         "digests": {"faces": "f00", "benchmarks": "bench0", "real": "real0"},
         "cost": {"wall_seconds": 12.0, "device": "cpu", "images_per_second": 5.0},
         "synthbench": "0.1", "command": "synthbench run cemiface",
     }  # fmt: skip
-    (root / "results" / name).mkdir(parents=True)
+    (root / "results" / name).mkdir(parents=True, exist_ok=True)
     write_json(root / "results" / name / "run.json", result)
     return result
+
+
+def make_many(root: Path, rows: int = 9) -> None:
+    """A comparison of `rows` runs that differ in name only."""
+    from synthbench import comparison
+
+    found = []
+    for i in range(rows):
+        result = make(root, (-1.0, 0.0, 1.0), "a")
+        result |= {"generator": f"maker{i}", "run": f"maker{i}-6x6-demo-a", "config": None if i else config()}
+        (root / "results" / result["run"]).mkdir()
+        write_json(root / "results" / result["run"] / "run.json", result)
+        found.append(result)
+    made = comparison.compare(Store(root), found, "many", found[0]["run"], "synthbench compare")
+    (root / "comparisons" / "many").mkdir(parents=True)
+    write_json(root / "comparisons" / "many" / "comparison.json", made)
 
 
 def make_all(root: Path) -> None:

@@ -54,9 +54,16 @@ def score(metric: str, value: float, stderr: float | None, seed: int, higher: bo
     return {"metric": metric, "value": value, "stderr": stderr, "n": 100, "seed": seed, "higher_is_better": higher}
 
 
+def config(epochs: int = 8, judge_seed: int = 2, folds: int = 10, encoder_seed: int = 1) -> dict:
+    """What a run.json says was held fixed."""
+    networks = {"encoder": {"recipe": "demo", "seed": encoder_seed, "faces": None}, "judge": {"recipe": "demo", "seed": judge_seed}}
+    protocol = {"name": "demo", "recipe": "demo", **networks, "evaluators": {"verification": {"folds": folds}}}
+    return {"protocol": protocol, "recipes": {"demo": {"name": "demo", "epochs": epochs}}}
+
+
 def make_run(
     root: Path, generator: str = "cemiface", skill: float = 1.0, seeds: int = 2, protocol: str = "demo", judge: str = "judge0",
-    recipe: str = "", settings: dict | None = None, pairs: int = 200, tag: str = "", real: float = 2.0,
+    recipe: str = "", settings: dict | None = None, pairs: int = 200, tag: str = "", real: float = 2.0, config: dict | None = None,
 ) -> dict:  # fmt: skip
     """A run of `generator` with its real baseline, or the real run itself, under <root>; returns its result."""
     store, volume = Store(root), "all" if generator == "real" else "20x4"
@@ -96,6 +103,7 @@ def make_run(
         "cost": {"wall_seconds": 12.0, "device": "cpu", "images_per_second": 9.0},
         "synthbench": "0.1",
         "command": f"synthbench run {generator}",
+        **({"config": config} if config else {}),
     }
     (root / "results" / run).mkdir(parents=True, exist_ok=True)
     write_json(root / "results" / run / "run.json", result)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -183,6 +184,8 @@ def test_a_dry_run_does_nothing(synthbench, here: Path) -> None:
         assert stage in result.out
     planned = json.loads(synthbench(*RUN, "--dry-run", "--json").out)["stages"]
     assert {row["name"] for row in planned} >= {"real", "evaluate"} and {row["state"] for row in planned} == {"run"}
+    names = [row["name"] for row in planned]
+    assert names.index("benchmarks") < min(names.index("judge"), names.index("recognizer"))  # may be refused: before anything is trained
     stopped = synthbench(*RUN, "--until", "real", "--json")
     assert json.loads(stopped.out) == {"run": None, "until": "real"}
 
@@ -205,6 +208,12 @@ def test_from_end_to_end(synthbench, here: Path) -> None:
     again = synthbench(*RUN, "--json")
     assert json.loads(again.out)["scores"] == result["scores"]
     assert {stage["state"] for stage in json.loads(again.out)["stages"]} == {"cached"} and "judge: recipe" not in again.err
+    shutil.rmtree(here / "runs" / "requests")  # so that it is put together again
+    anew = json.loads(synthbench(*RUN, "--json").out)
+    assert anew["cost"] == result["cost"] and result["cost"]["wall_seconds"] > 0  # of the stages, whenever they were made
+    assert anew["config"]["protocol"]["name"] == "tiny" and "generators" not in anew["config"]["protocol"]
+    assert anew["config"]["protocol"]["evaluators"]["verification"]["folds"] == 10  # every default
+    assert anew["config"]["recipes"]["recipe.yaml"]["margin"] == 0.1
     table = synthbench(*RUN)
     assert "procedural 6x4" in table.out and "real all" in table.out
     assert json.loads(synthbench("show", result["run"]).out)["run"] == result["run"]

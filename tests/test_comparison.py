@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from fake_runs import BENCHMARKS, make_run, outcome
+from fake_runs import BENCHMARKS, config, make_run, outcome
 from scipy import stats
 
 from synthbench import comparable, comparison, inference, tables
@@ -205,6 +205,27 @@ def test_a_run_that_does_not_name_its_evaluations_is_refused(tmp_path):
     result["stages"] = result["stages"][:-1]
     with pytest.raises(UserError, match=r"names 3 evaluations for 2 seed"):
         comparable.sides(result)
+
+
+def test_protocols_of_one_name_are_told_apart_by_their_settings_without_a_shared_seed(tmp_path):
+    def run(place, seeds, **changes):
+        made = make_run(tmp_path / place, "one", recipe=place, config=config(**changes))
+        return {**made, "seeds": seeds}
+
+    plain = run("a", [0, 1])
+    assert comparable.differing(plain, run("a", [2, 3])) == {}
+    assert comparable.differing(plain, run("b", [2, 3], epochs=9)) == {
+        "recipe epochs": ("8", "9"),
+        "judge recipe.epochs": ("8", "9"),
+    }
+    assert comparable.differing(plain, run("c", [2, 3], folds=5)) == {"evaluators verification.folds": ("10", "5")}
+    assert comparable.differing(plain, run("d", [0, 1], epochs=9))["recipe epochs"] == ("8", "9")  # not by a key, which says nothing
+    assert comparable.differing(plain, run("e", [2, 3], encoder_seed=7)) == {}  # this generator uses no encoder
+    with_encoder = [{**run("f", [0, 1], encoder_seed=seed), "traits": {"trains": True}} for seed in (1, 7)]
+    assert comparable.differing(*with_encoder) == {"encoder seed": ("1", "7")}
+    older = {name: value for name, value in plain.items() if name != "config"}
+    assert comparable.differing(older, run("g", [2, 3])) == {}  # an older version kept no settings: by keys alone
+    assert [len(group) for group in comparable.groups([plain, run("h", [2, 3], epochs=9), run("i", [4, 5])])] == [2, 1]
 
 
 def test_labels_tell_runs_apart(tmp_path):

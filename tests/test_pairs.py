@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from synthbench.data.pairs import PairSet, open_pairs, parse_pair_list, read_bin, read_pair_list, save_pairs
+from synthbench.data.pairs import PairSet, open_pairs, parse_pair_list, read_bin, read_pair_list, require_usable, save_pairs
 from synthbench.types import UserError
 
 DATA = Path(os.environ.get("SYNTHBENCH_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -208,6 +208,17 @@ def test_digest_is_of_pixels_and_pairs() -> None:
     assert pairs.digest != PairSet.from_arrays("a", images, [0, 0], [2, 1], SAME).digest
     assert pairs.digest != PairSet.from_arrays("a", images, [0, 0], [1, 2], [True, True]).digest
     assert pairs.digest != PairSet.from_arrays("a", images[::-1], [0, 0], [1, 2], SAME).digest
+
+
+def test_pairs_on_which_accuracy_is_not_defined_are_refused_before_anything_is_trained() -> None:
+    images = np.stack([picture(i) for i in range(3)])
+    few, one_kind, enough = ([i % 2 == 0 for i in range(9)], [True] * 20, [i % 2 == 0 for i in range(10)])
+    made = [PairSet.from_arrays("mine", images, [0] * len(same), [1] * len(same), same) for same in (few, one_kind, enough)]
+    with pytest.raises(UserError, match="benchmark mine has 9 pairs; it needs 10 or more"):
+        require_usable(made[0])
+    with pytest.raises(UserError, match="all 20 pairs of benchmark mine are genuine"):
+        require_usable(made[1])
+    assert require_usable(made[2]) is made[2]
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="../shared/data is absent")

@@ -22,7 +22,7 @@ from synthbench.types import UserError
 KINDS = {"run": "cemiface-6x6-demo-a", "comparison": "a-and-b", "sweep": "m-sweep"}
 SECTIONS = {
     "run": "results images similarity separation pairs closest training cost provenance configuration scores",
-    "comparison": "results differences images recognition similarity cost provenance configuration",
+    "comparison": "results differences images recognition identities similarity pairs cost provenance configuration",
     "sweep": "results images cost provenance configuration",
 }
 
@@ -106,6 +106,7 @@ def test_the_files_beside_it(pages, runs):
         assert (folder / figure).stat().st_size > 200
     assert text.count("](figures/") == len(list((folder / "figures").iterdir())) >= 8
     assert "76.0" in text and "f00" in text and "lr: 0.1" in text
+    assert "### Protocol demo" in text and "### Recipe demo: recognizers and encoder and judge" in text and "epochs: 8" in text
 
 
 def test_the_same_run_gives_the_same_page(pages, runs, tmp_path):
@@ -118,6 +119,22 @@ def test_names_and_settings_are_text(tmp_path):
     assert "<script" not in text and "<b>&" not in text and "a<b" not in text
     assert "&lt;script&gt;" in text and "a&lt;b" in text
     assert r"\|\_&" in (tmp_path / "results" / made["run"] / "report" / "report.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_setting_is_on_the_page(pages, kind):
+    text = pages[kind].read_text("utf-8")
+    assert "<summary>Protocol demo</summary>" in text and "folds: 10" in text and "<summary>Recipe demo" in text
+    assert "lr: 0.1" in text  # the generator's, in full for the first row
+    assert kind == "run" or "What differs in the other rows of cemiface" in text
+    assert kind == "run" or "sample.m [1.0]" in text
+
+
+def test_runs_of_an_older_version_are_shown_without_the_protocol(tmp_path):
+    made = fake_pages.make(tmp_path)
+    write_json(tmp_path / "results" / made["run"] / "run.json", {name: value for name, value in made.items() if name != "config"})
+    text = report.report(made["run"], tmp_path).read_text("utf-8")
+    assert "did not keep the whole protocol" in text and "Recipe of the recognizer" in text and "Not shown" not in text
 
 
 def test_photographs_stay_out_unless_asked_for(tmp_path):
@@ -235,13 +252,38 @@ def test_contrast(scheme):
                 assert (other + 0.05) / (one + 0.05) >= least, (name, ground)
 
 
+@pytest.mark.parametrize("rows", [8, 20])
+def test_rows_look_different(rows):
+    found = figures.looks(["real", *(f"maker{i} 6x6" for i in range(rows))])
+    assert len({str(look) for look in found.values()}) == rows + 1
+
+
 # --------------------------------------------------------------------------------------------------------------- rendered
 
 
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """The page of a comparison of nine rows."""
+    root = tmp_path_factory.mktemp("many")
+    fake_pages.make_many(root)
+    return report.report("many", root)
+
+
+def test_many_rows_stay_readable(many):
+    text = many.read_text("utf-8")
+    assert "Not shown" not in text and len(text) < 6e6
+    assert "<h1>maker0, maker1, maker2, maker3, maker4, maker5, maker6, maker7, maker8 at 6x6</h1>" in text
+    assert text.count('<table class="images') == 9  # a grid of every row
+    assert text.count('<figure class="small">') == 9  # a t-SNE of every row
+    assert text.count('<figure class="full">') == 2  # accuracies and histograms in panels
+    assert "All 36 differences of the average" in text and "From maker0 6x6, the baseline." in text
+    assert "the best of the others" in text and "wrong for 9 of 9" in text
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (Debian: apt-get install chromium)")
-def test_chromium_shows_it(pages, tmp_path):
+def test_chromium_shows_it(pages, many, tmp_path):
     with Browser() as browser:
-        for kind, path in pages.items():
+        for kind, path in {**pages, "comparison ": many}.items():
             ground = {}
             for width, scheme in ((1200, "light"), (1200, "dark"), (400, "light")):
                 browser.open(path, width, scheme=scheme)
@@ -249,8 +291,8 @@ def test_chromium_shows_it(pages, tmp_path):
                 assert browser.ask("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
                 assert browser.ask("document.images.length") > 5
                 text = browser.ask("document.body.innerText")
-                assert "76.00" in text and "demo" in text and "SYNTHBENCH " + kind.upper() in text
-                sizes = browser.ask("[...document.querySelectorAll('figure > svg')].map(s => s.getBoundingClientRect().height)")
+                assert "76.00" in text and "demo" in text and "SYNTHBENCH " + kind.strip().upper() in text
+                sizes = browser.ask("[...document.querySelectorAll('figure svg')].map(s => s.getBoundingClientRect().height)")
                 assert sizes and min(sizes) > 60
                 ground[scheme] = browser.ask("getComputedStyle(document.body).backgroundColor")
                 fill = browser.ask("getComputedStyle(document.querySelector('figure > svg text')).fill")

@@ -84,11 +84,43 @@ def test_latex_escapes():
     assert r"\begin{tabular}{lrr}" in text and r"\caption{demo: rendered \& small}" in text
 
 
+def many(rows: int = 9) -> dict:
+    """A comparison of `rows` rows and 14 columns, with every difference on two benchmarks."""
+    groups = ["accuracy"] * 7 + ["data"] * 7
+    columns = [
+        {"metric": f"m{i}", "title": f"metric_{i}", "unit": "%", "digits": 2, "higher_is_better": True, "scale": 1.0, "group": group}
+        for i, group in enumerate(groups)
+    ]
+    cells = {column["metric"]: cell(88.88, 0.55, 1.23) for column in columns}
+    found = [
+        {"run": f"r{i}", "label": f"my_gen{i} 50% 200x20", "generator": f"g{i}", "volume": "200x20", "cells": cells} for i in range(rows)
+    ]
+    differences = [
+        {"a": f"r{i}", "b": f"r{j}", "metric": metric, "points": 1.0, "low": -1.0, "high": 2.0, "p": 0.5, "p_holm": 1.0, "mcnemar_p": 0.5}
+        for metric in ("m0", "m1", "m2")
+        for i in range(rows)
+        for j in range(i)
+    ]
+    return {**COMPARISON, "columns": columns, "rows": found, "differences": differences, "published": read()}
+
+
+def test_latex_of_many_rows_is_split():
+    text = tables.table_latex(many())
+    starts = [line for line in text.splitlines() if line.startswith(r"\label")]
+    assert starts[:2] == [r"\label{tab:x-y}", r"\label{tab:x-y-data}"]  # accuracies, then the rest
+    assert r"\label{tab:x-y-differences-3}" in starts and len(set(starts)) == len(starts)
+    assert all(table.count(r" \\") <= tables.PAGE + 1 for table in text.split(r"\begin{table}"))
+    assert r"my\_gen3 50\% 200x20" in text and text.count("± is one") == 0 and text.count("is one standard error") == 1
+    assert "p{5.5cm}" in text  # remarks wrap
+
+
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed (Debian: texlive-latex-recommended)")
-def test_latex_compiles(tmp_path):
-    (tmp_path / "table.tex").write_text(tables.table_latex({**COMPARISON, "published": read()}), "utf-8")
+@pytest.mark.parametrize("comparison", [{**COMPARISON, "published": read()}, many()], ids=["small", "many"])
+def test_latex_compiles(tmp_path, comparison):
+    (tmp_path / "table.tex").write_text(tables.table_latex(comparison), "utf-8")
     page = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}\input{table}\end{document}"
     (tmp_path / "page.tex").write_text(page, "utf-8")
     done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"], cwd=tmp_path, capture_output=True)
     assert done.returncode == 0, done.stdout[-2000:].decode("utf-8", "replace")
     assert (tmp_path / "page.pdf").stat().st_size > 10_000
+    assert b"Overfull" not in done.stdout and b"Float too large" not in done.stdout

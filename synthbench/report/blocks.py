@@ -58,7 +58,7 @@ class Figure:
     svg: str
     alt: str  # what it shows, for those who do not see it
     caption: str
-    wide: bool = False
+    size: str = ""  # half a page; `small`: a third, `wide`: alone, `full`: the width of the page
 
 
 @dataclass(frozen=True)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from synthbench import __version__
-from synthbench.report import facts, figures, parts, verdict
+from synthbench.report import facts, figures, pairs, parts, verdict
 from synthbench.report.blocks import Block, Document, Figure, Fold, Grid, Image, Images, Results, Text
 from synthbench.report.data import ACCURACY, AVERAGE, Run, cell, finished, open_runs, plain, run_table, sweep_table
 from synthbench.report.parts import attempt, interval, section
 from synthbench.results import SHORT
 from synthbench.store import Store
 from synthbench.tables import differences, published
+
+MANY = 12  # rows of a table, or differences in a figure, beyond which the rest is shown on demand
 
 
 def run_document(run: Run, photographs: bool = False) -> Document:
@@ -40,12 +43,12 @@ def run_document(run: Run, photographs: bool = False) -> Document:
         section("images", "Images", lambda: parts.images(run, photographs)),
         section("similarity", "Similarity", lambda: parts.similarity(run)),
         section("separation", "Identities", separation),
-        section("pairs", "Worst and best pairs", lambda: parts.verification_pairs(run, photographs)),
-        section("closest", "Closest real people", lambda: parts.closest_people(run, photographs)),
+        section("pairs", "Worst and best pairs", lambda: pairs.verification_pairs(run, photographs)),
+        section("closest", "Closest real people", lambda: pairs.closest_people(run, photographs)),
         section("training", "Training", lambda: parts.training(run)),
         section("cost", "Cost", lambda: facts.cost([run])),
         section("provenance", "Provenance", about),
-        section("configuration", "Configuration", lambda: [*facts.settings(run), *facts.recipe(run)]),
+        section("configuration", "Configuration", lambda: facts.configuration([run])),
         section("scores", "All scores", lambda: facts.scores(run)),
     ]
     seeds = len(result["seeds"])
@@ -91,28 +94,22 @@ def comparison_document(comparison: Mapping[str, Any], store: Store, photographs
 
     def others() -> Iterator[Block]:
         header, rows = differences(comparison)
-        average = [i for i, item in enumerate(comparison.get("differences", ())) if item["metric"] == AVERAGE]
+        metrics = [item["metric"] for item in comparison.get("differences", ())]
+        average = [row for row, metric in zip(rows, metrics) if metric == AVERAGE]
         if average:
-            kept = [i for i in range(len(header)) if any(rows[row][i] != "-" for row in average)]
-            yield Grid(
-                "Paired differences of the average, in percentage points.",
-                [header[i] for i in kept],
-                [[rows[row][i] for i in kept] for row in average],
+            kept = [i for i in range(len(header)) if any(row[i] != "-" for row in average)]
+            text = "Paired differences of the average, in percentage points."
+            yield from folded(
+                Grid(text, [header[i] for i in kept], [[row[i] for i in kept] for row in average]), "differences of the average"
             )
         if len(rows) > len(average):
-            yield Fold(
-                "Differences on each benchmark",
-                [
-                    Grid(
-                        "Paired differences, in percentage points; McNemar's test is for these networks.",
-                        header,
-                        [row for i, row in enumerate(rows) if i not in average],
-                    )
-                ],
-            )
+            text = "Paired differences, in percentage points; McNemar's test is for these networks."
+            each = Grid(text, header, [row for row, metric in zip(rows, metrics) if metric != AVERAGE])
+            yield Fold("Differences on each benchmark", [each])
         header, rows = published(comparison)
         if rows:
-            yield Grid("Published numbers, measured under other recipes: not to be ranked with ours.", header, rows)
+            text = "Published numbers, measured under other recipes: not to be ranked with ours."
+            yield from folded(Grid(text, header, rows), "published numbers")
 
     def recognition() -> Iterator[Block]:
         yield from parts.roc({label: run.pairs() for label, run in labelled.items()})
@@ -129,31 +126,35 @@ def comparison_document(comparison: Mapping[str, Any], store: Store, photographs
                     svg = block.svg.replace("similarity-", f"similarity-{number}-")  # ids stay unique
                     yield Figure(f"similarity-{number}", svg, block.alt, f"{run.label}. {block.caption}")
 
+    def identities() -> Iterator[Block]:
+        for number, run in enumerate(runs):
+            for block in parts.embedding(run, name=f"map-{number}", size="small"):
+                yield replace(block, caption=run.label) if isinstance(block, Figure) else block
+        if runs:
+            text = f"t-SNE of the judge's embeddings of the first {parts.PEOPLE} identities of each set, numbered as in the images. "
+            yield Text(text + "Rings: inquiries. Distances between groups mean little.", quiet=True)
+
     def about() -> Iterator[Block]:
         yield from facts.needs(runs)
         for run in runs:
             yield Fold(f"Digests of {run.label}", list(attempt(partial(facts.digests, run))))
 
-    def configuration() -> Iterator[Block]:
-        for run in runs:
-            yield from facts.settings(run)
-        for run in runs[:1]:
-            yield from facts.recipe(run)
-
     sections = [
         section("results", "Results", results),
         section("differences", "Differences" + " and published numbers" * bool(comparison.get("published")), others),
         section("images", "Images", images),
-        section("recognition", "Recognition and separation", recognition),
+        section("recognition", "Recognition", recognition),
+        section("identities", "Identities", identities),
         section("similarity", "Similarity", similarity),
+        section("pairs", "Worst and best pairs", lambda: pairs.common_pairs(runs, photographs)),
         section("cost", "Cost", lambda: facts.cost(runs)),
         section("provenance", "Provenance", about),
-        section("configuration", "Configuration", configuration),
+        section("configuration", "Configuration", lambda: facts.configuration(runs)),
     ]
     seeds = len(comparison["seeds"])
     return Document(
         kind="comparison",
-        title=", ".join(labels.values()),
+        title=title_of(comparison["rows"]),
         about=f"Protocol {comparison['protocol']}, {seeds} seed{'s' if seeds > 1 else ''}. {comparison['comparison']}",
         verdict=verdict.comparison_verdict(comparison),
         remarks=limits(comparison),
@@ -165,18 +166,44 @@ def comparison_document(comparison: Mapping[str, Any], store: Store, photographs
     )
 
 
+def title_of(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The labels of all rows; a size that all generators share is said once."""
+    labels = [str(row["label"]) for row in rows]
+    sizes = {str(row["volume"]) for row in rows if row["generator"] != "real"}
+    size = sizes.pop() if len(sizes) == 1 and len(rows) > parts.FEW else ""
+    short = [label.removesuffix(f" {size}") if size else label for label in labels]
+    return ", ".join(short) + (f" at {size}" if short != labels else "")
+
+
+def folded(grid: Grid, what: str) -> Iterator[Block]:
+    """A long table on demand."""
+    yield Fold(f"All {len(grid.rows)} {what}", [grid]) if len(grid.rows) > MANY else grid
+
+
 def forest(comparison: Mapping[str, Any], labels: Mapping[str, str]) -> Iterator[Block]:
-    """Paired differences of the averages."""
+    """Paired differences of the averages; of many, those from the baseline and those from the best of the others."""
     found = [item for item in comparison.get("differences", ()) if item["metric"] == AVERAGE and item.get("low") is not None]
-    if found:
-        rows = [
-            (f"{labels.get(item['a'], item['a'])} − {labels.get(item['b'], item['b'])}", item["points"], item["low"], item["high"])
-            for item in found
-        ]
+    caption = "Differences of the averages, over the same pairs. Hollow and grey: the interval holds zero."
+    if len(found) <= MANY:
+        yield from forest_of("differences", found, labels, caption)
+        return
+    base = comparison["baseline"]
+    averages = {row["run"]: row["cells"][AVERAGE]["value"] for row in comparison["rows"] if row["cells"].get(AVERAGE)}
+    best = max((run for run in averages if run != base), key=lambda run: averages[run])
+    for name, run, what in (("differences", base, "baseline"), ("differences-best", best, "best of the others")):
+        own = [verdict.difference(comparison, run, other) for other in averages if other not in (run, base)]
+        yield from forest_of(name, [item for item in own if item], labels, f"From {labels[run]}, the {what}. {caption}")
+
+
+def forest_of(name: str, found: Sequence[Mapping[str, Any]], labels: Mapping[str, str], caption: str) -> Iterator[Block]:
+    rows = [
+        (f"{labels.get(item['a'], item['a'])} − {labels.get(item['b'], item['b'])}", item["points"], item["low"], item["high"])
+        for item in found
+    ]
+    if rows:
         told = "; ".join(f"{label}: {points:+.1f} ({low:.1f} to {high:.1f})" for label, points, low, high in rows)
-        svg = figures.forest("differences", rows, "difference of average accuracy, points")
-        caption = "Differences of the averages, over the same pairs. Hollow and grey: the interval holds zero."
-        yield Figure("differences", svg, f"Paired differences of average accuracy in points. {told}.", caption)
+        svg = figures.forest(name, rows, "difference of average accuracy, points")
+        yield Figure(name, svg, f"Paired differences of average accuracy in points. {told}.", caption)
 
 
 # ------------------------------------------------------------------------------------------------------------------ sweeps
@@ -209,7 +236,7 @@ def sweep_document(sweep: Mapping[str, Any], store: Store, photographs: bool = F
         section("similarity", "What else changes", lambda: realised(sweep, points)),
         section("cost", "Cost", lambda: facts.cost(runs)),
         section("provenance", "Provenance", lambda: facts.provenance(runs[0]) if runs else ()),
-        section("configuration", "Configuration", lambda: [*facts.settings(runs[0]), *facts.recipe(runs[0])] if runs else ()),
+        section("configuration", "Configuration", lambda: facts.configuration(runs)),
     ]
     tiles = []
     if best and best["scores"].get(AVERAGE):
@@ -276,7 +303,7 @@ def curves(
         mark = position(best["values"].get(name)) if best else None
         svg = figures.curve("curve", [float(x) for x in at if x is not None], rows, (last(name), "accuracy, %"), mark, real)
     caption = "Accuracy over the setting: the average with its 95 % interval, and each benchmark. The line marks the highest average."
-    yield Figure("curve", svg, f"Average accuracy: {told}.", caption, wide=True)
+    yield Figure("curve", svg, f"Average accuracy: {told}.", caption, "wide")
 
 
 def realised(sweep: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> Iterator[Block]:

@@ -9,6 +9,7 @@ import numpy as np
 import yaml
 
 from synthbench import console
+from synthbench.comparable import flat
 from synthbench.report.blocks import Block, Code, Facts, Fold, Grid, Text
 from synthbench.report.data import Run, costs, plain
 from synthbench.results import values
@@ -110,18 +111,45 @@ def digests(run: Run) -> Iterator[Block]:
     yield Fold("Stages and their keys", [Grid("A key covers everything that may change a result.", ["stage", "key", "what"], keys)])
 
 
-def settings(run: Run) -> Iterator[Block]:
-    """Everything that was set for the generator."""
-    yield Fold(f"Settings of {run.label}", [Code(yaml.safe_dump(run.result["settings"], sort_keys=False, allow_unicode=True).rstrip())])
+def configuration(runs: Sequence[Run]) -> Iterator[Block]:
+    """Every setting: of the generators, and once the protocol and its recipes, which the runs share."""
+    named: dict[str, list[Run]] = {}
+    for run in runs:
+        named.setdefault(run.result["generator"], []).append(run)
+    for generator, (first, *others) in named.items():
+        yield Fold(f"Settings of {first.label}", [Code(as_yaml(first.result["settings"]))])
+        if others:
+            yield Fold(f"What differs in the other rows of {generator}", [Facts([(run.label, differing(first, run)) for run in others])])
+    whole = next((run.result["config"] for run in runs if run.result.get("config")), None)
+    if whole:
+        protocol = whole["protocol"]
+        yield Fold(f"Protocol {protocol['name']}", [Code(as_yaml(protocol))])
+        users = {"recognizers": protocol["recipe"], **{name: protocol[name].get("recipe") for name in ("encoder", "judge")}}
+        for recipe, settings in whole["recipes"].items():
+            who = " and ".join(user for user, name in users.items() if name == recipe)
+            yield Fold(f"Recipe {recipe}: {who}", [Code(as_yaml(settings))])
+    elif runs:
+        yield Text("An older version made these runs and did not keep the whole protocol; the command that made them adds it.", quiet=True)
+        yield from trained(runs[0])
 
 
-def recipe(run: Run) -> Iterator[Block]:
-    """How the recognizer was trained."""
+def as_yaml(settings: Any) -> str:
+    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).rstrip()
+
+
+def differing(first: Run, run: Run) -> str:
+    """Settings of `run` that are not those of `first`."""
+    one, other = (dict(flat(item.result["settings"])) for item in (first, run))
+    return ", ".join(f"{name} {plain(other.get(name))}" for name in {**one, **other} if one.get(name) != other.get(name)) or "nothing"
+
+
+def trained(run: Run) -> Iterator[Block]:
+    """The recipe that was kept with the recognizer."""
     for manifest in run.stages("recognizer")[:1]:
         about = read_json(manifest["folder"] / "encoder.json")
         if isinstance(about, dict) and "recipe" in about:
             kept = {name: about[name] for name in ("recipe", "trained_on", "seed", "parameters", "resolution") if name in about}
-            yield Fold("Recipe of the recognizer", [Code(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True).rstrip())])
+            yield Fold("Recipe of the recognizer", [Code(as_yaml(kept))])
 
 
 def scores(run: Run) -> Iterator[Block]:

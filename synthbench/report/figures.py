@@ -107,7 +107,11 @@ def _inline(svg: str, name: str) -> str:
 def looks(titles: Iterable[str]) -> dict[str, tuple[str, str, Any]]:
     """Colour, mark and dashes of each row; the real set, which others are compared with, is grey in every figure."""
     others = [title for title in titles if title.split()[0] != "real"]
-    found = {title: (SERIES[i % len(SERIES)], MARKS[i % len(MARKS)], DASHES[i % len(DASHES)]) for i, title in enumerate(others)}
+    each = len(SERIES)  # beyond which a colour comes again, with another mark and other dashes
+    found = {
+        title: (SERIES[i % each], MARKS[(i + i // each) % len(MARKS)], DASHES[(i + i // each) % len(DASHES)])
+        for i, title in enumerate(others)
+    }
     return {title: found.get(title, (MUTED, "D", DASHES[1])) for title in titles}
 
 
@@ -139,6 +143,35 @@ def intervals(name: str, labels: Sequence[str], series: Mapping[str, Sequence[tu
         legend(axis, 2)
 
     return draw(name, paint, 0.9 + len(labels) * max(0.28, 0.13 * len(series)) + 0.17 * ((len(series) + 1) // 2))
+
+
+def panels(
+    name: str, labels: Sequence[str], series: Mapping[str, Sequence[tuple[float, float, float] | None]], axis_title: str, across: int = 3
+) -> str:
+    """As `intervals`, for many rows: a panel for each of `labels`, the rows below each other, named at the left."""
+    down = -(-len(labels) // across)
+    known = [value for values in series.values() for value in values if value]
+    low, high = min(value[1] for value in known), max(value[2] for value in known)
+
+    def paint(*axes: Axes) -> None:
+        for axis in axes[len(labels) :]:
+            axis.set_visible(False)
+        for column, (axis, label) in enumerate(zip(axes, labels)):
+            for y, (title, values) in enumerate(series.items()):
+                colour, mark, _ = looks(series)[title]
+                if found := values[column]:
+                    axis.hlines(y, *found[1:], colors=colour, linewidth=1.4)
+                    axis.plot(found[0], y, mark, color=colour, markersize=4.5)
+            axis.set_title(label)
+            axis.set_xlim(low - 0.03 * (high - low), high + 0.03 * (high - low))
+            axis.set_yticks(range(len(series)), series if column % across == 0 else [""] * len(series))
+            axis.set_ylim(len(series) - 0.5, -0.5)
+            axis.tick_params("y", length=0)
+            axis.grid(False, axis="y")
+            if column + across >= len(labels):
+                axis.set_xlabel(axis_title)
+
+    return draw(name, paint, down * (0.55 + 0.17 * len(series)), 2 * WIDTH, (down, min(across, len(labels))))
 
 
 def forest(name: str, rows: Sequence[tuple[str, float, float, float]], axis_title: str) -> str:
@@ -197,27 +230,36 @@ def histograms(name: str, edges: np.ndarray, rows: Mapping[str, tuple[np.ndarray
         merged = np.add.reduceat(counts[: step * bins], np.arange(0, step * bins, step)).astype(float)
         return merged / max(merged.sum(), 1) / np.diff(coarse)[: len(merged)]
 
+    across = 1 if len(rows) <= 4 else 3
+    down = -(-len(rows) // across)
     values = {title: (density(genuine), density(impostor)) for title, (genuine, impostor) in rows.items()}
     used = np.flatnonzero(sum(a + b for a, b in values.values()) > 1e-3)
 
     def paint(*axes: Axes) -> None:
         top = max(float(max(a.max(), b.max())) for a, b in values.values())
-        for axis, (title, pair) in zip(axes, values.items()):
+        for axis in axes[len(values) :]:
+            axis.set_visible(False)
+        for place, (axis, (title, pair)) in enumerate(zip(axes, values.items())):
             for number, (kind, heights) in enumerate(zip(("same identity", "different identities"), pair)):
                 colour = SERIES[2 + number]
                 axis.stairs(heights, coarse[: len(heights) + 1], fill=True, color=colour, alpha=0.2)
                 axis.stairs(heights, coarse[: len(heights) + 1], color=colour, linestyle=DASHES[number], linewidth=1.3, label=kind)
             axis.set_ylim(0, top * 1.08)
             axis.set_xlim(coarse[used[0]], coarse[min(used[-1] + 1, len(coarse) - 1)])
-            axis.set_ylabel("density")
+            axis.locator_params("x", nbins=8 if across == 1 else 5)
+            if place % across == 0:
+                axis.set_ylabel("density")
+            else:
+                axis.tick_params("y", labelleft=False)
             axis.text(0.01, 0.95, title, transform=axis.transAxes, va="top")
             axis.grid(False, axis="x")
-            if axis is not axes[-1]:
+            if place + across < len(values):
                 axis.tick_params("x", labelbottom=False)
-        axes[-1].set_xlabel(axis_title)
+            else:
+                axis.set_xlabel(axis_title)
         legend(axes[0], 2)
 
-    return draw(name, paint, 0.8 + 1.15 * len(rows), panels=(len(rows), 1))
+    return draw(name, paint, 0.8 + 1.15 * down, WIDTH * min(across, 2), (down, across))
 
 
 def similarity(name: str, asked: np.ndarray, realised: Mapping[str, np.ndarray]) -> str:
@@ -229,7 +271,7 @@ def similarity(name: str, asked: np.ndarray, realised: Mapping[str, np.ndarray])
 
     def paint(axis: Axes) -> None:
         axis.plot([-1, 1], [-1, 1], color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
-        axis.annotate("as requested", (0.8, 0.83), color=MUTED, ha="right", fontsize=7)
+        axis.annotate("as requested", (0.06, 0.0), color=MUTED, fontsize=7)
         for number, (title, found) in enumerate(realised.items()):
             groups = [found[nearest == i] for i in range(len(values))]
             mean = np.array([group.mean() for group in groups])

@@ -14,13 +14,12 @@ from typing import Any
 
 from synthbench.report.blocks import Block, Code, Document, Facts, Figure, Fold, Grid, Image, Images, Pairs, Results, Section, Text
 from synthbench.report.figures import variables
-from synthbench.tables import TIED, heading, legend, numeric, shown, spread
+from synthbench.tables import TIED, column_groups, heading, legend, numeric, shown, spread
 
 LIGHT = f"--ground: #fdfdfc; --raised: #f4f5f6; --link: #0b5394; --mark: #e7f0f9; {variables(0)}"
 DARK = f"--ground: #14171b; --raised: #1d2127; --link: #8ec5f5; --mark: #1c3146; {variables(1)}"
 STYLE = (Path(__file__).parent / "page.css").read_text("utf-8").replace("LIGHT", LIGHT).replace("DARK", DARK)
 
-WIDEST = 11  # columns of results in one table
 DIRECTION = {True: ("↑", "higher is better"), False: ("↓", "lower is better"), None: ("", "")}
 
 
@@ -75,17 +74,25 @@ def _tile(label: str, number: str, meaning: str) -> str:
 
 
 def _section(section: Section) -> str:
-    parts = []
-    for plain, blocks in groupby(section.blocks, _stands_beside):
-        inner = "".join(_block(block) for block in blocks)
-        parts.append(f'<div class="figures">{inner}</div>' if plain else inner)
     name = escape(section.anchor)
     title = f'<h2 id="{name}-title">{escape(section.title)}</h2>'
-    return f'<section id="{name}" aria-labelledby="{name}-title">\n{title}\n{"".join(parts)}\n</section>\n'
+    return f'<section id="{name}" aria-labelledby="{name}-title">\n{title}\n{_blocks(section.blocks)}\n</section>\n'
 
 
-def _stands_beside(block: Block) -> bool:
-    return (isinstance(block, Figure) and not block.wide) or (isinstance(block, Grid) and block.beside)
+def _blocks(blocks: Sequence[Block]) -> str:
+    """Blocks below each other, those that may stand beside each other in a grid."""
+    parts = []
+    for where, group in groupby(blocks, _stands):
+        inner = "".join(_block(block) for block in group)
+        parts.append(f'<div class="{where}">{inner}</div>' if where else inner)
+    return "".join(parts)
+
+
+def _stands(block: Block) -> str:
+    """The class of the grid that a block stands in; empty when it stands alone."""
+    if isinstance(block, Figure):
+        return {"": "figures", "small": "figures thirds"}.get(block.size, "")
+    return "figures" if isinstance(block, Grid) and block.beside else ""
 
 
 def _block(block: Block) -> str:
@@ -106,12 +113,12 @@ def _code(block: Code) -> str:
 
 
 def _fold(block: Fold) -> str:
-    return f"<details><summary>{escape(block.title)}</summary>{''.join(_block(inside) for inside in block.blocks)}</details>"
+    return f"<details><summary>{escape(block.title)}</summary>{_blocks(block.blocks)}</details>"
 
 
-def _scroll(label: str, table: str) -> str:
+def _scroll(label: str, inner: str) -> str:
     """A box that scrolls sideways instead of the page, reachable by keyboard."""
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">{table}</div>'
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">{inner}</div>'
 
 
 def _grid(block: Grid) -> str:
@@ -134,11 +141,8 @@ def _kind(rows: Sequence[Sequence[str]], column: int) -> str:
 def _results(block: Results) -> str:
     """The table of results with its marks and notes."""
     comparison = block.comparison
-    groups = [comparison["columns"]]
-    if len(groups[0]) > WIDEST:  # accuracies first, the rest below
-        groups = [[c for c in groups[0] if (c.get("group") == "accuracy") == first] for first in (True, False)]
     title = f"Results under protocol {comparison['protocol']}"
-    parts = [_scroll(title, _result_table(title, comparison["rows"], columns)) for columns in groups if columns]
+    parts = [_scroll(title, _result_table(title, comparison["rows"], columns)) for columns in column_groups(comparison)]
     return "".join(parts) + "".join(f'<p class="quiet">{escape(note)}</p>' for note in legend(comparison))
 
 
@@ -170,8 +174,9 @@ def _result_table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequen
 def _figure(block: Figure) -> str:
     head, _, rest = block.svg.partition(">")
     drawing = f'{head} role="img" aria-label="{escape(block.alt)}">{rest}'
-    wide = ' class="wide"' if block.wide else ""
-    return f"<figure{wide}>{drawing}<figcaption>{escape(block.caption)}</figcaption></figure>"
+    drawing = _scroll(block.name, drawing) if block.size == "full" else drawing
+    kind = f' class="{block.size}"' if block.size else ""
+    return f"<figure{kind}>{drawing}<figcaption>{escape(block.caption)}</figcaption></figure>"
 
 
 def _img(image: Image) -> str:
@@ -193,7 +198,7 @@ def _images(block: Images) -> str:
     wide = " wide" if max(len(label) for label, _ in block.rows) > 3 else ""
     start = f'<table class="images{wide}" style="max-width: {min(58, 5.6 * count + 3):g}rem">'
     table = f"{start}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f"<figure>{table}<figcaption>{escape(block.caption)}</figcaption></figure>"
+    return f"<figure><figcaption>{escape(block.caption)}</figcaption>{table}</figure>"
 
 
 def _pairs(block: Pairs) -> str:

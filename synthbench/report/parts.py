@@ -10,13 +10,14 @@ import numpy as np
 
 from synthbench.evaluators.statistics import unit
 from synthbench.report import figures
-from synthbench.report.blocks import Block, Figure, Grid, Image, Images, Pairs, Section, Text
+from synthbench.report.blocks import Block, Figure, Grid, Image, Images, Section, Text
 from synthbench.report.data import Run, read_histograms, read_log
-from synthbench.results import SHORT, values
+from synthbench.results import values
 from synthbench.tables import number
 from synthbench.types import Skipped, UserError
 
 ACROSS = 10  # images in a row
+FEW = 4  # rows up to which one figure shows all of them side by side
 PEOPLE = 8  # identities that are shown
 HIDDEN = "Photographs of real people are left out; --photographs puts them in, for a page that is not passed on."
 
@@ -35,10 +36,6 @@ def attempt(build: Callable[[], Iterable[Block]], what: str = "") -> Iterator[Bl
         yield Text(f"Not shown{what}: {error or type(error).__name__}", quiet=True)
 
 
-def short(benchmark: str) -> str:
-    return SHORT.get(benchmark, benchmark)
-
-
 # ---------------------------------------------------------------------------------------------------------------- figures
 
 
@@ -52,12 +49,15 @@ def accuracy(table: Mapping[str, Any]) -> Iterator[Block]:
     if not columns or not any(any(found) for found in series.values()):
         return
     labels = [column["title"] for column in columns]
-    svg = figures.intervals("accuracy", labels, series, "accuracy, %")
+    many = len(series) > FEW
+    draw = figures.panels if many else figures.intervals
+    svg = draw("accuracy", labels, series, "accuracy, %")
     alt = "Accuracy with 95 % interval. " + " ".join(
         f"{title}: " + ", ".join(f"{label} {value[0]:.1f}" for label, value in zip(labels, found) if value) + "."
         for title, found in series.items()
     )
-    yield Figure("accuracy", svg, alt, "Accuracy on each benchmark and on average. Lines are 95 % intervals over test pairs and seeds.")
+    caption = "Accuracy on each benchmark and on average. Lines are 95 % intervals over test pairs and seeds."
+    yield Figure("accuracy", svg, alt, caption, "full" if many else "")
 
 
 def interval(cell: Mapping[str, Any] | None) -> tuple[float, float, float] | None:
@@ -98,15 +98,17 @@ def histograms(runs: Mapping[str, Run]) -> Iterator[Block]:
     if len(edges):
         rows = {**rows, "real": real}
         middle = (edges[1:] + edges[:-1]) / 2
-        mean = {title: [float(np.average(middle, weights=counts)) for counts in pair] for title, pair in rows.items()}
-        told = "; ".join(f"{title}: same identity {same:.2f}, different identities {other:.2f}" for title, (same, other) in mean.items())
+        mean = {
+            title: [number(float(middle @ counts / counts.sum()) if counts.any() else None) for counts in pair]
+            for title, pair in rows.items()
+        }
+        told = "; ".join(f"{title}: same identity {same}, different identities {other}" for title, (same, other) in mean.items())
         svg = figures.histograms("separation", edges, rows, "cosine similarity, by the judge")
         caption = "How alike two images of a set are, for the judge, which no generator has seen."
         same = {title: counts[middle > 0.995].sum() / max(counts.sum(), 1) for title, (counts, _) in rows.items()}
-        caption += "".join(
-            f" {100 * share:.1f} % of the pairs of {title} are one image twice." for title, share in same.items() if share > 0.003
-        )
-        yield Figure("separation", svg, f"Histograms of cosine similarity. Means: {told}.", caption)
+        twice = [f"{100 * share:.1f} % of the pairs of {title}" for title, share in same.items() if share > 0.003]
+        caption += f" One image twice are {', '.join(twice)}." if twice else ""
+        yield Figure("separation", svg, f"Histograms of cosine similarity. Means: {told}.", caption, "full" if len(rows) > FEW else "")
 
 
 def similarity(run: Run) -> Iterator[Block]:
@@ -136,7 +138,7 @@ def at_m(run: Run, prefix: str) -> dict[str, str]:
     return {m: f"{found[m]['value']:.2f} ±{found[m]['stderr'] or 0:.2f}" for m in sorted(found, key=float, reverse=True)}
 
 
-def embedding(run: Run, people: int = PEOPLE) -> Iterator[Block]:
+def embedding(run: Run, people: int = PEOPLE, name: str = "tsne", size: str = "") -> Iterator[Block]:
     """t-SNE of the judge's embeddings of the identities that the image grid shows."""
     from sklearn.manifold import TSNE
 
@@ -160,7 +162,7 @@ def embedding(run: Run, people: int = PEOPLE) -> Iterator[Block]:
     caption = f"t-SNE of the judge's embeddings of the first {len(labels)} identities, numbered as in the images.{rings}"
     caption += " Distances between groups mean little."
     alt = f"Scatter plot of {len(points)} images of {len(labels)} identities; {share:.0%} lie nearest to an image of their own identity."
-    yield Figure("tsne", figures.scatter("tsne", points, identity, special, labels), alt, caption)
+    yield Figure(name, figures.scatter(name, points, identity, special, labels), alt, caption, size)
 
 
 def training(run: Run) -> Iterator[Block]:
@@ -186,8 +188,9 @@ def picture(pixels: Any, alt: str, label: str = "") -> Image:
 
 
 def generated(faces: Any, identity: int) -> np.ndarray:
-    """Rows of the synthetic images of an identity; all of them when there are only photographs."""
+    """Rows of the synthetic images of an identity, without mixtures; all of them when there are only photographs, or only mixtures."""
     own = np.flatnonzero(faces.identity == identity)
+    own = own[faces.whole[own]] if faces.whole[own].any() else own
     real = faces.columns.get("real", np.zeros(len(faces)))[own]
     return own[real == 0] if (real == 0).any() else own
 
@@ -241,74 +244,3 @@ def images(run: Run, photographs: bool, people: int = PEOPLE, name: str = "sampl
     yield Images(name, caption, header, rows)
     if inquiries is not None and not free:
         yield Text(HIDDEN, quiet=True)
-
-
-def verification_pairs(run: Run, photographs: bool, count: int = 7) -> Iterator[Block]:
-    """Pairs furthest on the wrong and on the right side of the threshold, over all benchmarks, first seed."""
-    from synthbench.data.pairs import open_pairs
-
-    seeds = run.pairs()
-    found = {name: result for name, result in (seeds[0] if seeds else {}).items() if name.startswith("world-") or photographs}
-    if seeds and len(found) < len(seeds[0]):
-        yield Text(HIDDEN, quiet=True)
-    if not found:
-        return
-    names = list(found)
-    bench = np.concatenate([np.full(len(result.same), i) for i, result in enumerate(found.values())])
-    row = np.concatenate([np.arange(len(result.same)) for result in found.values()])
-    same = np.concatenate([result.same for result in found.values()])
-    limit = np.concatenate([result.threshold for result in found.values()])
-    distance = np.concatenate([result.distance for result in found.values()])
-    margin = distance - limit  # below zero: taken for the same person
-    folder = run.folder("benchmarks")
-    sets = {name: open_pairs(folder / name) for name in names}
-
-    def row_of(title: str, order: np.ndarray, which: np.ndarray) -> tuple[str, list[tuple[Image, Image, str]]]:
-        pairs = []
-        for at in [at for at in order if which[at]][:count]:
-            name = names[bench[at]]
-            pair = sets[name]
-            sides = [picture(pair.images.images([int(side[row[at]])])[0], f"{title}: {word} of a pair of {short(name)}")
-                     for side, word in ((pair.left, "left"), (pair.right, "right"))]  # fmt: skip
-            pairs.append((*sides, f"{short(name)}: {distance[at]:.2f} (limit {limit[at]:.2f})"))
-        return title, pairs  # type: ignore[return-value]
-
-    up, down = np.argsort(margin, kind="stable"), np.argsort(-margin, kind="stable")
-    wrong = (margin < 0) != same
-    rows = [
-        row_of("Worst: one person, taken for two", down, same & wrong),
-        row_of("Worst: two people, taken for one", up, ~same & wrong),
-        row_of("Best: one person, recognized", up, same & ~wrong),
-        row_of("Best: two people, told apart", down, ~same & ~wrong),
-    ]
-    yield Pairs(
-        "pairs", "Squared distance of the two embeddings, and the limit below which they count as one person.", [r for r in rows if r[1]]
-    )
-
-
-def closest_people(run: Run, photographs: bool, count: int = 7) -> Iterator[Block]:
-    """The generated identities that come closest to a person of the real set, from leakage.npz."""
-    from synthbench.data.faces import open_faces
-
-    path = run.folder("evaluate") / "leakage.npz"
-    if not path.is_file():
-        return
-    with np.load(path, allow_pickle=False) as file:
-        image, other, cosine, names = (file[name] for name in ("image", "real_image", "image_cosine", "real_name"))
-    order = [row for row in np.argsort(-np.nan_to_num(cosine, nan=-2), kind="stable") if image[row] >= 0 and other[row] >= 0][:count]
-    limit = values(run.result, "leakage/image_to_image/threshold")
-    told = f" From {limit[0]['value']:.2f} on, the judge takes two images for one person." if limit else ""
-    if not run.rendered and not photographs:
-        yield Text(f"Highest similarities to a real person: {', '.join(f'{cosine[row]:.2f}' for row in order)}.{told} {HIDDEN}")
-        return
-    faces, real = run.faces(), open_faces(run.folder("real"))
-    pairs = [
-        (
-            picture(faces.images([int(image[row])])[0], "generated"),
-            picture(real.images([int(other[row])])[0], f"person {names[row]} of the real set"),
-            f"{cosine[row]:.2f}, person {names[row]}",
-        )
-        for row in order
-    ]
-    text = f"Left: generated. Right: the image of the real set that the judge finds most alike, with its cosine similarity.{told}"
-    yield Pairs("closest", text, [("The closest matches", pairs)])
