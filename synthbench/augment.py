@@ -11,14 +11,16 @@ and its own kernel in two batched products.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, Union
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
+from synthbench import distort
 from synthbench.config import Settings
+from synthbench.distort import OPERATIONS, brightness, contrast, grey, on, operate, put, saturation, shift_hue
 
 
 def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
@@ -36,12 +38,7 @@ def _share(pair: tuple[float, float]) -> tuple[float, float]:
 Range = Annotated[tuple[float, float], AfterValidator(_ascending)]
 Share = Annotated[Range, AfterValidator(_share)]
 Probability = Annotated[float, Field(ge=0, le=1)]
-GREY = (0.299, 0.587, 0.114)  # luma, ITU-R 601, as PIL and torchvision
 METHODS = ("nearest", "bilinear", "area", "bicubic", "lanczos")
-OPERATIONS = (  # of RandAugment: torchvision's set
-    *("identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness", "colour", "contrast"),
-    *("sharpness", "posterize", "solarize", "autocontrast", "equalize"),
-)
 
 
 class Flip(Settings):
@@ -193,8 +190,102 @@ class RandAugment(Settings):
         return pixels.to(images.dtype) / 255
 
 
+class Blur(Settings):
+    """Gaussian blur of a random width."""
+
+    name: Literal["blur"] = "blur"
+    p: Probability = 0.05
+    sigma: Range = (0.5, 2.0)  # px of a 112 px image
+
+    def __call__(self, images: Tensor, random: torch.Generator) -> Tensor:
+        draw, full = torch.rand(len(images), 2, generator=random), images.shape[-1]
+        rows = (draw[:, 0] < self.p).nonzero().flatten()
+        sigma = (self.sigma[0] + draw[rows, 1] * (self.sigma[1] - self.sigma[0])) * full / 112
+        matrices = on(distort.gaussian(sigma, full), images)
+        return put(images, rows, apply_matrices(images[on(rows, images)], matrices, matrices)) if len(rows) else images
+
+
+class MotionBlur(Settings):
+    """The mean along a line of random length and direction."""
+
+    name: Literal["motion_blur"] = "motion_blur"
+    p: Probability = 0.05
+    length: Range = (3.0, 9.0)  # px of a 112 px image
+
+    def __call__(self, images: Tensor, random: torch.Generator) -> Tensor:
+        draw, scale = torch.rand(len(images), 3, generator=random), images.shape[-1] / 112
+        rows = (draw[:, 0] < self.p).nonzero().flatten()
+        length = (self.length[0] + draw[rows, 1] * (self.length[1] - self.length[0])) * scale
+        lines = distort.line(length, draw[rows, 2] * math.pi, math.ceil(self.length[1] * scale / 2) + 1)
+        return put(images, rows, distort.filtered(images[on(rows, images)], on(lines, images))) if len(rows) else images
+
+
+class Greyscale(Settings):
+    """Colour taken away."""
+
+    name: Literal["greyscale"] = "greyscale"
+    p: Probability = 0.01
+
+    def __call__(self, images: Tensor, random: torch.Generator) -> Tensor:
+        touched = torch.rand(len(images), generator=random) < self.p
+        return torch.where(on(touched, images)[:, None, None, None], grey(images).expand_as(images), images)
+
+
+class Jpeg(Settings):
+    """Compressed and read again, on the CPU, so that a GPU waits for the few images that are touched."""
+
+    name: Literal["jpeg"] = "jpeg"
+    p: Probability = 0.05
+    quality: tuple[int, int] = (30, 90)
+
+    def __call__(self, images: Tensor, random: torch.Generator) -> Tensor:
+        draw = torch.rand(len(images), 2, generator=random)
+        rows = (draw[:, 0] < self.p).nonzero().flatten()
+        quality = (self.quality[0] + draw[rows, 1] * (self.quality[1] - self.quality[0])).round().long().tolist()
+        return put(images, rows, distort.jpeg(images[on(rows, images)], quality)) if len(rows) else images
+
+
+class Warp(Settings):
+    """The four corners of the window that is seen move: scaled, turned, shifted, with `aspect_p` stretched, and each jittered by itself."""
+
+    name: Literal["warp"] = "warp"
+    p: Probability = 1.0
+    scale: Range = (0.9, 1.1)
+    turn: float = Field(10.0, ge=0)  # degrees, either way
+    shift: float = Field(0.05, ge=0)  # shares of the side, either way
+    aspect_p: Probability = 0.1
+    aspect: Range = (0.85, 1.18)  # width / height
+    corner: float = Field(0.05, ge=0, lt=0.5)  # shares of the side, either way
+
+    def __call__(self, images: Tensor, random: torch.Generator) -> Tensor:
+        draw = torch.rand(len(images), 7, generator=random)
+        jitter = (torch.rand(len(images), 4, 2, generator=random) * 2 - 1) * self.corner * 2  # the side is 2 long here
+        touched = (draw[:, 0] < self.p)[:, None, None]
+        zoom = self.scale[0] + draw[:, 1] * (self.scale[1] - self.scale[0])
+        low, high = math.log(self.aspect[0]), math.log(self.aspect[1])
+        stretch = torch.where(draw[:, 5] < self.aspect_p, torch.exp(0.5 * (low + draw[:, 6] * (high - low))), 1.0)
+        angle = (2 * draw[:, 2] - 1) * math.radians(self.turn)
+        corners = distort.CORNERS / torch.stack([zoom * stretch, zoom / stretch], 1)[:, None]
+        c, s = angle.cos(), angle.sin()
+        corners = corners @ torch.stack([torch.stack([c, s], 1), torch.stack([-s, c], 1)], 1)
+        corners = corners + (2 * draw[:, None, 3:5] - 1) * self.shift * 2 + jitter
+        return distort.warp(images, on(torch.where(touched, corners, distort.CORNERS), images))
+
+
 Augmentation = Annotated[
-    Union[Flip, BlackOutside, LowResolution, ColourJitter, ResizedCrop, Erase, Noise, RandAugment],  # noqa: UP007 - evaluated by pydantic
+    Flip
+    | BlackOutside
+    | LowResolution
+    | ColourJitter
+    | ResizedCrop
+    | Erase
+    | Noise
+    | RandAugment
+    | Blur
+    | MotionBlur
+    | Greyscale
+    | Jpeg
+    | Warp,
     Field(discriminator="name"),
 ]
 
@@ -205,16 +296,6 @@ def augment(images: Tensor, steps: tuple[Augmentation, ...], random: torch.Gener
     for step in steps:
         x = step(x, random)
     return x * 2 - 1
-
-
-def on(tensor: Tensor, like: Tensor) -> Tensor:
-    """The CPU tensor `tensor` on the device of `like`, without waiting."""
-    return tensor if like.device.type == "cpu" else tensor.to(like.device, non_blocking=True)
-
-
-def put(images: Tensor, rows: Tensor, new: Tensor) -> Tensor:
-    """`images` with `rows` (on the CPU) replaced."""
-    return images.index_copy(0, on(rows, images), new)
 
 
 def windows(count: int, full: int, scale: tuple[float, float], ratio: tuple[float, float], random: torch.Generator) -> Tensor:
@@ -281,76 +362,3 @@ def kernel(x: Tensor, method: str) -> Tensor:
 def apply_matrices(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """rows[b] @ images[b, c] @ columns[b]^T for every image and channel."""
     return (rows.unsqueeze(1) @ images @ columns.unsqueeze(1).transpose(2, 3)).contiguous(memory_format=torch.channels_last)
-
-
-def grey(images: Tensor) -> Tensor:
-    return sum(weight * images[:, i : i + 1] for i, weight in enumerate(GREY))  # type: ignore[return-value]
-
-
-def brightness(images: Tensor, factor: Tensor) -> Tensor:
-    return (images * factor).clamp(0, 1)
-
-
-def contrast(images: Tensor, factor: Tensor) -> Tensor:
-    mean = grey(images).mean((2, 3), keepdim=True)
-    return (mean + factor * (images - mean)).clamp(0, 1)
-
-
-def saturation(images: Tensor, factor: Tensor) -> Tensor:
-    flat = grey(images)
-    return (flat + factor * (images - flat)).clamp(0, 1)
-
-
-def shift_hue(images: Tensor, turn: Tensor) -> Tensor:
-    """Hue by `turn` of the colour circle in HSV. Channel n of a colour is v - v s max(0, min(k, 4 - k, 1)), k = (n + 6 h) mod 6."""
-    value, low = images.amax(1, keepdim=True), images.amin(1, keepdim=True)
-    chroma = value - low
-    red, green, blue = images.unbind(1)
-    span = chroma.squeeze(1).clamp(min=1e-12)
-    top = images.argmax(1)
-    hue = torch.where(
-        top == 0, (green - blue) / span, torch.where(top == 1, 2 + (blue - red) / span, 4 + (red - green) / span)
-    )  # in sixths
-    hue = hue.unsqueeze(1) + 6 * turn
-    place = torch.tensor([5.0, 3.0, 1.0]).view(1, 3, 1, 1)
-    k = (on(place, images) + hue) % 6
-    return (value - chroma * torch.minimum(torch.minimum(k, 4 - k), torch.ones_like(k)).clamp(min=0)).clamp(0, 1)
-
-
-def operate(pixels: Tensor, operation: str, strength: float) -> Tensor:
-    """One RandAugment operation on uint8 (B, 3, R, R); `strength` in [-1, 1], its sign used where the operation has two directions."""
-    from torchvision.transforms.v2 import functional as tv
-
-    side, size = pixels.shape[-1], abs(strength)
-
-    def affine(
-        turn: float = 0.0, x: float = 0.0, y: float = 0.0, shear: tuple[float, float] = (0.0, 0.0), centre: list[float] | None = None
-    ) -> Tensor:
-        return tv.affine(pixels, angle=turn, translate=[x, y], scale=1.0, shear=list(shear), center=centre)
-
-    match operation:
-        case "shear_x":
-            return affine(shear=(math.degrees(math.atan(0.3 * strength)), 0.0), centre=[0, 0])
-        case "shear_y":
-            return affine(shear=(0.0, math.degrees(math.atan(0.3 * strength))), centre=[0, 0])
-        case "translate_x":
-            return affine(x=int(150 / 331 * side * strength))
-        case "translate_y":
-            return affine(y=int(150 / 331 * side * strength))
-        case "rotate":
-            return tv.rotate(pixels, 30.0 * strength)
-        case "brightness":
-            return tv.adjust_brightness(pixels, 1 + 0.9 * strength)
-        case "colour":
-            return tv.adjust_saturation(pixels, 1 + 0.9 * strength)
-        case "contrast":
-            return tv.adjust_contrast(pixels, 1 + 0.9 * strength)
-        case "sharpness":
-            return tv.adjust_sharpness(pixels, 1 + 0.9 * strength)
-        case "posterize":
-            return tv.posterize(pixels, 8 - round(4 * size))
-        case "solarize":
-            return tv.solarize(pixels, 255.0 * (1 - size))
-        case "autocontrast":
-            return tv.autocontrast(pixels)
-    return tv.equalize(pixels)

@@ -85,6 +85,13 @@ def list_command(what: str, runs: Path, as_json: bool) -> None:
     """What there is: generators with their traits, evaluators, protocols, recipes, volumes, or the runs made here."""
     from synthbench import inventory
 
+    if what == "generators":
+        found = inventory.generators()
+        if as_json:
+            click.echo(json.dumps(found))
+        else:
+            inventory.show_generators(found)
+        return
     header, rows = inventory.listing(what, runs)
     if as_json:
         click.echo(json.dumps([dict(zip(header, row, strict=True)) for row in rows]))

@@ -67,7 +67,7 @@ def _print(comparison: dict[str, Any], form: str) -> None:
 
 @click.command("sweep", short_help="A setting over values: the curve with intervals.")
 @click.argument("parameters", nargs=-1, required=True, metavar="SETTING...")
-@click.option("--generator", default="cemiface", show_default=True, help="Name from `synthbench list`, or a .py file.")
+@click.option("--generator", default="cemiface", show_default=True, help="Name from `synthbench list`, a .py file, or a .yaml preset.")
 @click.option("--values", multiple=True, metavar="[NAME=]A,B,...", help="Values; -0.1:0.1 is an interval.  [default: the paper's]")
 @click.option("--range", "ranges", multiple=True, metavar="[NAME=]A:B:STEP", help="Evenly spaced values; A:B for tpe and gp.")
 @click.option("--sampler", type=click.Choice(["grid", "tpe", "gp"]), default="grid", show_default=True, help="All points, or a search.")

@@ -76,7 +76,7 @@ def wanted(request: Request, store: Store) -> list[Row]:
     found: list[Result | tuple[str, tuple[str, ...]]] = []
     for name in request.names:
         generator, *settings = _words(name)
-        if generator in registry.names("generator") or generator.endswith(".py"):
+        if generator in registry.names("generator") or generator.endswith((".py", ".yaml", ".yml")):
             found.append((generator, tuple(settings)))
         elif (store.root / "sweeps" / name / "sweep.json").is_file():
             found += _sweep(store, name)

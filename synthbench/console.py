@@ -136,14 +136,19 @@ def progress(title: str) -> Iterator[Progress]:
         yield report
 
 
-def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stdout; columns that hold numbers are right-aligned. Never cut when stdout is not a terminal."""
+def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], wrap: int | None = None) -> None:
+    """A table on stdout; columns that hold numbers are right-aligned. Never cut when stdout is not a terminal.
+
+    wrap: for cells that hold sentences, columns of text that the table may be wide; the cells then have several lines.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     width = None if sys.stdout.isatty() else 20 + sum(max(len(str(row[i])) for row in (header, *rows)) + 4 for i in range(len(header)))
-    grid = Table(box=SIMPLE_HEAD)
+    if wrap:
+        width = min(wrap, Console(file=sys.stdout).width) if sys.stdout.isatty() else wrap
+    grid = Table(box=SIMPLE_HEAD, leading=1 if wrap else 0)
     for i, name in enumerate(header):
         numeric = i > 0 and all(str(row[i])[:1] in "-+0123456789" for row in rows)
         grid.add_column(name, justify="right" if numeric else "left", overflow="fold")

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import platform
 import shutil
+import textwrap
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -22,13 +23,12 @@ from synthbench.results import cell, damaged, find_run, read_run
 from synthbench.store import Store
 from synthbench.types import UserError, Volume
 
+WIDTH = 120  # columns of text
 Table = tuple[tuple[str, ...], list[tuple[Any, ...]]]
 
 
 def listing(what: str, runs: Path) -> Table:
-    """Header and rows of `synthbench list WHAT`."""
-    if what == "generators":
-        return _generators()
+    """Header and rows of `synthbench list WHAT`; of generators see `generators`."""
     if what == "evaluators":
         return ("name", "version", "measures"), [
             (name, str(kind.version), _first_line(kind))
@@ -56,23 +56,67 @@ def listing(what: str, runs: Path) -> Table:
     return ("run", "seeds", "AVG %", "gap to real"), rows
 
 
-def _generators() -> Table:
+def generators() -> list[dict[str, Any]]:
+    """Every generator and preset with all its traits: `synthbench list generators --json`."""
+    found = []
+    for name in sorted(registry.names("generator")):
+        kind, preset = registry.load("generator", name), registry.preset(name)
+        about = {"name": name, "preset_of": preset.plugin if preset else "", "summary": _first_line(kind), "version": kind.version}
+        found.append(about | vars(kind.traits))
+    return found
+
+
+def show_generators(found: list[dict[str, Any]]) -> None:
+    """What must be known before one is chosen, as a table on stdout."""
     rows = []
-    for name in registry.names("generator"):
-        traits = registry.load("generator", name).traits
-        new = "new" if traits.new_identities else "of the real set"
-        rows.append((name, traits.paper or "-", new, traits.real_photographs or "none", traits.pretrained or "none", traits.licence))
-    return ("name", "paper", "identities", "real photographs", "pretrained", "licence"), rows
+    for item in found:
+        photographs = item["real_photographs"] or "none"
+        rows.append(
+            (
+                item["name"],
+                "yes" if item["needs_labels"] else "no",
+                "new" if item["new_identities"] else "real",
+                "yes" if item["trains"] else "no",
+                photographs if photographs in ("none", "all", "unknown") else "some",
+                "yes" if item["pretrained"] else "no",
+                f"{item['paper'] or item['summary'].rstrip('.')}\nlicence: {item['licence'] or 'not given'}",
+            )
+        )
+    header = ("generator", "labels", "people", "trains", "photos", "nets", "paper and licence")
+    console.table("generators", header, rows, wrap=WIDTH)
+    console.note(
+        "labels: of the real set, needed; people: new, or those of the real set; trains: on the real set; photos: of real people, "
+        "in what it makes; nets: needs networks that it does not train. `synthbench show NAME` says which; --json has all of it"
+    )
+
+
+def _about(name: str, kind: type[Generator[Any]]) -> Iterator[str]:
+    """The traits of a generator in comment lines, above its settings."""
+    preset, traits = registry.preset(name), kind.traits
+    facts = {
+        "preset of": preset.plugin if preset else "",
+        "paper": traits.paper,
+        "licence": traits.licence,
+        "labels of the real set": "needed" if traits.needs_labels else "not needed",
+        "people": "new" if traits.new_identities else "those of the real set",
+        "photographs in the set": traits.real_photographs or "none",
+        "pretrained networks": traits.pretrained or "none",
+    }
+    for what, value in facts.items():
+        if value:
+            yield from textwrap.wrap(f"{what}: {value}", WIDTH, initial_indent="# ", subsequent_indent="#   ")
 
 
 def describe(name: str, runs: Path) -> str:
     """The settings of a generator with its defaults, the text of a protocol or recipe, or a run's scores."""
-    if name in registry.names("generator") or name.endswith(".py"):
-        kind = registry.load("generator", name)
-        layer = read_layer(config_path("generators", name)) if name in config_names("generators") else Layer()
-        settings = build(kind.Config, layer)
+    preset = registry.preset(name)
+    if name in registry.names("generator") or name.endswith(".py") or preset:
+        kind, plugin = registry.load("generator", name), registry.plugin_name(name)
+        layer = read_layer(config_path("generators", plugin)) if plugin in config_names("generators") else Layer()
+        settings = build(kind.Config, layer, preset.settings if preset else Layer())
         head = [
             f"# {_first_line(kind)}",
+            *_about(name, kind),
             f"# version {kind.version}; set any of these with --set NAME=VALUE",
             *_sizes(kind(settings)),
         ]

@@ -36,24 +36,29 @@ if TYPE_CHECKING:
 def load_generator(name: str, protocol: Protocol, *layers: Layer) -> Generator:
     """The generator `name` with its settings: its own defaults, its shipped file, what the protocol changes, then `layers`.
 
+    A preset comes above its generator, and what the protocol changes for the preset above that.
     Raises UserError for mistakes in settings, and for a generator with settings that would enter the key of no stage.
     """
-    kind = registry.load("generator", name)
-    name = registry.short_name(name)
+    kind, preset = registry.load("generator", name), registry.preset(name)
+    name, plugin = registry.short_name(name), registry.short_name(registry.plugin_name(name))
     parts = {"train": kind.traits.trains, "enroll": kind.traits.enrolls, "sample": True}
     if stray := [part for part in kind.Config.model_fields if not parts.get(part)]:
         has = ", ".join(part for part in parts if parts[part])
         raise UserError(
             f"{name}: setting {stray[0]!r} enters no key, so changing it would change nothing; by its traits the parts are {has}"
         )
-    shipped = read_layer(config_path("generators", name)) if name in config_names("generators") else Layer()
-    known = {*registry.names("generator"), name}
+    shipped = read_layer(config_path("generators", plugin)) if plugin in config_names("generators") else Layer()
+    known = {*registry.names("generator"), name, plugin}
     if unknown := sorted(set(protocol.generators) - known):
         hint = did_you_mean(unknown[0], known, show_all=True)
         raise UserError(f"protocol {protocol.name} changes generator {unknown[0]!r}, which is unknown{hint}")
-    changes = protocol.generators.get(name, {})
-    changed = Layer(changes, {(part,): f"protocol {protocol.name}, generators.{name}" for part in changes})
-    return kind(build(kind.Config, shipped, changed, *layers))
+
+    def changed(which: str) -> Layer:
+        changes = protocol.generators.get(which, {})
+        return Layer(changes, {(part,): f"protocol {protocol.name}, generators.{which}" for part in changes})
+
+    own = (preset.settings, changed(name)) if preset else ()
+    return kind(build(kind.Config, shipped, changed(plugin), *own, *layers))
 
 
 def batches_of(batches: Any, what: str) -> Iterator[FaceBatch]:
@@ -91,9 +96,10 @@ class Job:
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
-        """What names the generator in keys: its name and version, and the digest of a plugin file."""
-        parts: dict[str, Any] = {"generator": self.short_name, "version": self.generator.version}
-        if digest := registry.file_digest(self.generator_name):
+        """What names the generator in keys: its name and version, and the digest of a plugin file. A preset has those of its generator."""
+        plugin = registry.plugin_name(self.generator_name)
+        parts: dict[str, Any] = {"generator": registry.short_name(plugin), "version": self.generator.version}
+        if digest := registry.file_digest(plugin):
             parts["file"] = digest
         return parts
 
@@ -244,7 +250,7 @@ class Job:
         def add(name: str, part: str, work: str, run: Callable[[Context], Any], amount: int, disk: int, extra: dict[str, Any]) -> None:
             parts = {"stage": name, **self.identity, "config": self.part(part), "seed": seed, **upstream, **extra}
             stage, before = self.store.stage(name, content_key(parts)), dict(inputs)
-            label = f"{self.short_name} {r} {self.device.type} {content_key({'config': parts['config']})[:6]}"
+            label = f"{parts['generator']} {r} {self.device.type} {content_key({'config': parts['config']})[:6]}"
 
             def build_(folder: Path, progress: Progress) -> Any:
                 return run(self.context(folder, seed, progress, before))

@@ -1,4 +1,7 @@
-"""Names to plugin classes: entry points, or the path of a .py file. A class is imported when it is used."""
+"""Names to plugin classes: entry points, the path of a .py file, or a preset of one of them. A class is imported when it is used.
+
+A preset is a generator with other settings and a name of its own: a YAML file, shipped or the user's, with a line `generator: NAME`.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,15 @@ import functools
 import hashlib
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from synthbench.config import did_you_mean
+from synthbench.config import Layer, Settings, build, config_names, config_path, did_you_mean, read_layer
 from synthbench.plugin import Evaluator, Generator
 from synthbench.types import UserError
 
@@ -21,8 +26,10 @@ PLUGIN_FILE = "synthbench_plugin_"  # and the stem of the file: the module of a 
 
 
 def names(kind: str) -> dict[str, metadata.EntryPoint]:
-    """Registered plugins of `kind` (generator or evaluator) by name."""
-    return dict(_installed(metadata.entry_points, f"synthbench.{kind}s"))
+    """Registered plugins of `kind` (generator or evaluator) by name, and shipped presets with the entry point of their plugin."""
+    points = dict(_installed(metadata.entry_points, f"synthbench.{kind}s"))
+    bases = _shipped_presets() if kind == "generator" else {}
+    return points | {name: points[base] for name, base in bases.items() if base in points and name not in points}
 
 
 @functools.cache
@@ -32,19 +39,96 @@ def _installed(scan: Callable[..., Iterable[metadata.EntryPoint]], group: str) -
 
 
 def load(kind: str, name: str) -> Any:
-    """The plugin class called `name`, or the one in the file `name`. Raises UserError when there is none, or several."""
+    """The plugin class called `name`, or the one in the file `name`; of a preset, its plugin with the traits of the preset.
+
+    Raises UserError when there is none, or several.
+    """
     if name.endswith(".py"):
         return _from_file(kind, Path(name))
+    if kind == "generator" and (found := preset(name)):
+        base = load(kind, found.plugin)
+        about = {"traits": replace(base.traits, **found.about.model_dump(exclude_unset=True)), "__module__": base.__module__}
+        return type(base.__name__, (base,), about | {"__doc__": found.title})
     points = names(kind)
     if name not in points:
         raise UserError(f"unknown {kind} {name!r}" + did_you_mean(name, points, show_all=True))
     try:
-        found = points[name].load()
+        found_class = points[name].load()
     except Exception as error:  # of somebody else's package
         raise UserError(f"{kind} {name!r} ({points[name].value}) cannot be imported: {type(error).__name__}: {error}") from error
-    if not (inspect.isclass(found) and issubclass(found, KINDS[kind])):
+    if not (inspect.isclass(found_class) and issubclass(found_class, KINDS[kind])):
         raise UserError(f"{kind} {name!r} ({points[name].value}) is not a class derived from synthbench.plugin.{KINDS[kind].__name__}")
+    return found_class
+
+
+# -------------------------------------------------------------------------------------------------------------- presets
+
+
+class About(Settings):
+    """The traits that a preset may give: what a reader must know, not what stages there are."""
+
+    paper: str = ""
+    licence: str = ""
+    needs_labels: bool = False
+    new_identities: bool = True
+    real_photographs: str = ""
+    pretrained: str = ""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a preset's file says."""
+
+    plugin: str  # name of the generator, or its .py file
+    title: str  # first comment line
+    settings: Layer
+    about: About  # traits that differ from the plugin's
+
+
+def preset(name: str) -> Preset | None:
+    """The preset called `name`, or in the YAML file `name`; None for a plugin. Raises UserError for a preset that names no plugin."""
+    if not (_is_yaml(name) or name in _shipped_presets()):
+        return None
+    path = config_path("generators", name)
+    layer = read_layer(path)
+    plugin = layer.data.get("generator")
+    if not isinstance(plugin, str):
+        raise UserError(f"{path}: a preset names its generator in a line such as `generator: cemiface`")
+    if path.stem in _installed(metadata.entry_points, "synthbench.generators"):
+        raise UserError(f"{path}: {path.stem} is a generator; a preset needs a name of its own, so rename the file")
+    if plugin.endswith(".py"):
+        plugin = str(path.parent / plugin)
+    elif _is_yaml(plugin) or plugin in _shipped_presets():
+        raise UserError(f"{layer.origin[('generator',)]}: {plugin} is a preset itself; name the generator that it changes")
+    settings = Layer(
+        {key: value for key, value in layer.data.items() if key not in ("generator", "traits")},
+        {keys: place for keys, place in layer.origin.items() if keys[0] not in ("generator", "traits")},
+    )
+    first = path.read_text("utf-8").splitlines()[0]
+    title = first.lstrip("# ") if first.startswith("#") else f"{plugin} with other settings"
+    return Preset(plugin, title, settings, build(About, layer.below("traits")))
+
+
+def plugin_name(name: str) -> str:
+    """The plugin behind `name`: of a preset its generator, else `name` itself."""
+    found = preset(name)
+    return found.plugin if found else name
+
+
+def _is_yaml(name: str) -> bool:
+    return name.endswith((".yaml", ".yml"))
+
+
+def _shipped_presets() -> dict[str, str]:
+    """Shipped files in configs/generators that are presets, with the generator each names. Read as text: names are asked for often."""
+    found = {}
+    for name in config_names("generators"):
+        if line := re.search(r"^generator:\s*(\S+)", config_path("generators", name).read_text("utf-8"), re.M):
+            found[name] = line[1]
     return found
+
+
+# ---------------------------------------------------------------------------------------------------------------- files
 
 
 def _from_file(kind: str, path: Path) -> Any:
@@ -72,11 +156,16 @@ def _from_file(kind: str, path: Path) -> Any:
 
 
 def file_digest(name: str) -> str:
-    """SHA-256 of a plugin given as a file; "" for a registered one, whose `version` counts."""
+    """SHA-256 of a plugin or preset given as a file, a preset's .py file included; "" for a registered one, whose `version` counts."""
     path = Path(name)
-    return hashlib.sha256(path.read_bytes()).hexdigest() if name.endswith(".py") and path.is_file() else ""
+    if not (name.endswith(".py") or _is_yaml(name)) or not path.is_file():
+        return ""
+    digest = hashlib.sha256(path.read_bytes())
+    if _is_yaml(name):
+        digest.update(file_digest(plugin_name(name)).encode())
+    return digest.hexdigest()
 
 
 def short_name(name: str) -> str:
-    """The name a plugin goes by in folders and tables: itself, or the stem of its file."""
-    return Path(name).stem if name.endswith(".py") else name
+    """The name a plugin or preset goes by in folders and tables: itself, or the stem of its file."""
+    return Path(name).stem if name.endswith(".py") or _is_yaml(name) else name

@@ -137,6 +137,8 @@ def plan(request: Request, as_json: bool = False) -> None:
 
 
 def _request_key(request: Request, protocol: Protocol) -> str:
+    found = registry.preset(request.generator)
+    preset = found.settings.data if found else {}
     return content_key(
         {
             "package": results.fingerprint(),
@@ -148,7 +150,9 @@ def _request_key(request: Request, protocol: Protocol) -> str:
             "seeds": request.seeds,
             "settings": request.settings,
             "data": sources.fingerprint(),
-            "paths": {text: full_stamp(text) for text in _texts([parse_set(request.settings).data, protocol.generators]) if exists(text)},
+            "paths": {
+                text: full_stamp(text) for text in _texts([preset, parse_set(request.settings).data, protocol.generators]) if exists(text)
+            },
         }
     )
 
@@ -164,7 +168,7 @@ def _texts(settings: Any) -> Iterator[str]:
 
 def _self_contained(job: Job) -> bool:
     """Whether the key of the request covers all that decides the result: no plugin of a package, none in a file with sources of its own."""
-    kinds = [("generator", job.generator_name), *(("evaluator", name) for name in job.protocol.evaluators)]
+    kinds = [("generator", registry.plugin_name(job.generator_name)), *(("evaluator", name) for name in job.protocol.evaluators)]
     for kind, name in kinds:
         if name.endswith(".py"):
             if registry.load(kind, name).sources is not registry.KINDS[kind].sources:
@@ -267,6 +271,7 @@ def _samples(job: Job, made: Step, path: Path) -> None:
     rows = []
     for identity in range(min(8, faces.identities)):
         own = np.flatnonzero(faces.identity == identity)
+        own = own[faces.whole[own]] if faces.whole[own].any() else own
         synthetic = own[real[own] == 0] if (real[own] == 0).any() else own
         images = faces.images(synthetic[:8])
         rows.append(torch.cat([inquiries.images([identity]), images]) if inquiries else images)

@@ -31,6 +31,7 @@ LAYERS = (
         "head_paint",
         "world_pairs",
         "augment",
+        "distort",
         "inquiries",
         "hypersphere",
         "unconditional",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from synthbench import registry, run
-from synthbench.config import parse_set
+from synthbench.config import merge, parse_set
 from synthbench.protocol import Protocol
 from synthbench.store import Store, content_key, read_json, write_json
 from synthbench.sweep.settings import Axis, Values, canonical, read_axes, texts
@@ -102,6 +102,7 @@ def design(request: Request) -> Design:
         raise UserError(f"protocol {protocol.name} has no evaluator verification; a sweep needs its mean accuracy")
     kind = registry.load("generator", request.generator)
     short, search, fixed = registry.short_name(request.generator), request.sampler != "grid", parse_set(request.settings)
+    preset = registry.preset(request.generator)
     axes = read_axes(request.parameters, request.values, request.ranges, search, kind.Config, short)
     if taken := [axis.path for axis in axes if tuple(axis.path.split(".")) in fixed.origin]:
         raise UserError(f"{taken[0]} is swept and also given by --set")
@@ -112,7 +113,7 @@ def design(request: Request) -> Design:
     parts = {
         "generator": job.identity,
         "axes": {axis.path: list(axis.values) or [axis.low, axis.high, axis.step] for axis in axes},
-        "settings": fixed.data,
+        "settings": merge((preset.settings, fixed)).data if preset else fixed.data,
         "volume": job.volume.name,
         "protocol": protocol.model_dump(mode="json"),
         "seeds": request.seeds,

@@ -32,6 +32,8 @@ def kind_of(plugin: str) -> str:
         except UserError:
             registry.load("generator", plugin)  # what is wrong with the file, in the words of the commoner kind
             return "generator"
+    if registry.preset(plugin):
+        return "generator"
     known = {name: kind for kind in registry.KINDS for name in registry.names(kind)}
     if plugin not in known:
         raise UserError(f"no generator or evaluator is called {plugin!r}" + did_you_mean(plugin, known, show_all=True))
