@@ -165,3 +165,8 @@ def test_guidance_means_the_same_whatever_is_predicted(prediction):
     found = diffusion.guided(conditional, unconditional, 2.5)
     torch.testing.assert_close(found - unconditional, 3.5 * (conditional - unconditional))
     torch.testing.assert_close(x0(found), diffusion.guided(x0(conditional), x0(unconditional), 2.5))
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v", "x0"])
+def test_plain_weight_leaves_the_error_of_the_output(prediction):
+    assert diffusion.weight(torch.tensor([0.1, 0.9]), prediction, "plain").tolist() == [1, 1]

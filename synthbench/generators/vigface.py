@@ -24,7 +24,7 @@ from synthbench import console, diffusion, recognition, sampling, training
 from synthbench.augment import Augmentation, Flip
 from synthbench.config import Settings
 from synthbench.device import autocast, ready, send
-from synthbench.models.encoder import Encoder, build, load_encoder, raw_codes, read_tensors, save_encoder
+from synthbench.models.encoder import Encoder, load_encoder, raw_codes, read_tensors, save_encoder
 from synthbench.models.margin import Head
 from synthbench.models.vit import Shape, ViT
 from synthbench.plugin import Generator, Traits
@@ -269,11 +269,8 @@ class VIGFace(Generator[Config]):
     }  # fmt: skip
 
     def networks(self, resolution: int, dim: int) -> dict[str, tuple[nn.Module, tuple[Any, ...]]]:
-        train, x = self.config.train, torch.empty(1, 3, resolution, resolution)
-        recipe = train.recognizer
-        recognizer = build(recipe.backbone.architecture(recipe.dropout), resolution, recipe.dim).eval()
-        denoiser = ViT(train.vit, resolution, recipe.dim)
-        return {"recognizer": (recognizer, (x,)), "denoiser": (denoiser, (x, torch.empty(1), torch.empty(1, recipe.dim)))}
+        width, x = self.config.train.recognizer.dim, torch.empty(1, 3, resolution, resolution)
+        return {"denoiser": (ViT(self.config.train.vit, resolution, width), (x, torch.empty(1), torch.empty(1, width)))}
 
     def train(self, context: Context) -> None:
         train(self.config.train, context)
