@@ -97,6 +97,11 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     return nullcontext()
 
 
+def fp32(device: torch.device) -> AbstractContextManager[object]:
+    """No autocast inside: for what bf16 would spoil."""
+    return torch.autocast("cuda", enabled=False) if device.type == "cuda" else nullcontext()
+
+
 def ready(module: nn.Module, device: torch.device) -> nn.Module:
     """Move a convolutional network to `device` in channels_last layout, which is faster on CUDA and, with oneDNN, on the CPU."""
     if device.type == "cuda":

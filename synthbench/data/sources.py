@@ -38,6 +38,7 @@ class Source:
     pairs: int = 0
     colour: str = ""  # of weights: the order of the channels they were trained with
     sha256: str = ""  # how it begins
+    files: tuple[str, ...] = ()  # of weights that are a folder: what it must hold; "a|b": one of the two
 
 
 _RESEARCH = "non-commercial research, no redistribution"
@@ -51,6 +52,13 @@ CATALOGUE = {
         Source("webface4m-1shot", "faces", "WebFace4M, one image each", _RESEARCH + ", signed", "https://www.face-benchmark.org"),
         Source("ms1mv2", "faces", "MS1MV2", _RESEARCH, _INSIGHTFACE, images=5_822_653, identities=85_742),
         Source("celeba", "faces", "CelebA, aligned", _RESEARCH, "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"),
+        Source(
+            "digiface-1m",
+            "faces",
+            "DigiFace-1M, the released rendered faces",
+            "Microsoft research licence, non-commercial, no redistribution",
+            "https://github.com/microsoft/DigiFace1M",
+        ),
         Source("lfw", "pairs", "LFW", "research", _INSIGHTFACE, pairs=6_000),
         Source("cfp-fp", "pairs", "CFP-FP", _RESEARCH, _INSIGHTFACE, pairs=7_000),
         Source("agedb-30", "pairs", "AgeDB-30", _RESEARCH, _INSIGHTFACE, pairs=6_000),
@@ -66,6 +74,43 @@ CATALOGUE = {
             "https://github.com/mseitzer/pytorch-fid/releases",
             colour="rgb",
             sha256="6726825d",
+        ),
+        Source(
+            "arc2face",
+            "weights",
+            "Arc2Face with the parts of Stable Diffusion 1.5 that it uses",
+            "Arc2Face: MIT code, weights from research data (WebFace42M, non-commercial); Stable Diffusion 1.5: CreativeML OpenRAIL-M",
+            "https://huggingface.co/FoivosPar/Arc2Face (arc2face/, encoder/, arcface.onnx) and "
+            "https://huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5 (vae/, tokenizer/)",
+            colour="rgb",
+            files=(
+                "arc2face/config.json",
+                "arc2face/diffusion_pytorch_model.safetensors",
+                "encoder/config.json",
+                "encoder/model.safetensors|encoder/pytorch_model.bin",
+                "vae/config.json",
+                "vae/diffusion_pytorch_model.safetensors",
+                "tokenizer/vocab.json",
+                "arcface.onnx|arcface/encoder.json",
+            ),
+        ),
+        Source(
+            "vgg16-imagenet",
+            "weights",
+            "VGG-16 of torchvision (vgg16-397923af.pth), ImageNet",
+            "BSD-3; trained on research data",
+            "https://download.pytorch.org/models/vgg16-397923af.pth",
+            colour="rgb",
+            sha256="397923af",
+        ),
+        Source(
+            "lpips-vgg",
+            "weights",
+            "Heads of LPIPS 0.1 on VGG-16 (lpips/weights/v0.1/vgg.pth)",
+            "BSD-2",
+            "https://github.com/richzhang/PerceptualSimilarity",
+            colour="rgb",
+            sha256="a78928a0",
         ),
     )
 }
@@ -233,10 +278,24 @@ def _look_pairs(path: Path, options: dict[str, Any], known: Source | None) -> di
 def _look_weights(path: Path, options: dict[str, Any], known: Source | None) -> dict[str, int]:
     if path.is_file() and path.stat().st_size == 0:
         raise UserError(f"{path}: the file is empty")
+    if known and known.files:
+        check_folder(known.name, path)
+        return {}
     from synthbench.models.checkpoints import look
 
     look(path, encoder=not (known and known.sha256))  # a file known by its digest need not be an encoder
     return {}
+
+
+def check_folder(name: str, path: Path) -> None:
+    """Raises DataMissing, with what is to be done, when the folder `path` lacks a file of the weights `name` of the catalogue."""
+    known = CATALOGUE[name]
+    if absent := [file for file in known.files if not any((path / one).is_file() for one in file.split("|"))]:
+        wanted = ", ".join(file.replace("|", " or ") for file in absent)
+        raise DataMissing(
+            f"{path} lacks {wanted} of {known.title}. Licence: {known.licence}. Fetch it at {known.url}, "
+            f"put it there, and run `synthbench data add {name} {path}`"
+        )
 
 
 def _note(known: Source | None, looked: dict[str, int]) -> str:
@@ -257,9 +316,10 @@ def find(name: str, kind: str | None = None) -> Entry:
         how = f"To register your own: `synthbench data add {name} PATH --kind {kind or '|'.join(KINDS)}`"
         raise UserError(f"no data or weights are called {name!r}{hint} {how}")
     if entry is None and known is not None:
+        folder = f"DIR`, a folder with `{'`, `'.join(known.files)}".replace("|", "` or `") if known.files else "PATH"
         raise DataMissing(
             f"{known.title} is not registered, and nothing is ever downloaded. Licence: {known.licence}. Ask for it at {known.url}, "
-            f"then run `synthbench data add {name} PATH`"
+            f"then run `synthbench data add {name} {folder}`"
         )
     assert entry is not None
     if kind and entry.kind != kind:

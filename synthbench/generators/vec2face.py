@@ -1,0 +1,400 @@
+"""Vec2Face: Scaling Face Dataset Generation with Loosely Constrained Vectors (Wu et al., ICLR 2025, arXiv 2409.02979).
+
+A feature masked autoencoder (models/fmae.py) learns to paint a face from its own face-recognition feature, un-normalised. A new identity is
+a vector drawn from the distribution of real features, far from those drawn before; its images are painted from the vector with noise, whose
+length is kept. Settings that are only in the authors' code are marked "code", those in neither code nor paper "open".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from synthbench import console, diffusion, inquiries, sampling, training
+from synthbench.config import Settings
+from synthbench.data import faces as data
+from synthbench.data.shards import ShardWriter
+from synthbench.device import autocast, ready, send
+from synthbench.models import fmae, perceptual
+from synthbench.models.encoder import Encoder, raw_codes, read_tensors
+from synthbench.plugin import Generator, Traits
+from synthbench.seeds import derive, torch_generator
+from synthbench.store import write_json, writing
+from synthbench.types import Context, FaceBatch, Slot, UserError
+
+SPREAD = 0.97  # std of an element of the features in the paper (ArcFace R100, Glint360K, on WebFace4M): the unit of sigma
+QUALITY = 27.0  # the target of MagFace's quality in the authors' AttrOP: the unit of its loss
+BLOCK = 256  # vectors drawn at a time
+
+# ---------------------------------------------------------------------------------------------------------------- config
+
+
+class Train(training.Optimization):
+    network: fmae.Shape = fmae.Shape()
+    mask: fmae.Mask = fmae.Mask()
+    perceptual: Literal["lpips", "encoder"] = Field(
+        "lpips", description="lpips: the paper's, needs registered weights; encoder: the same distance on the feature maps of E_id"
+    )
+    perceptual_weight: float = Field(0.2, ge=0, description="code; 0.1 x (2 LPIPS)")
+    ssim_weight: float = Field(0.1, ge=0, description="code; of 1 - SSIM")
+    token_weight: float = Field(1.0, ge=0, description="code; the decoder's tokens against the rows before masking")
+    identity_weight: float = Field(1.0, ge=0, description="of 1 - cos(E_id(image), feature)")
+    adversarial_weight: float = Field(0.8, ge=0, description="code; times VQGAN's adaptive weight")
+    adversarial_from: float = Field(0.8, ge=0, le=1, description="share of the training after which the discriminator joins; 1: never")
+    discriminator_channels: int = Field(64, ge=4, multiple_of=4)
+    epochs: float = Field(100, gt=0)
+    batch_size: int = Field(128, ge=1)
+    lr: float = Field(4.57e-5, gt=0)
+    lr_schedule: diffusion.LrSchedule = "cosine"
+    warmup: int = Field(40_000, ge=0, description="steps")
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = Field(0.05, ge=0)
+    max_norm: float = Field(2.0, ge=0)
+    ema_limit: float = Field(0.0, ge=0, lt=1, description="highest decay of the weight average; 0: none, as in the paper")
+
+
+class Enroll(Settings):
+    """Where identities come from."""
+
+    source: str = Field("real", description="whose features are imitated: real | a registered source | path of labelled images")
+    distribution: Literal["pca", "gaussian"] = Field(
+        "pca", description="pca: mean and covariance of the identities' mean features; gaussian: independent elements (later code)"
+    )
+    threshold: float = Field(0.3, ge=-1, le=1, description="highest cosine between two identities")
+    tries: int = Field(20, ge=1, description="vectors drawn per identity wanted, at most")
+    attrop_steps: int = Field(30, ge=0, description="cap of AttrOP on a vector; the authors' loop has none. 0: no AttrOP")
+    attrop_lr: float = Field(0.1, gt=0, description="of Adam on the vector, in the units of sigma")
+    quality: float = Field(1.0, ge=0, description="length wanted of E_id(image), over the mean of the training set")
+
+
+class Sample(Settings):
+    sigmas: tuple[float, ...] = Field((0.3, 0.5, 0.7), min_length=1, description="of the noise on a vector; one is drawn for each image")
+    shares: tuple[float, ...] = Field((0.4, 0.4, 0.2), description="how often each is drawn")
+    mask: fmae.Mask = fmae.Mask(low=0.1, high=1.0, mean=0.15, std=0.25)
+    precision: Literal["bf16", "fp32"] = Field("bf16", description="bf16 only where the device is CUDA")
+
+    @model_validator(mode="after")
+    def _mixture(self) -> Sample:
+        if min(self.sigmas) < 0:
+            raise ValueError(f"sigmas has {min(self.sigmas)}; a standard deviation is not negative")
+        if len(self.shares) != len(self.sigmas) or min(self.shares) < 0 or abs(sum(self.shares) - 1) > 1e-6:
+            raise ValueError(f"shares {self.shares} must be one share for each of the {len(self.sigmas)} sigmas, and add up to 1")
+        return self
+
+
+class Config(Settings):
+    train: Train = Train()
+    enroll: Enroll = Enroll()
+    sample: Sample = Sample()
+
+
+# ------------------------------------------------------------------------------------------------------------------ loss
+
+
+class Batch(NamedTuple):
+    """What one step sees, a row per image."""
+
+    x: Tensor  # (B, 3, R, R) in [-1, 1]
+    feature: Tensor  # (B, dim) of x, un-normalised
+    scores: Tensor  # (B, rows): which rows are masked
+    ratio: Tensor  # (B,) how many: one number for the batch
+    seed: Tensor  # (B,) int64; the first is the seed of dropout
+
+
+class Frozen(NamedTuple):
+    """The frozen networks of the loss."""
+
+    encoder: Encoder
+    lpips: nn.Module | None  # None: the maps of `encoder`
+
+
+def objective(network: fmae.FeatureMAE, frozen: Frozen, critic: nn.Module | None, batch: Batch, settings: Train) -> dict[str, Tensor]:
+    """The loss of fMAE and its parts, scalars. critic: the discriminator, from the step on at which it joins."""
+    x, feature = batch.x, batch.feature
+    painted, tokens, target = network(feature, batch.scores, batch.ratio, settings.mask.low, int(batch.seed[0]))
+    painted = painted.float()
+    mse = (painted - x).square().mean()
+    structure = 1 - perceptual.ssim(painted, x).mean()
+    token = (tokens.float() - target.float()).square().mean()
+    found, looks = recognized(frozen, painted, x)
+    identity = 1 - F.cosine_similarity(found.float(), feature).mean()
+    image = mse + settings.perceptual_weight * looks + settings.ssim_weight * structure
+    loss = image + settings.token_weight * token + settings.identity_weight * identity
+    losses = {"mse": mse, "perceptual": looks, "ssim": 1 - structure, "token": token, "similarity": 1 - identity}
+    if critic is not None:
+        fooled = -critic(painted).float().mean()
+        balance = fmae.adaptive(image, fooled, network.painter.last.weight)
+        loss = loss + settings.adversarial_weight * balance * fooled
+        losses |= {"fooled": fooled, "balance": balance}
+    return {"loss": loss, **losses}
+
+
+def recognized(frozen: Frozen, painted: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """(features (B, dim) of `painted`, its mean perceptual distance to `x`)."""
+    encoder, lpips = frozen
+    if lpips is not None:
+        return encoder(painted), lpips(painted, x).mean()
+    maps = encoder.maps(painted)
+    with torch.no_grad():
+        real = encoder.maps(x)
+    return encoder.head(maps[-1]), perceptual.distance(maps, real).mean()
+
+
+def critic_objective(network: fmae.FeatureMAE, critic: nn.Module, batch: Batch, settings: Train) -> dict[str, Tensor]:
+    """LSGAN: 1/2 [(D(x) - 1)^2 + D(painted)^2]."""
+    with torch.no_grad():
+        painted = network(batch.feature, batch.scores, batch.ratio, settings.mask.low, int(batch.seed[0]))[0].float()
+    return {"loss": ((critic(batch.x) - 1).square().mean() + critic(painted).square().mean()) / 2}
+
+
+# ------------------------------------------------------------------------------------------------------------- generator
+
+
+class Vec2Face(Generator[Config]):
+    """Faces painted from perturbed face-recognition features by a masked autoencoder."""
+
+    Config = Config
+    version = 1
+    traits = Traits(
+        paper="Vec2Face: Scaling Face Dataset Generation with Loosely Constrained Vectors, arXiv 2409.02979",
+        licence="paper CC BY 4.0; this is an independent implementation",
+        trains=True,
+        enrolls=True,
+        pretrained="the protocol's encoder; VGG-16 (ImageNet) with the heads of LPIPS, or with train.perceptual=encoder the encoder again",
+    )
+    tiny = {
+        "train": {
+            "steps": 6,
+            "batch_size": 8,
+            "perceptual": "encoder",
+            "discriminator_channels": 8,
+            "network": {"width": 32, "depth": 1, "heads": 2, "decoder_depth": 1, "decoder_heads": 2, "latent": 16, "channels": 8,
+                        "multipliers": [1, 1, 2, 2], "blocks": 1, "groups": 4},
+        },
+        "enroll": {"threshold": 0.9, "attrop_steps": 2},
+    }  # fmt: skip
+
+    def sources(self, resolution: int) -> dict[str, str]:
+        return {} if self.config.enroll.source == "real" else inquiries.digests(inquiries.Inquiries(source=self.config.enroll.source))
+
+    def networks(self, resolution: int, dim: int) -> dict[str, tuple[nn.Module, tuple[Any, ...]]]:
+        settings = self.config.train
+        network = fmae.FeatureMAE(settings.network, resolution, dim)
+        inputs = (torch.empty(1, dim), torch.empty(1, network.rows), torch.empty(1), self.config.sample.mask.low)
+        critic = fmae.Discriminator(settings.discriminator_channels)
+        return {"fMAE": (network, inputs), "discriminator": (critic, (torch.empty(1, 3, resolution, resolution),))}
+
+    def train(self, context: Context) -> None:
+        train(self.config.train, context)
+
+    def enroll(self, count: int, context: Context) -> None:
+        enroll(count, self.config, context)
+
+    def generate(self, slots: Sequence[Slot], context: Context) -> Iterator[FaceBatch]:
+        """Columns: sample, sigma, similarity (cosine of E_id's feature to the vector of the identity)."""
+        sample, device = self.config.sample, context.device
+        codes = read_tensors(context.inputs["enroll"] / "codes.safetensors")["codes"]
+        network = load(self.config.train, context)
+
+        def make(some: list[Slot]) -> tuple[Tensor, dict[str, Tensor]]:
+            streams = [torch_generator(context.seed, "image", *slot) for slot in some]
+            vectors = codes[[slot.identity for slot in some]]
+            sigma = mixture(torch.stack([torch.rand((), generator=stream) for stream in streams]), sample)
+            noise = torch.stack([torch.randn(vectors.shape[1], generator=stream) for stream in streams])
+            perturbed = perturb(vectors, noise, sigma * network.scale.cpu())
+            with torch.inference_mode(), autocast(device, sample.precision):
+                images = diffusion.to_uint8(
+                    fmae.paint(network, perturbed.to(device), *fmae.masks(streams, network.rows, sample.mask, device))
+                )
+                reached = (context.encoder.embed(images).float() * F.normalize(vectors.to(device), dim=1)).sum(1)
+            return images, {"sigma": sigma, "similarity": reached}
+
+        yield from sampling.generate(make, slots, context, ("sigma", "similarity"))
+
+
+def perturb(vectors: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+    """v' = (v + n) |v| / |v + n| with n ~ N(0, sigma^2): vectors and noise (B, dim), sigma (B,)."""
+    moved = vectors + sigma[:, None] * noise
+    return moved * vectors.norm(dim=1, keepdim=True) / moved.norm(dim=1, keepdim=True)
+
+
+def mixture(uniform: Tensor, sample: Sample) -> Tensor:
+    """(B,) sigmas at quantiles `uniform` (B,) of the mixture."""
+    ends = torch.tensor(sample.shares).cumsum(0)[:-1]
+    return torch.tensor(sample.sigmas)[torch.bucketize(uniform, ends, right=True)]
+
+
+def load(settings: Train, context: Context) -> fmae.FeatureMAE:
+    network = fmae.FeatureMAE(settings.network, context.resolution, context.encoder.dim)
+    network.load_state_dict(read_tensors(context.inputs["train"] / "weights.safetensors"))
+    return ready(network, context.device).eval().requires_grad_(False)  # type: ignore[return-value]
+
+
+# -------------------------------------------------------------------------------------------------------------- training
+
+
+def train(settings: Train, context: Context) -> None:
+    """Writes weights.safetensors, metrics.jsonl and perceptual.json (which networks compared the images) into context.out; resumes."""
+    weights = context.out / "weights.safetensors"
+    if weights.exists():
+        return
+    faces, encoder, device = context.faces, context.encoder, context.device
+    if not encoder.differentiable:
+        raise UserError(f"encoder {encoder.name} runs forwards only; Vec2Face needs its gradients. Take one with weights in PyTorch")
+    lpips = ready(perceptual.LPIPS(), device) if settings.perceptual == "lpips" else None
+    used = "LPIPS 0.1 on VGG-16" if lpips else f"the feature maps of the encoder {encoder.name}, unweighted, instead of LPIPS"
+    write_json(context.out / "perceptual.json", {"perceptual": used})
+    features = raw_codes(encoder, faces, False, context.out / "features.safetensors", context.progress)[0]
+
+    torch.manual_seed(derive(context.seed, "weights"))
+    network = fmae.FeatureMAE(settings.network, context.resolution, encoder.dim)
+    network.scale.fill_(features.std() / SPREAD)
+    network.norm.fill_(features.norm(dim=1).mean())
+    learner = training.Learner(network, settings, device)
+    critic = training.Learner(fmae.Discriminator(settings.discriminator_channels), settings, device)
+    state = learner.state | {f"critic {name}": part for name, part in critic.state.items()}
+
+    def update(step: training.Step) -> training.Losses:
+        size, draw = len(step.rows), step.draw
+        ratio = settings.mask.ratio(torch.rand(1, generator=draw)).expand(size)
+        scores = torch.rand(size, network.rows, generator=draw)
+        seed = torch.randint(2**62, (size,), generator=draw)
+        x = send(faces.images(step.rows), device).float() / 127.5 - 1
+        batch = Batch(x, *(send(tensor, device) for tensor in (features[torch.from_numpy(step.rows)], scores, ratio, seed)))
+        joined = critic.network if step.number >= settings.adversarial_from * step.total else None
+        losses = learner.learn(lambda part: objective(network, Frozen(encoder, lpips), joined, part, settings), batch, step)
+        if joined is not None:
+            learned = critic.learn(lambda part: critic_objective(network, joined, part, settings), batch, step)
+            losses["discriminator"] = learned["loss"]
+        return losses
+
+    training.loop(update, state, settings, len(faces), context, "Vec2Face")
+    training.save_weights(learner.average.model, weights)
+    (context.out / "checkpoint.pt").unlink(missing_ok=True)
+    (context.out / "features.safetensors").unlink(missing_ok=True)
+
+
+# ------------------------------------------------------------------------------------------------------------ identities
+
+
+def enroll(count: int, config: Config, context: Context) -> None:
+    """Write `count` vectors, no two of them alike, and the image of each: codes.safetensors, `inquiries/`, enroll.json.
+
+    Vectors come in a fixed order, and each is kept when it resembles none kept before, so the first k of n are the same k.
+    Raises UserError when too few fit.
+    """
+    settings, network = config.enroll, load(config.train, context)
+    mean, spread = distribution(settings, network, context)
+    kept = torch.empty(count, len(mean))
+    met = tried = n = 0
+    for block in range(-(-settings.tries * count // BLOCK)):
+        stream = torch_generator(context.seed, "vectors", block)
+        vectors = mean + torch.randn(BLOCK, len(spread), generator=stream) @ spread
+        unit = F.normalize(kept[:n], dim=1)
+        vectors = vectors[inquiries.choose(F.normalize(vectors, dim=1), unit, settings.threshold, BLOCK)]
+        vectors, done = optimized(vectors, block, network, config, context)
+        chosen = inquiries.choose(F.normalize(vectors, dim=1), unit, settings.threshold, count - n)  # AttrOP has moved them
+        kept[n : n + len(chosen)] = vectors[chosen]
+        met += int(done[chosen].sum())
+        n += len(chosen)
+        tried += BLOCK
+        context.progress(n, count)
+        if n == count:
+            break
+    if n < count:
+        raise UserError(
+            f"Vec2Face: {tried:,} vectors tried, {n:,} fit with every two below cosine {settings.threshold}, but {count:,} identities are "
+            f"wanted. Ask for a volume of at most {n:,} identities, raise enroll.threshold or enroll.tries, or imitate a larger set"
+        )
+    console.note(f"vectors: {tried:,} tried, {n:,} kept (pairwise cosine below {settings.threshold})")
+    write_inquiries(kept, network, config, context)
+    with writing(context.out / "codes.safetensors") as temporary:
+        save_file({"codes": kept}, temporary)
+    record = {"source": settings.source, "tried": tried, "kept": n, "threshold": settings.threshold}
+    write_json(context.out / "enroll.json", {**record, "attrop_met": met} if settings.attrop_steps else record)
+
+
+def distribution(settings: Enroll, network: fmae.FeatureMAE, context: Context) -> tuple[Tensor, Tensor]:
+    """(mean (dim,), spread (k, dim)): mean + z @ spread with standard normal z (k,) is a vector like the features of `settings.source`."""
+    dim = context.encoder.dim
+    if settings.distribution == "gaussian":
+        return torch.zeros(dim), torch.eye(dim) * network.scale.cpu() * SPREAD
+    codes = mean_features(settings, context)
+    if len(codes) < 2:
+        raise UserError(f"enroll.source {settings.source!r} has {len(codes)} identities; the spread of features needs at least 2")
+    mean = codes.mean(0)
+    _, lengths, directions = torch.linalg.svd(codes - mean, full_matrices=False)  # PCA with all components
+    return mean, directions * lengths[:, None] / (len(codes) - 1) ** 0.5
+
+
+def mean_features(settings: Enroll, context: Context) -> Tensor:
+    """(N, dim): the mean un-normalised feature of each identity of `settings.source`; of each face when faces have no labels."""
+    label, read = context.faces.identity, context.faces.images
+    if settings.source != "real":
+        source = data.read_source(inquiries.locate(settings.source))
+        label = source.label
+
+        def read(rows: Any) -> Tensor:
+            images = [image for image, _ in data.read_images(source, rows, context.resolution)]
+            return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+
+    identity = torch.arange(len(label)) if label.max() < 0 else torch.from_numpy(np.unique(label, return_inverse=True)[1])
+    total = torch.zeros(int(identity.max()) + 1, context.encoder.dim)
+    with torch.inference_mode():
+        for rows in np.array_split(np.arange(len(label)), -(-len(label) // BLOCK)):
+            codes = context.encoder(send(read(rows), context.device).float() / 127.5 - 1).float().cpu()
+            total.index_add_(0, identity[rows[0] : rows[-1] + 1], codes)
+            context.progress(int(rows[-1]) + 1, len(label))
+    return total / identity.bincount()[:, None]
+
+
+def optimized(vectors: Tensor, block: int, network: fmae.FeatureMAE, config: Config, context: Context) -> tuple[Tensor, Tensor]:
+    """AttrOP: (the vectors (n, dim) moved until their images have the identity of the vector and quality, which of them (n,) got there).
+
+    Quality is the length of E_id's feature, where the authors take MagFace's; the loss is in their units. Each row stops for itself.
+    """
+    settings, device, size = config.enroll, context.device, sampling.CPU_CHUNK
+    moved, met = vectors.clone(), torch.zeros(len(vectors), dtype=torch.bool)
+    for first in range(0, len(vectors), size):
+        rows = torch.arange(first, first + size).clamp(max=len(vectors) - 1)  # always `size` rows: see sampling.CPU_CHUNK
+        streams = [torch_generator(context.seed, "attrop", block, int(row)) for row in rows]
+        mask = fmae.masks(streams, network.rows, config.sample.mask, device)
+        wanted = vectors[rows].to(device)
+        v = wanted.clone().requires_grad_(True)
+        adam = torch.optim.Adam([v], settings.attrop_lr * float(network.scale))
+        best, done = wanted.clone(), torch.zeros(size, dtype=torch.bool, device=device)
+        for _ in range(settings.attrop_steps):
+            found = context.encoder(fmae.paint(network, v, *mask)).float()
+            away = 1 - F.cosine_similarity(found, wanted)
+            poor = QUALITY * (settings.quality - found.norm(dim=1) / network.norm).clamp(min=0)
+            best[~done] = v.detach()[~done]
+            done |= (away <= 0.3) & (poor <= 1)
+            if bool(done.all()):
+                break
+            (v.grad,) = torch.autograd.grad((100 * away + poor).sum(), [v])
+            adam.step()
+        moved[rows], met[rows] = best.cpu(), done.cpu()
+    return moved, met
+
+
+def write_inquiries(vectors: Tensor, network: fmae.FeatureMAE, config: Config, context: Context) -> None:
+    """The image of every vector as it is, into `inquiries/`: what evaluators compare the images of the identity with."""
+    folder, size = context.out / "inquiries", sampling.CPU_CHUNK
+    writer = ShardWriter(folder)
+    for first in range(writer.done, len(vectors), size):  # what is before is on disk from a run that was cut short
+        rows = torch.arange(first, first + size).clamp(max=len(vectors) - 1)
+        streams = [torch_generator(context.seed, "inquiry", int(row)) for row in rows]
+        mask = fmae.masks(streams, network.rows, config.sample.mask, context.device)
+        with torch.inference_mode(), autocast(context.device, config.sample.precision):
+            images = diffusion.to_uint8(fmae.paint(network, vectors[rows].to(context.device), *mask)).cpu()
+        count = len(vectors) - first
+        writer.write(FaceBatch(images[:count], rows[:count]))
+    writer.finish([f"vector {i}" for i in range(len(vectors))])
+    data.open_faces(folder)  # packs them

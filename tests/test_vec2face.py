@@ -1,0 +1,448 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from synthbench import inquiries, store
+from synthbench.config import CONFIGS, build, parse_set, read_layer
+from synthbench.data import sources
+from synthbench.data.faces import FaceSet
+from synthbench.generators import vec2face
+from synthbench.generators.vec2face import Batch, Config, Enroll, Frozen, Sample, Train, Vec2Face
+from synthbench.models import fmae, perceptual
+from synthbench.models.encoder import Encoder
+from synthbench.models.encoder import build as backbone
+from synthbench.models.size import count
+from synthbench.testing.world import rendered, tiny_encoder
+from synthbench.types import Context, DataMissing, Slot, UserError, Volume
+
+SHAPE = fmae.Shape(
+    width=32, depth=1, heads=2, decoder_depth=1, decoder_heads=2, latent=16, channels=8, multipliers=(1, 1, 2, 2), blocks=1, groups=4
+)
+R, DIM = 32, 32
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def faces():
+    return rendered("train")
+
+
+@pytest.fixture(scope="module")
+def encoder(faces):
+    return tiny_encoder(faces, 0)
+
+
+def settings(**change):
+    return Train(**{"network": SHAPE, "perceptual": "encoder", "steps": 6, "batch_size": 8, "lr": 2e-3, "warmup": 0,
+                    "discriminator_channels": 8, **change})  # fmt: skip
+
+
+def context(out, faces, encoder, **more):
+    out.mkdir(parents=True, exist_ok=True)
+    return Context(out, 3, R, torch.device("cpu"), faces, encoder, **more)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, faces, encoder):
+    """A generator after a short training, and the folder of its weights."""
+    root = tmp_path_factory.mktemp("vec2face")
+    shape = SHAPE.model_copy(update={"width": 64, "dropout": 0.0, "channels": 16})
+    generator = Vec2Face(Config(train=settings(network=shape, steps=160, batch_size=24, adversarial_from=1.0, max_norm=1.0)))
+    generator.train(context(root / "train", faces, encoder))
+    return generator, {"train": root / "train"}
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+# --------------------------------------------------------------------------------------------------------------- settings
+
+
+def test_the_shipped_yaml_is_the_default_config():
+    assert build(Config, read_layer(CONFIGS / "generators" / "vec2face.yaml")) == Config()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("sample.shares=[0.5, 0.5]", "one share for each of the 3 sigmas"),
+        ("sample.shares=[0.5, 0.4, 0.4]", "add up to 1"),
+        ("sample.sigmas=[0.3, -0.5, 0.7]", "not negative"),
+        ("train.mask.low=0.9 train.mask.high=0.5", "low 0.9 is above high 0.5"),
+        ("train.network.heads=7", "not a multiple of heads 7"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(change, said):
+    with pytest.raises(UserError, match=said):
+        build(Config, parse_set(change.split(" train")[:1] + [f"train{part}" for part in change.split(" train")[1:]]))
+
+
+def test_a_resolution_that_the_grid_does_not_fit_is_refused():
+    with pytest.raises(UserError, match="multiple of 16"):
+        fmae.FeatureMAE(fmae.Shape(), 100, 512)
+
+
+# ---------------------------------------------------------------------------------------------------------------- network
+
+
+def test_full_size():
+    """Encoder and decoder by hand from width 768, MLP ratio 4; the image decoder by hand from its channels."""
+    with torch.device("meta"):
+        found = {name: count(*(network, *inputs)) for name, (network, inputs) in Vec2Face(Config()).networks(112, 512).items()}
+        network = fmae.FeatureMAE(fmae.Shape(), 112, 512)
+    block = 12 * 768**2 + 13 * 768
+    assert sum(p.numel() for p in network.encoder.parameters()) == 12 * block
+    assert sum(p.numel() for p in network.decoder.parameters()) == 8 * block
+    assert network.rows == 49 and network.expand.weight.shape == (49, 1)
+
+    def conv(before, after, side=3):
+        return before * after * side**2 + after
+
+    def residual(before, after):
+        return 2 * before + 2 * after + conv(before, after) + conv(after, after) + (conv(before, after, 1) if before != after else 0)
+
+    painter, width = conv(256, 512) + 2 * residual(512, 512), 512
+    for level, after in enumerate((512, 256, 256, 128, 128)):
+        painter += (conv(width, width) if level else 0) + residual(width, after) + residual(after, after)
+        width = after
+    painter += 2 * 128 + conv(128, 3)
+    assert sum(p.numel() for p in network.painter.parameters()) == painter
+    parameters, macs = found["fMAE"]
+    assert parameters == pytest.approx(173.59e6, abs=1e4) and 2 * macs == pytest.approx(49.35e9, abs=1e8)
+    assert found["discriminator"][0] == pytest.approx(9.0e6, abs=1e4)
+
+
+def test_rows_are_the_expanded_feature_and_masked_ones_are_e():
+    """What enters the encoder, row by row, against a loop: no mask token, position 0 never masked, dropped rows not seen."""
+    torch.manual_seed(0)
+    network = fmae.FeatureMAE(SHAPE, R, DIM).eval()
+    network.scale.fill_(2.0)
+    seen = []
+    network.enter.register_forward_hook(lambda module, given, found: seen.append(given[0] - network.places[0]))
+    entered = []
+    network.encoder[0].register_forward_pre_hook(lambda module, given: entered.append(given[0]))
+    feature, scores = torch.randn(2, DIM), torch.rand(2, network.rows)
+    _, tokens, target = network(feature, scores, torch.tensor([0.5, 0.75]), 0.25)
+    for b, masked in enumerate((8, 12)):  # of 16 rows
+        e = network.embed.weight @ (feature[b] / 2) + network.embed.bias
+        torch.testing.assert_close(target[b, 0], e)
+        order = scores[b].argsort().tolist()
+        for row in range(16):
+            expanded = network.expand.weight[row, 0] * e + network.expand.bias[row]
+            torch.testing.assert_close(target[b, 1 + row], expanded)
+            torch.testing.assert_close(seen[0][b, 1 + row], e if row in order[:masked] else expanded)
+        torch.testing.assert_close(seen[0][b, 0], e)
+    assert entered[0].shape == (2, 1 + 12, 32)  # ceil(16 x 0.25) rows are left out
+    assert tokens.shape == target.shape == (2, 17, 32) and not target.requires_grad
+
+
+def test_masked_rows_enter_the_decoder_as_the_encoders_first_output():
+    torch.manual_seed(0)
+    network = fmae.FeatureMAE(SHAPE, R, DIM).eval()
+    encoded, entered = [], []
+    network.between.register_forward_hook(lambda module, given, found: encoded.append(found))
+    network.decoder[0].register_forward_pre_hook(lambda module, given: entered.append(given[0] - network.places[1]))
+    scores = torch.rand(1, 16)
+    network(torch.randn(1, DIM), scores, torch.tensor([0.5]), 0.25)
+    order = scores[0].argsort().tolist()
+    torch.testing.assert_close(entered[0][0, 0], encoded[0][0, 0])
+    for row in range(16):
+        place = order.index(row)
+        kept = encoded[0][0, 1 + place - 4] if place >= 8 else encoded[0][0, 0]
+        torch.testing.assert_close(entered[0][0, 1 + row], kept)
+
+
+def test_everything_masked_still_paints():
+    network = fmae.FeatureMAE(SHAPE, R, DIM).eval()
+    image, _, _ = network(torch.randn(1, DIM), torch.rand(1, 16), torch.ones(1), 0.5)
+    assert image.shape == (1, 3, R, R) and image.isfinite().all()
+
+
+def test_dropout_depends_on_its_seed_alone():
+    network = fmae.FeatureMAE(SHAPE, R, DIM)
+    given = (torch.randn(2, DIM), torch.rand(2, 16), torch.full((2,), 0.5), 0.5)
+    same, again, other, none = (network(*given, seed)[0] for seed in (5, 5, 6, None))
+    assert torch.equal(same, again) and not torch.equal(same, other) and not torch.equal(same, none)
+    drop = fmae.Dropout(0.25, 1, torch.device("cpu"))
+    found = drop(torch.ones(4000))
+    assert found.mean() == pytest.approx(1, abs=0.05) and sorted(set(found.tolist())) == [0.0, pytest.approx(4 / 3)]
+
+
+def test_mask_ratios_are_a_truncated_normal():
+    mask = fmae.Mask()
+    ratio = mask.ratio(torch.linspace(0.0005, 0.9995, 1000))
+    draws = np.random.default_rng(0).normal(0.75, 0.25, 400_000)
+    draws = np.sort(draws[(draws >= 0.5) & (draws <= 1)])
+    expected = np.quantile(draws, np.linspace(0.0005, 0.9995, 1000))
+    assert np.abs(ratio.numpy() - expected).max() < 0.005
+    assert mask.ratio(torch.tensor([0.0]))[0] == pytest.approx(0.5, abs=1e-5)
+
+
+# ----------------------------------------------------------------------------------------------------------------- losses
+
+
+def test_ssim_against_a_loop():
+    rng = np.random.default_rng(0)
+    x, y = rng.uniform(-1, 1, (2, 1, 14, 14))
+    y = 0.6 * x + 0.4 * y
+    tap = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
+    window = np.outer(tap, tap) / tap.sum() ** 2
+    found = []
+    for i in range(4):
+        for j in range(4):
+            a, b = (image[0, i : i + 11, j : j + 11] for image in (x, y))
+            ma, mb = (window * a).sum(), (window * b).sum()
+            va, vb, cov = ((window * p * q).sum() - m * n for p, q, m, n in ((a, a, ma, ma), (b, b, mb, mb), (a, b, ma, mb)))
+            found.append((2 * ma * mb + 4e-4) * (2 * cov + 3.6e-3) / ((ma**2 + mb**2 + 4e-4) * (va + vb + 3.6e-3)))
+    value = perceptual.ssim(*(torch.from_numpy(image)[None].float() for image in (x, y)))
+    assert value.shape == (1,) and float(value) == pytest.approx(np.mean(found), abs=1e-5)
+    assert float(perceptual.ssim(value.expand(1, 1, 14, 14), value.expand(1, 1, 14, 14))) == pytest.approx(1)
+
+
+def test_perceptual_distance_against_a_loop():
+    torch.manual_seed(0)
+    a, b = ([torch.randn(2, 3, 2, 2), torch.randn(2, 5, 1, 1)] for _ in range(2))
+    weights = [torch.rand(3), torch.rand(5)]
+    for w in (weights, None):
+        expected = []
+        for image in range(2):
+            total = 0.0
+            for level, (x, y) in enumerate(zip(a, b)):
+                places = [
+                    ((F.normalize(x[image, :, i, j], dim=0) - F.normalize(y[image, :, i, j], dim=0)) ** 2 * (1 if w is None else w[level]))
+                    for i in range(x.shape[2])
+                    for j in range(x.shape[3])
+                ]
+                total += float(torch.stack(places).sum(1).mean())
+            expected.append(total)
+        assert perceptual.distance(a, b, w).tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_lpips_needs_its_weights(tmp_path, faces, encoder, monkeypatch):
+    monkeypatch.setenv("SYNTHBENCH_DATA", str(tmp_path / "home"))
+    with pytest.raises(DataMissing, match="vgg16-imagenet"):
+        vec2face.train(settings(perceptual="lpips"), context(tmp_path / "out", faces, encoder))
+
+
+def test_lpips_from_registered_files(tmp_path, monkeypatch):
+    """With random weights in the published layout; compared once with the package lpips 0.1.4, to 4 digits."""
+    from torchvision.models import vgg16
+
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        layers = vgg16(weights=None, init_weights=False).features.state_dict()
+    state = {f"features.{key}": torch.randn(value.shape) / max(1, value[0].numel()) ** 0.5 for key, value in layers.items()}
+    torch.save(state, tmp_path / "vgg.pth")
+    torch.save({f"lin{i}.model.1.weight": torch.rand(1, c, 1, 1) for i, c in enumerate((64, 128, 256, 512, 512))}, tmp_path / "heads.pth")
+    paths = {"vgg16-imagenet": tmp_path / "vgg.pth", "lpips-vgg": tmp_path / "heads.pth"}
+    entry = type("Entry", (), {})
+    monkeypatch.setattr(sources, "find", lambda name, kind: setattr(found := entry(), "path", paths[name]) or found)
+    lpips = perceptual.LPIPS()
+    x = (torch.rand(1, 3, 32, 32) * 2 - 1).requires_grad_(True)
+    far = lpips(x, torch.rand(1, 3, 32, 32) * 2 - 1)
+    assert lpips(x, x.detach()).item() == pytest.approx(0, abs=1e-6) and far.item() > 0.01
+    assert [m.shape[1] for m in lpips.maps(x)] == [64, 128, 256, 512, 512]
+    assert torch.autograd.grad(far.sum(), x)[0].abs().sum() > 0
+    paths["lpips-vgg"] = tmp_path / "vgg.pth"
+    with pytest.raises(UserError, match="are not VGG-16"):
+        perceptual.LPIPS()
+
+
+def batch_of(faces, encoder, size=4):
+    torch.manual_seed(1)
+    x = faces.images(slice(size)).float() / 127.5 - 1
+    return Batch(x, encoder(x).detach(), torch.rand(size, 16), torch.full((size,), 0.75), torch.full((size,), 9))
+
+
+def test_the_loss_is_the_sum_of_its_parts(faces, encoder):
+    torch.manual_seed(0)
+    network = fmae.FeatureMAE(SHAPE, R, DIM)
+    train = settings(perceptual_weight=0.2, ssim_weight=0.1, token_weight=0.7, identity_weight=1.3)
+    batch = batch_of(faces, encoder)
+    found = {name: float(value) for name, value in vec2face.objective(network, Frozen(encoder, None), None, batch, train).items()}
+    painted, tokens, target = network(batch.feature, batch.scores, batch.ratio, 0.5, 9)
+    assert found["mse"] == pytest.approx(float(F.mse_loss(painted, batch.x)), abs=1e-5)
+    assert found["token"] == pytest.approx(float(F.mse_loss(tokens, target)), abs=1e-5)
+    assert found["similarity"] == pytest.approx(float(F.cosine_similarity(encoder(painted), batch.feature).mean()), abs=1e-5)
+    assert found["perceptual"] == pytest.approx(float(perceptual.distance(encoder.maps(painted), encoder.maps(batch.x)).mean()), abs=1e-4)
+    parts = found["mse"] + 0.2 * found["perceptual"] + 0.1 * (1 - found["ssim"]) + 0.7 * found["token"] + 1.3 * (1 - found["similarity"])
+    assert found["loss"] == pytest.approx(parts, abs=1e-4)
+
+
+def test_the_adversarial_term_is_balanced_at_the_last_layer(faces, encoder):
+    """Its gradient at the last layer is `adversarial_weight` times as long as that of the image losses."""
+    torch.manual_seed(0)
+    network, critic = fmae.FeatureMAE(SHAPE, R, DIM), fmae.Discriminator(8)
+    batch, last = batch_of(faces, encoder), network.painter.last.weight
+    train = settings(token_weight=0, identity_weight=0)
+    plain = vec2face.objective(network, Frozen(encoder, None), None, batch, train)
+    joined = vec2face.objective(network, Frozen(encoder, None), critic, batch, train)
+    image, both = (torch.autograd.grad(losses["loss"], last, retain_graph=True)[0] for losses in (plain, joined))
+    assert float((both - image).norm() / image.norm()) == pytest.approx(0.8, rel=0.02)
+    loss = vec2face.critic_objective(network, critic, batch, train)["loss"]
+    with torch.no_grad():
+        fake = critic(network(batch.feature, batch.scores, batch.ratio, 0.5, 9)[0])
+        assert float(loss) == pytest.approx(float(((critic(batch.x) - 1) ** 2).mean() + (fake**2).mean()) / 2, abs=1e-5)
+    assert fake.shape == (4, 1, 3, 3) and all(p.grad is None for p in network.parameters())
+
+
+# --------------------------------------------------------------------------------------------------------------- training
+
+
+def test_training_lowers_the_loss_and_says_what_compared_the_images(trained, encoder):
+    rows = lines(trained[1]["train"])
+    assert rows[-1]["mse"] < 0.6 * rows[0]["mse"] and rows[-1]["similarity"] > 0.5 > rows[0]["similarity"]
+    assert {path.name for path in trained[1]["train"].iterdir()} == {"weights.safetensors", "metrics.jsonl", "perceptual.json"}
+    assert encoder.name in store.read_json(trained[1]["train"] / "perceptual.json")["perceptual"]
+
+
+def test_a_killed_training_goes_on_bit_for_bit(tmp_path, faces, encoder, monkeypatch):
+    """Killed when the discriminator has joined; dropout is on."""
+    monkeypatch.setattr(vec2face.training, "EVERY", -1)
+    vec2face.train(settings(adversarial_from=0.5), context(tmp_path / "whole", faces, encoder))
+
+    def kill(done, total):
+        if (done, total) == (5, 6):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        vec2face.train(settings(adversarial_from=0.5), context(tmp_path / "cut", faces, encoder, progress=kill))
+    torch.manual_seed(99)
+    vec2face.train(settings(adversarial_from=0.5), context(tmp_path / "cut", faces, encoder))
+    whole, cut = ((tmp_path / name / "weights.safetensors").read_bytes() for name in ("whole", "cut"))
+    assert whole == cut
+    assert ["discriminator" in row for row in lines(tmp_path / "cut")] == [False] * 3 + [True] * 3
+
+
+def test_an_encoder_without_gradients_or_maps_is_refused(tmp_path, faces):
+    blind = Encoder(backbone({"family": "small", "width": 8}, R, DIM), resolution=R, dim=DIM, differentiable=False, name="blind")
+    with pytest.raises(UserError, match="blind"):
+        vec2face.train(settings(), context(tmp_path / "a", faces, blind))
+    flat = Encoder(nn.Sequential(nn.Flatten(), nn.Linear(3 * R * R, DIM)), resolution=R, dim=DIM, name="flat")
+    with pytest.raises(UserError, match="flat has no feature maps"):
+        vec2face.train(settings(), context(tmp_path / "b", faces, flat))
+
+
+# ------------------------------------------------------------------------------------------------------------- identities
+
+
+def enrolled(trained, tmp_path, faces, encoder, number, **change):
+    generator, inputs = trained
+    config = Config(train=generator.config.train, enroll=Enroll(**{"threshold": 0.8, "attrop_steps": 0, **change}))
+    out = tmp_path / f"{number}-{len(list(tmp_path.iterdir())) if tmp_path.exists() else 0}"
+    Vec2Face(config).enroll(number, context(out, faces, encoder, inputs=inputs))
+    return out
+
+
+def test_every_accepted_pair_is_below_the_threshold(trained, tmp_path, faces, encoder):
+    for change in ({}, {"attrop_steps": 3}, {"distribution": "gaussian", "threshold": 0.3}):
+        threshold = change.get("threshold", 0.8)
+        few, many = (inquiries.load(enrolled(trained, tmp_path, faces, encoder, number, **change)) for number in (5, 12))
+        unit = F.normalize(many.codes, dim=1)
+        assert (unit @ unit.T - 2 * torch.eye(12)).max() < threshold
+        assert torch.equal(few.codes, many.codes[:5]) and torch.equal(few.faces.images(slice(5)), many.faces.images(slice(5)))
+
+
+def test_when_too_few_fit_it_says_how_many_and_stops(trained, tmp_path, faces, encoder):
+    with pytest.raises(UserError, match=r"768 vectors tried, \d fit .* 100 identities are wanted.*at most \d identities"):
+        enrolled(trained, tmp_path, faces, encoder, 100, threshold=-0.1, tries=6)
+
+
+def test_vectors_have_mean_and_covariance_of_the_identities(faces, encoder, trained, tmp_path):
+    network = vec2face.load(trained[0].config.train, context(tmp_path, faces, encoder, inputs=trained[1]))
+    mean, spread = vec2face.distribution(Enroll(), network, context(tmp_path, faces, encoder))
+    with torch.no_grad():
+        raw = encoder(faces.images(slice(None)).float() / 127.5 - 1)
+    means = torch.stack([raw[torch.from_numpy(faces.identity == i)].mean(0) for i in range(faces.identities)])
+    torch.testing.assert_close(mean, means.mean(0), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(spread.T @ spread, torch.cov(means.T), atol=1e-3, rtol=1e-3)
+    unlabelled = FaceSet.from_arrays(faces.images(slice(9)), np.full(9, -1))
+    assert len(vec2face.mean_features(Enroll(), context(tmp_path, unlabelled, encoder))) == 9
+    lonely = FaceSet.from_arrays(faces.images(slice(4)), np.zeros(4))
+    with pytest.raises(UserError, match="has 1 identities"):
+        vec2face.distribution(Enroll(), network, context(tmp_path, lonely, encoder))
+
+
+def test_attrop_brings_images_nearer_and_stops_at_its_cap(trained, tmp_path, faces, encoder):
+    generator, inputs = trained
+    ctx = context(tmp_path, faces, encoder, inputs=inputs)
+    network = vec2face.load(generator.config.train, ctx)
+    torch.manual_seed(0)
+    vectors = torch.randn(5, DIM) * network.scale
+    mask = (torch.rand(5, 16), torch.full((5,), 0.15), 0.1)
+
+    def away(v):
+        with torch.no_grad():
+            return 1 - F.cosine_similarity(encoder(fmae.paint(network, v, *mask)), vectors)
+
+    config = Config(train=generator.config.train, enroll=Enroll(attrop_steps=25, quality=0.0))
+    moved, met = vec2face.optimized(vectors, 0, network, config, ctx)
+    assert away(moved).mean() < away(vectors).mean() - 0.02 or met.all()
+    assert (away(moved)[met] < 0.33).all() and moved.shape == vectors.shape
+    untouched, none = vec2face.optimized(vectors, 0, network, Config(enroll=Enroll(attrop_steps=0)), ctx)
+    assert torch.equal(untouched, vectors) and not none.any()
+    never = Config(train=generator.config.train, enroll=Enroll(attrop_steps=2, quality=1e6))
+    assert not vec2face.optimized(vectors, 0, network, never, ctx)[1].any()
+
+
+# --------------------------------------------------------------------------------------------------------------- sampling
+
+
+def test_noise_keeps_the_length_of_a_vector():
+    torch.manual_seed(0)
+    v, noise, sigma = torch.randn(300, 512) * 3, torch.randn(300, 512), torch.tensor([0.3, 0.5, 0.7]).repeat(100)
+    moved = vec2face.perturb(v, noise, sigma)
+    torch.testing.assert_close(moved.norm(dim=1), v.norm(dim=1))
+    expected = 1 / math.sqrt(1 + 0.7**2 / 9)  # |v| = 3 sqrt(512), |n| = sigma sqrt(512), at right angles
+    assert float(F.cosine_similarity(moved, v)[2::3].mean()) == pytest.approx(expected, abs=0.01)
+
+
+def test_sigmas_come_in_their_shares():
+    sigma = vec2face.mixture(torch.arange(1000) / 1000, Sample())
+    values, counts = sigma.unique(return_counts=True)
+    assert values.tolist() == pytest.approx([0.3, 0.5, 0.7]) and counts.tolist() == [400, 400, 200]
+
+
+def test_generate_columns_and_slots(trained, tmp_path, faces, encoder):
+    generator, inputs = trained
+    inputs = {**inputs, "enroll": enrolled(trained, tmp_path, faces, encoder, 3)}
+    ctx = context(tmp_path, faces, encoder, inputs=inputs)
+    slots = generator.slots(Volume.parse("3x6"), ctx)
+    made = list(generator.generate(slots, ctx))
+    images = torch.cat([batch.images for batch in made])
+    columns = {name: torch.cat([batch.columns[name] for batch in made]) for name in made[0].columns}
+    assert images.dtype == torch.uint8 and set(columns) == {"sample", "sigma", "similarity"}
+    assert set(columns["sigma"].mul(10).round().tolist()) <= {3, 5, 7}
+    codes = F.normalize(inquiries.load(inputs["enroll"]).codes, dim=1)
+    torch.testing.assert_close(columns["similarity"], (encoder.embed(images) * codes[[slot.identity for slot in slots]]).sum(1))
+    some = [Slot(2, 5), Slot(0, 1)]
+    assert torch.equal(torch.cat([batch.images for batch in generator.generate(some, ctx)]), images[[17, 1]])
+    assert len({image.numpy().tobytes() for image in images}) == len(images)
+
+
+def test_variation_comes_from_the_noise_and_not_from_the_mask(trained, tmp_path, faces, encoder):
+    """Spec K (i): two masks change the feature of the image far less than noise of sigma 0.3 on the vector does."""
+    generator, inputs = trained
+    network = vec2face.load(generator.config.train, context(tmp_path, faces, encoder, inputs=inputs))
+    mask = Sample().mask
+    torch.manual_seed(0)
+    with torch.no_grad():
+        v = encoder(faces.images(slice(32)).float() / 127.5 - 1)
+        noisy = vec2face.perturb(v, torch.randn_like(v), torch.full((32,), 0.3) * network.scale)
+        one, other = ((torch.rand(32, 16), mask.ratio(torch.rand(32)), mask.low) for _ in range(2))
+        base, masked, moved = (encoder(fmae.paint(network, *given)) for given in ((v, *one), (v, *other), (noisy, *one)))
+    by_mask, by_noise = ((1 - F.cosine_similarity(base, x)).mean() for x in (masked, moved))
+    assert by_noise > 3 * by_mask and by_noise > 0.003
