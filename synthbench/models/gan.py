@@ -1,0 +1,394 @@
+"""A compact StyleGAN2 (Karras et al., arXiv 1912.04958) with the label conditions of StyleGAN2-ADA (arXiv 2006.06676), and its losses.
+
+Mapping network, modulated convolutions with per-pixel noise, skip generator, residual discriminator with minibatch deviation, projection
+of the label (Miyato & Koyama, arXiv 1802.05637). Layers have the sizes of stylegan2-ada-pytorch and an equalised learning rate: weights
+are N(0, 1) and scaled when they are used. Enlarging is bilinear before the convolution, which is the paper's transposed convolution
+with the filter [1, 3, 3, 1] but for the border.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from synthbench import training
+from synthbench.config import Settings
+from synthbench.device import send
+
+if TYPE_CHECKING:
+    from synthbench.data.faces import FaceSet
+
+LEAK, GAIN = 0.2, math.sqrt(2)  # of leaky ReLU; the gain keeps the variance, and is put on the weights in front, which are fewer
+
+
+class Shape(Settings):
+    """The shape of both networks. Defaults: those of stylegan2-ada-pytorch's configuration `auto` at 64 to 256 px."""
+
+    channel_base: int = Field(16384, ge=1, description="channels of the layers at side r: channel_base / r, at most channel_max")
+    channel_max: int = Field(512, ge=1)
+    latent: int = Field(512, ge=1, description="width of w, of label embeddings and of the projection")
+    mapping_layers: int = Field(2, ge=1, description="layers of the mapping network")
+    mapping_rate: float = Field(0.01, gt=0, description="factor on the learning rate of mapping networks")
+    label_layers: int = Field(8, ge=1, description="layers from a label's embedding to its projection in the discriminator")
+    group: int = Field(4, ge=1, description="images per group of the minibatch deviation")
+    patch: int = Field(1, ge=1, description="pixel-unshuffle factor: the networks see sides of resolution / patch; 1 in the papers")
+
+    def channels(self, side: int) -> int:
+        return min(self.channel_base // side, self.channel_max)
+
+
+def side_for(resolution: int) -> int:
+    """The power of two, at least 8, in which faces of `resolution` pixels are painted: 128 for 112."""
+    return max(8, 1 << (resolution - 1).bit_length())
+
+
+def normalized(x: Tensor) -> Tensor:
+    """Rows (B, D) with second moment 1."""
+    return x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
+
+
+class Linear(nn.Module):
+    """A dense layer with equalised learning rate, times `rate`, and leaky ReLU if `leaky`; the bias starts at `start`."""
+
+    def __init__(self, inputs: int, outputs: int, start: float = 0.0, rate: float = 1.0, leaky: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) / rate)
+        self.bias = nn.Parameter(torch.full((outputs,), start / rate))
+        act = GAIN if leaky else 1.0
+        self.leaky, self.gain, self.rate = leaky, act * rate / math.sqrt(inputs), act * rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.linear(x, self.weight * self.gain, self.bias * self.rate)
+        return F.leaky_relu(x, LEAK) if self.leaky else x
+
+
+class Conv(nn.Module):
+    """A convolution with equalised learning rate, and leaky ReLU if `leaky`; `down` filters with [1, 3, 3, 1] and halves."""
+
+    kernel: Tensor
+
+    def __init__(self, inputs: int, outputs: int, size: int, down: bool = False, leaky: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, size, size))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if leaky else None
+        self.gain, self.down = (GAIN if leaky else 1.0) / math.sqrt(inputs * size * size), down
+        if down:
+            taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+            self.register_buffer("kernel", (taps[:, None] * taps).expand(inputs, 1, 4, 4).contiguous(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = self.weight.shape[2]
+        if self.down and size == 1:  # filter and halve in one
+            x = F.conv2d(x, self.kernel, stride=2, padding=1, groups=x.shape[1])
+        elif self.down:
+            x = F.conv2d(x, self.kernel, padding=2, groups=x.shape[1])  # one row more, which the next convolution takes off
+        stride, padding = (2, 0) if self.down and size > 1 else (1, size // 2)
+        x = F.conv2d(x, self.weight * self.gain, None if self.bias is None else self.bias * GAIN, stride, padding)
+        return x if self.bias is None else F.leaky_relu(x, LEAK)
+
+
+# -------------------------------------------------------------------------------------------------------------- generator
+
+
+class Mapping(nn.Module):
+    """z (B, inputs), and a label's row of `embed` with `classes`, to w (B, latent). inputs 0: from the label alone."""
+
+    def __init__(self, inputs: int, classes: int, shape: Shape, layers: int) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(classes, shape.latent) if classes else None  # starts as N(0, 1)
+        widths = [inputs + (shape.latent if classes else 0)] + [shape.latent] * layers
+        self.layers = nn.ModuleList(Linear(a, b, rate=shape.mapping_rate, leaky=True) for a, b in pairwise(widths))
+
+    def forward(self, z: Tensor | None, label: Tensor | None = None) -> Tensor:
+        parts = [] if z is None else [normalized(z)]
+        if self.embed is not None:
+            parts.append(normalized(self.embed(label)))
+        x = torch.cat(parts, 1)
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class StyledConv(nn.Module):
+    """A 3 x 3 convolution whose input channels are scaled by a style of w, its output brought back to variance 1, noise, leaky ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, latent: int, up: bool) -> None:
+        super().__init__()
+        self.affine = Linear(latent, inputs, start=1.0)
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.strength = nn.Parameter(torch.zeros(()))
+        self.up = up
+
+    def forward(self, x: Tensor, w: Tensor, noise: Tensor) -> Tensor:
+        """x (B, inputs, s, s), w (B, latent), noise (B, 1, s', s') -> (B, outputs, s', s')."""
+        style = self.affine(w)
+        norm = GAIN * (style.square() @ self.weight.square().sum((2, 3)).T + 1e-8).rsqrt()  # (B, outputs): demodulation
+        x = x * style[:, :, None, None]
+        if self.up:
+            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+        x = F.conv2d(x, self.weight, padding=1)
+        shift = noise * (self.strength * GAIN) + (self.bias * GAIN)[:, None, None]
+        return F.leaky_relu(torch.addcmul(shift, x, norm[:, :, None, None]), LEAK)
+
+
+class ToRGB(nn.Module):
+    def __init__(self, inputs: int, outputs: int, latent: int) -> None:
+        super().__init__()
+        self.affine = Linear(latent, inputs, start=1.0)
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        style = self.affine(w) / math.sqrt(x.shape[1])
+        return F.conv2d(x * style[:, :, None, None], self.weight, self.bias)
+
+
+class Painter(nn.Module):
+    """The generator: codes (B, inputs), with `classes` labels (B,), noise (B, noise_size) -> images (B, 3, side, side) about [-1, 1]."""
+
+    path_mean: Tensor
+
+    def __init__(self, shape: Shape, side: int, inputs: int, classes: int = 0) -> None:
+        super().__init__()
+        self.patch, self.sides = shape.patch, [4 << i for i in range((side // shape.patch).bit_length() - 2)]
+        self.mapping = Mapping(inputs, classes, shape, shape.mapping_layers)
+        self.const = nn.Parameter(torch.randn(shape.channels(4), 4, 4))
+        self.register_buffer("path_mean", torch.zeros(()))  # of the path length, while training
+        self.convs, self.to_rgb = nn.ModuleList(), nn.ModuleList()
+        before = shape.channels(4)
+        for size in self.sides:
+            channels = shape.channels(size)
+            if size > 4:
+                self.convs.append(StyledConv(before, channels, shape.latent, up=True))
+            self.convs.append(StyledConv(channels, channels, shape.latent, up=False))
+            self.to_rgb.append(ToRGB(channels, 3 * shape.patch**2, shape.latent))
+            before = channels
+
+    @property
+    def noise_size(self) -> int:
+        """Numbers of noise per image: one per pixel of every convolution."""
+        return sum(size * size * (1 if size == 4 else 2) for size in self.sides)
+
+    @property
+    def layers(self) -> int:
+        """How many w a picture takes: one for each convolution, and the next one's for colours."""
+        return len(self.convs) + 1
+
+    def forward(self, z: Tensor, noise: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.paint(self.styles(z, label), noise)
+
+    def styles(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        """w (B, layers, latent), the same for every layer."""
+        return self.mapping(z, label)[:, None].expand(-1, self.layers, -1)
+
+    def paint(self, w: Tensor, noise: Tensor) -> Tensor:
+        """w (B, layers, latent), one for each layer."""
+        x = self.const.repeat(len(w), 1, 1, 1)
+        image: Tensor | None = None
+        number = used = 0
+        for size, to_rgb in zip(self.sides, self.to_rgb):
+            for _ in range(1 if size == 4 else 2):
+                grain = noise[:, used : used + size * size].view(-1, 1, size, size)
+                x = self.convs[number](x, w[:, number], grain)
+                number, used = number + 1, used + size * size
+            colours = to_rgb(x, w[:, number])
+            image = colours if image is None else colours + F.interpolate(image, scale_factor=2, mode="bilinear", align_corners=False)
+        assert image is not None
+        return F.pixel_shuffle(image, self.patch) if self.patch > 1 else image
+
+
+# ---------------------------------------------------------------------------------------------------------- discriminator
+
+
+class Critic(nn.Module):
+    """The discriminator: images (B, 3, side, side), with `classes` labels (B,) -> logits (B,).
+
+    With labels the logit is h . e(label) / sqrt(latent), the projection of StyleGAN2-ADA. Images of a batch are compared with each other
+    in groups of `shape.group`, or of as many as divide the batch.
+    """
+
+    def __init__(self, shape: Shape, side: int, classes: int = 0) -> None:
+        super().__init__()
+        self.shape, self.classes = shape, classes
+        sides = [(side // shape.patch) >> i for i in range((side // shape.patch).bit_length() - 3)]  # down to 8
+        self.from_rgb = Conv(3 * shape.patch**2, shape.channels(sides[0]), 1)
+        self.first, self.second, self.skip = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for size in sides:
+            channels, after = shape.channels(size), shape.channels(size // 2)
+            self.first.append(Conv(channels, channels, 3))
+            self.second.append(Conv(channels, after, 3, down=True))
+            self.skip.append(Conv(channels, after, 1, down=True, leaky=False))
+        last = shape.channels(4)
+        self.last = Conv(last + 1, last, 3)
+        self.dense = Linear(last * 16, last, leaky=True)
+        self.out = Linear(last, shape.latent if classes else 1)
+        self.label = Mapping(0, classes, shape, shape.label_layers) if classes else None
+
+    def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
+        x = F.pixel_unshuffle(x, self.shape.patch) if self.shape.patch > 1 else x
+        x = self.from_rgb(x)
+        for first, second, skip in zip(self.first, self.second, self.skip):
+            x = (second(first(x)) + skip(x)) * math.sqrt(0.5)
+        x = self.last(torch.cat([x, deviation(x, self.shape.group)], 1))
+        h = self.out(self.dense(x.flatten(1)))
+        if self.label is None:
+            return h[:, 0]
+        return (h * self.label(None, label)).sum(1) / math.sqrt(h.shape[1])
+
+
+def deviation(x: Tensor, group: int) -> Tensor:
+    """(B, 1, s, s): the standard deviation over a group of images, averaged over pixels and channels, in every pixel (1710.10196)."""
+    count = math.gcd(len(x), group)
+    parts = x.reshape(count, -1, *x.shape[1:])  # every (B / count)-th image is one group
+    found = ((parts - parts.mean(0)).square().mean(0) + 1e-8).sqrt().mean((1, 2, 3))  # (B / count,)
+    return found.repeat(count)[:, None, None, None].expand(-1, 1, *x.shape[2:])
+
+
+# ------------------------------------------------------------------------------------------------------------------ losses
+
+
+def critic_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Logistic loss of the discriminator, from logits (B,) of real and painted images."""
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+def painter_loss(fake: Tensor) -> Tensor:
+    """Non-saturating logistic loss of the generator."""
+    return F.softplus(-fake).mean()
+
+
+def r1(logits: Tensor, images: Tensor) -> Tensor:
+    """Mean squared length of the gradient of the logits (B,) with respect to real images (Mescheder et al. 2018); times gamma / 2."""
+    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    return gradient.square().sum((1, 2, 3)).mean()
+
+
+def path_lengths(images: Tensor, w: Tensor, draw: Tensor) -> Tensor:
+    """(B,) lengths of J^T y for images painted from w (B, layers, latent) and normal draws y like the images (StyleGAN2, section 3.2)."""
+    (gradient,) = torch.autograd.grad((images * draw).sum() / math.sqrt(images[0, 0].numel()), w, create_graph=True)
+    return gradient.square().sum(2).mean(1).sqrt()
+
+
+# ---------------------------------------------------------------------------------------------------------------- training
+
+
+class Adversarial(training.Optimization):
+    """The part of a GAN's `train` settings that both networks share. Defaults: stylegan2-ada-pytorch at 128 px on one GPU."""
+
+    shape: Shape = Shape()
+    r1: float = Field(0.1024, ge=0, description="gamma of R1; stylegan2-ada-pytorch: 0.0002 side^2 / batch_size")
+    r1_every: int = Field(16, ge=1, description="steps between two R1 penalties, which then weigh so many times as much")
+    path_length: float = Field(2.0, ge=0, description="weight of the path length penalty; 0: none")
+    path_every: int = Field(4, ge=1, description="steps between two path length penalties")
+    style_mixing: float = Field(0.9, ge=0, le=1, description="share of the images painted from two codes")
+    flip: bool = Field(True, description="mirror every second real image")
+
+    steps: int = Field(781_250, ge=0, description="25 million images; 0: epochs x images / batch_size")
+    batch_size: int = Field(32, ge=1)
+    lr: float = Field(0.0025, gt=0, description="of both networks")
+    betas: tuple[float, float] = (0.0, 0.99)
+    weight_decay: float = Field(0.0, ge=0)
+    ema_limit: float = Field(0.998, ge=0, lt=1, description="decay of the generator's weight average; half-life 11,000 images")
+    precision: Literal["bf16", "fp32"] = Field("fp32", description="bf16 only where the device is CUDA")
+
+
+class Batch(NamedTuple):
+    """What one step sees."""
+
+    real: Tensor  # (B, 3, side, side) in [-1, 1]
+    real_label: Tensor  # (B,) int64; zeros where there are no classes
+    z: Tensor  # (B, inputs) the codes to paint from
+    other: Tensor  # (B, inputs) the codes of the layers from `crossover` on
+    crossover: Tensor  # (B,) int64; the number of layers: one code for all
+    label: Tensor  # (B,) int64 of the codes
+    noise: Tensor  # (B, noise_size)
+    direction: Tensor  # (B, 3, side, side) normal, of the path length; (B,) zeros without
+
+
+def draw(faces: FaceSet, step: training.Step, painter: Painter, side: int, inputs: int, settings: Adversarial) -> Batch:
+    """A Batch on the CPU: the images of the step, random codes, and labels as frequent as in the set."""
+    size, random = len(step.rows), step.draw
+    mirror = (torch.rand(size, generator=random) < 0.5) & settings.flip
+    real = faces.images(step.rows).float() / 127.5 - 1
+    real = fit(torch.where(mirror[:, None, None, None], real.flip(3), real), side)
+    identity = torch.from_numpy(faces.identity)
+    label = identity[torch.randint(len(faces), (size,), generator=random)]
+    z, other = torch.randn(2, size, inputs, generator=random)
+    cut = torch.randint(1, painter.layers, (size,), generator=random)
+    mixed = torch.rand(size, generator=random) < settings.style_mixing
+    noise = torch.randn(size, painter.noise_size, generator=random)
+    direction = torch.randn(real.shape, generator=random) if settings.path_length else torch.zeros(size)
+    return Batch(real, identity[step.rows], z, other, torch.where(mixed, cut, painter.layers), label, noise, direction)
+
+
+def fit(images: Tensor, side: int) -> Tensor:
+    """Float images (B, 3, r, r) resized to `side` where they have another size."""
+    if images.shape[-1] == side:
+        return images
+    return F.interpolate(images, (side, side), mode="bilinear", align_corners=False, antialias=images.shape[-1] > side)
+
+
+class Rivals:
+    """A generator and a discriminator that learn from each other: for every batch one step each, the discriminator first."""
+
+    def __init__(self, painter: Painter, critic: Critic, settings: Adversarial, device: torch.device) -> None:
+        self.painter, self.critic, self.settings, self.device = painter, critic, settings, device
+        self.generator = training.Learner(painter, settings, device)
+        self.discriminator = training.Learner(critic, settings, device)
+
+    @property
+    def state(self) -> dict[str, training.Stateful]:
+        return self.generator.state | {"critic": self.critic, "critic_optimizer": self.discriminator.optimizer}
+
+    def update(
+        self, batch: Batch, step: training.Step, extra: Callable[[Tensor, Batch], training.Losses] = lambda images, batch: {}
+    ) -> training.Losses:
+        """One step of both. extra: (painted images, the batch) -> terms of the generator's loss, by name, added as they are."""
+        settings = self.settings
+        batch = Batch(*(send(tensor, self.device) for tensor in batch))
+        penalty = settings.r1 > 0 and step.number % settings.r1_every == 0
+        path = settings.path_length > 0 and step.number % settings.path_every == 0
+        judged = self.discriminator.learn(lambda part: self.critic_objective(part, penalty), batch, step)
+        painted = self.generator.learn(lambda part: self.painter_objective(part, path, extra), batch, step)
+        if path:
+            self.painter.path_mean.lerp_(painted["path_length"], 0.01)
+        return {**painted, "critic_loss": judged["loss"], "real_logit": judged["real_logit"], "fake_logit": judged["fake_logit"]}
+
+    def critic_objective(self, batch: Batch, penalty: bool) -> training.Losses:
+        with torch.no_grad():
+            fake = self.painter.paint(self.codes(batch), batch.noise)
+        images = batch.real.detach().requires_grad_(penalty)
+        real, painted = self.critic(images, batch.real_label), self.critic(fake, batch.label)
+        loss = critic_loss(real, painted)
+        if penalty:
+            loss = loss + self.settings.r1 / 2 * self.settings.r1_every * r1(real, images)
+        return {"loss": loss, "real_logit": real.mean(), "fake_logit": painted.mean()}
+
+    def painter_objective(self, batch: Batch, path: bool, extra: Callable[[Tensor, Batch], training.Losses]) -> training.Losses:
+        w = self.codes(batch)
+        images = self.painter.paint(w, batch.noise)
+        adversarial = painter_loss(self.critic(images, batch.label))
+        terms = extra(images, batch)
+        found = {"loss": adversarial + sum(terms.values()), "adversarial": adversarial, **terms}
+        if path:
+            lengths = path_lengths(images, w, batch.direction)
+            mean = self.painter.path_mean.lerp(lengths.mean().detach(), 0.01)
+            found["loss"] = found["loss"] + self.settings.path_length * self.settings.path_every * (lengths - mean).square().mean()
+            found["path_length"] = lengths.mean()
+        return found
+
+    def codes(self, batch: Batch) -> Tensor:
+        """w (B, layers, latent); from layer `crossover` on that of the other code."""
+        w = self.painter.styles(batch.z, batch.label)
+        if not self.settings.style_mixing:
+            return w
+        own = torch.arange(self.painter.layers, device=w.device) < batch.crossover[:, None]
+        return torch.where(own[:, :, None], w, self.painter.styles(batch.other, batch.label))
