@@ -178,8 +178,9 @@ class DCFace(Generator[Config]):
         encoder = Encoder(build({"family": "irse", "depth": 50}, resolution, dim), resolution=resolution, dim=dim)
         image, t = torch.empty(1, 3, resolution, resolution), torch.empty(1)
         denoiser = Denoiser(settings, resolution, encoder)
-        found: dict[str, tuple[nn.Module, tuple[Any, ...]]]
-        found = {"denoiser": (denoiser, (image, t, denoiser.condition(image, encoder.maps(image, 1)[0])))}
+        tokens = torch.empty(1, len(denoiser.position) - 1 + len(denoiser.E_sty.position), settings.width)
+        condition = Condition(denoiser.unet.condition(tokens), torch.empty(1, 4 * settings.unet.channels))
+        found: dict[str, tuple[nn.Module, tuple[Any, ...]]] = {"denoiser": (denoiser, (image, t, condition))}
         if settings.unconditional:
             found["unconditional"] = (UNet(settings.unconditional.unet, resolution, 0), (image, t))
         return found
@@ -291,8 +292,7 @@ def train(settings: Train, context: Context) -> None:
             images.append(torch.where(side.to(device)[:, None, None, None], x.flip(3), x))
             vectors.append(codes[side.long(), torch.from_numpy(rows)])
         keep = denoiser.E_sty.keep(size, draw, device)
-        style_code, who_code, t, levels, noise = (send(tensor, device) for tensor in (*vectors, t, abar[t], noise))
-        batch = Batch(*images, style_code, who_code, t, levels, noise, keep)
+        batch = Batch(images[0], images[1], keep, *(send(tensor, device) for tensor in (*vectors, t, abar[t], noise)))
         return learner.learn(lambda part: objective(denoiser, encoder, part, settings), batch, step)
 
     training.loop(update, learner.state, settings, len(usable), context, "DCFace")
@@ -324,12 +324,12 @@ class People:
     def pairs(self, rows: np.ndarray, near: int, trim: float, draw: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
         """(style image, ID image) of the same person for each of `rows`, which are the style images except for outliers.
 
-        An outlier, below the `trim` quantile of its person's similarities to the centre, is replaced by a random one that is none. The ID
-        image is one of the `near` nearest to the centre, but not the style image itself.
+        An outlier, one of the share `trim` of a person's images that are farthest from its centre, is replaced by a random one that is
+        none. The ID image is one of the `near` nearest to the centre, but not the style image itself.
         """
         first, count = self.first[self.identity[rows]], self.count[self.identity[rows]]
         chance = torch.rand(2, len(rows), generator=draw).double().numpy()
-        inside = count - np.ceil(trim * (count - 1)).astype(np.int64)
+        inside = count - (trim * count).astype(np.int64)
         rank = np.where(self.rank[rows] < inside, self.rank[rows], (chance[0] * inside).astype(np.int64))
         near_by = np.minimum(near, count)
         others = near_by - (rank < near_by)
@@ -343,17 +343,17 @@ class Batch(NamedTuple):
 
     x0: Tensor
     x_id: Tensor
+    keep: Tensor  # what dropout leaves of the style features, (B, C, side, side) bool
     style: Tensor  # F(x_sty)
     who: Tensor  # F(x_id)
     t: Tensor
     abar: Tensor
     noise: Tensor
-    keep: Tensor  # what dropout leaves of the style features, (B, C, side, side) bool
 
 
 def objective(denoiser: Denoiser, encoder: Encoder, batch: Batch, settings: Train) -> dict[str, Tensor]:
     """L_MSE + lambda L_ID and its parts, scalars: loss, mse, identity_loss, and the cosine of the estimates of x_0 to the ID image."""
-    x0, x_id, style, who, t, abar, noise, keep = batch
+    x0, x_id, keep, style, who, t, abar, noise = batch
     with torch.no_grad():
         features = encoder.maps(x0, 1)[0]
     x_t = diffusion.add_noise(x0, noise, abar)
