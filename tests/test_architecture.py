@@ -21,6 +21,7 @@ LAYERS = (
     (
         "device",
         "training",
+        "adversarial",
         "data",
         "models",
         "diffusion",

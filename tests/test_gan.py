@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from synthbench import adversarial
 from synthbench.models import gan
 from synthbench.models.gan import Conv, Critic, Linear, Painter, Shape, StyledConv, side_for
 
@@ -155,8 +156,8 @@ def test_path_length_of_a_linear_painter():
 
 def rivals(**change):
     torch.manual_seed(0)
-    settings = gan.Adversarial(shape=TINY, batch_size=8, steps=4, **change)
-    return gan.Rivals(Painter(TINY, 8, 4, 3), Critic(TINY, 8, 3), settings, torch.device("cpu")), settings
+    settings = adversarial.Adversarial(shape=TINY, batch_size=8, steps=4, **change)
+    return adversarial.Rivals(Painter(TINY, 8, 4, 3), Critic(TINY, 8, 3), settings, torch.device("cpu")), settings
 
 
 class Noisy:
@@ -172,12 +173,12 @@ class Noisy:
 
 
 def step(number=0):
-    return gan.training.Step(number, 4, np.arange(8), torch.Generator().manual_seed(number))
+    return adversarial.training.Step(number, 4, np.arange(8), torch.Generator().manual_seed(number))
 
 
 def test_style_mixing_takes_the_later_layers_from_the_other_code():
     game, settings = rivals(style_mixing=1.0)
-    batch = gan.draw(Noisy(), step(), game.painter, 8, 4, settings)
+    batch = adversarial.draw(Noisy(), step(), game.painter, 8, 4, settings)
     assert batch.crossover.min() >= 1 and batch.crossover.max() < game.painter.layers
     w, own, other = game.codes(batch), game.painter.styles(batch.z, batch.label), game.painter.styles(batch.other, batch.label)
     for i, cut in enumerate(batch.crossover):
@@ -186,7 +187,7 @@ def test_style_mixing_takes_the_later_layers_from_the_other_code():
 
 def test_r1_comes_every_so_often_and_weighs_as_much_more():
     game, settings = rivals(r1=2.0, r1_every=3, path_length=0.0)
-    batch = gan.draw(Noisy(), step(), game.painter, 8, 4, settings)
+    batch = adversarial.draw(Noisy(), step(), game.painter, 8, 4, settings)
     images = batch.real.clone().requires_grad_()
     with torch.no_grad():
         fake = game.painter.paint(game.codes(batch), batch.noise)
@@ -198,7 +199,7 @@ def test_r1_comes_every_so_often_and_weighs_as_much_more():
 
 def test_one_update_moves_both_and_each_by_its_own_loss():
     game, settings = rivals(path_every=1)
-    batch = gan.draw(Noisy(), step(), game.painter, 8, 4, settings)
+    batch = adversarial.draw(Noisy(), step(), game.painter, 8, 4, settings)
     before = {name: p.detach().clone() for name, p in [*game.painter.named_parameters(), *game.critic.named_parameters()]}
     seen = []
 
@@ -211,4 +212,4 @@ def test_one_update_moves_both_and_each_by_its_own_loss():
     assert moved == set(before) and {"adversarial", "brightness", "critic_loss", "path_length"} <= losses.keys()
     assert float(game.painter.path_mean) == pytest.approx(0.01 * float(losses["path_length"]), rel=1e-4)
     assert seen == [(4, 3, 8, 8), (4, 3, 8, 8)]  # halves side by side
-    assert all(isinstance(part, nn.Module | torch.optim.Optimizer | gan.training.EMA) for part in game.state.values())
+    assert all(isinstance(part, nn.Module | torch.optim.Optimizer | adversarial.training.EMA) for part in game.state.values())

@@ -1,9 +1,9 @@
 """SFace: Privacy-friendly and Accurate Face Recognition using Synthetic Data (Boutros, Huber, Siebke, Rieber, Damer, IJCB 2022).
 
 arXiv 2206.10520. A class-conditional StyleGAN2-ADA learns the identities of a labelled set; a synthetic person is a real label, painted
-from fresh codes. Nobody new is made: the identities are those of the real set, which is why leakage must be read with care. The networks
-and the losses are in models/gan.py. "SFace-style": without the adaptive augmentation of the discriminator, and without the detector that
-aligns the painted faces, which are aligned as the real ones are.
+from fresh codes. Nobody new is made: the identities are those of the real set, which is why leakage must be read with care. Networks and
+losses are in models/gan.py, the steps in adversarial.py. "SFace-style": without the adaptive augmentation of what the discriminator sees,
+and without the detector that aligns the painted faces, which are aligned as the real ones are.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from synthbench import diffusion, sampling, training
+from synthbench import adversarial, diffusion, sampling, training
 from synthbench.config import Settings
 from synthbench.device import ready
 from synthbench.models import gan
@@ -29,7 +29,7 @@ CASIA = 10_572  # identities of the set that the paper learns from; what `networ
 # ---------------------------------------------------------------------------------------------------------------- config
 
 
-class Train(gan.Adversarial):
+class Train(adversarial.Adversarial):
     code: int = Field(512, ge=1, description="width of z")
 
 
@@ -121,11 +121,11 @@ def train(settings: Train, context: Context) -> None:
         )
     torch.manual_seed(derive(context.seed, "weights"))
     painter, critic = build(settings, context.resolution, faces.identities)
-    rivals = gan.Rivals(painter, critic, settings, context.device)
+    rivals = adversarial.Rivals(painter, critic, settings, context.device)
     side = gan.side_for(context.resolution)
 
     def update(step: training.Step) -> training.Losses:
-        return rivals.update(gan.draw(faces, step, painter, side, settings.code, settings), step)
+        return rivals.update(adversarial.draw(faces, step, painter, side, settings.code, settings), step)
 
     training.loop(update, rivals.state, settings, len(faces), context, "SFace")
     training.save_weights(rivals.generator.average.model, weights)

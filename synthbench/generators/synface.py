@@ -6,8 +6,8 @@ painted from phi a_1 + (1 - phi) a_2, the identity codes of two people, and has 
 The paper's GAN is DiscoFaceGAN (arXiv 2004.11660), whose identity code is that of a 3D morphable model, kept by a loss that compares a
 painted face with the rendering of its code through a face recognition network. There is no morphable model here: the identity code are
 the principal components of the encoder's embeddings of the real set, whitened, and the same loss compares a painted face with the
-embedding that its code stands for. The networks and the GAN's losses are in models/gan.py. Domain mixup, which mixes real photographs into
-the training of the recognizer, belongs to a recipe and is not here.
+embedding that its code stands for. Networks and losses of the GAN are in models/gan.py, the steps in adversarial.py. Domain mixup, which
+mixes real photographs into the training of the recognizer, belongs to a recipe and is not here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synthbench import diffusion, sampling, training
+from synthbench import adversarial, diffusion, sampling, training
 from synthbench.config import Settings
 from synthbench.device import ready
 from synthbench.models import gan
@@ -36,7 +36,7 @@ MANY = 4096  # codes whose mean w is the centre of truncation
 # ---------------------------------------------------------------------------------------------------------------- config
 
 
-class Train(gan.Adversarial):
+class Train(adversarial.Adversarial):
     identity: int = Field(160, ge=1, description="numbers of the identity code (DiscoFaceGAN: 160 coefficients)")
     attributes: int = Field(126, ge=1, description="numbers of the other code (expression 64, light 27, pose 3, free noise 32)")
     identity_weight: float = Field(3.0, ge=0, description="of the identity loss")
@@ -212,13 +212,13 @@ def train(settings: Train, context: Context) -> None:
     basis = fitted(settings, context)
     torch.manual_seed(derive(context.seed, "weights"))
     painter, critic = build(settings, context.resolution)
-    rivals = gan.Rivals(painter, critic, settings, context.device)
+    rivals = adversarial.Rivals(painter, critic, settings, context.device)
     side, width = gan.side_for(context.resolution), settings.identity
 
     def update(step: training.Step) -> training.Losses:
-        return rivals.update(gan.draw(faces, step, painter, side, width + settings.attributes, settings), step, keep)
+        return rivals.update(adversarial.draw(faces, step, painter, side, width + settings.attributes, settings), step, keep)
 
-    def keep(images: Tensor, batch: gan.Batch) -> training.Losses:
+    def keep(images: Tensor, batch: adversarial.Batch) -> training.Losses:
         """The painted face is the person of its identity code, whatever the other code is."""
         loss = identity_loss(encoder(gan.fit(images, context.resolution)), basis(batch.z[:, :width]), settings.identity_floor)
         return {"identity_loss": settings.identity_weight * loss}

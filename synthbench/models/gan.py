@@ -9,21 +9,14 @@ with the filter [1, 3, 3, 1] but for the border.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synthbench import training
 from synthbench.config import Settings
-from synthbench.device import send
-
-if TYPE_CHECKING:
-    from synthbench.data.faces import FaceSet
 
 LEAK, GAIN = 0.2, math.sqrt(2)  # of leaky ReLU; the gain keeps the variance, and is put on the weights in front, which are fewer
 
@@ -52,6 +45,13 @@ def side_for(resolution: int) -> int:
 def normalized(x: Tensor) -> Tensor:
     """Rows (B, D) with second moment 1."""
     return x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
+
+
+def fit(images: Tensor, side: int) -> Tensor:
+    """Float images (B, 3, r, r) resized to `side` where they have another size."""
+    if images.shape[-1] == side:
+        return images
+    return F.interpolate(images, (side, side), mode="bilinear", align_corners=False, antialias=images.shape[-1] > side)
 
 
 class Linear(nn.Module):
@@ -275,120 +275,3 @@ def path_lengths(images: Tensor, w: Tensor, draw: Tensor) -> Tensor:
     """(B,) lengths of J^T y for images painted from w (B, layers, latent) and normal draws y like the images (StyleGAN2, section 3.2)."""
     (gradient,) = torch.autograd.grad((images * draw).sum() / math.sqrt(images[0, 0].numel()), w, create_graph=True)
     return gradient.square().sum(2).mean(1).sqrt()
-
-
-# ---------------------------------------------------------------------------------------------------------------- training
-
-
-class Adversarial(training.Optimization):
-    """The part of a GAN's `train` settings that both networks share. Defaults: stylegan2-ada-pytorch at 128 px on one GPU."""
-
-    shape: Shape = Shape()
-    r1: float = Field(0.1024, ge=0, description="gamma of R1; stylegan2-ada-pytorch: 0.0002 side^2 / batch_size")
-    r1_every: int = Field(16, ge=1, description="steps between two R1 penalties, which then weigh so many times as much")
-    path_length: float = Field(2.0, ge=0, description="weight of the path length penalty; 0: none")
-    path_every: int = Field(4, ge=1, description="steps between two path length penalties")
-    style_mixing: float = Field(0.9, ge=0, le=1, description="share of the images painted from two codes")
-    flip: bool = Field(True, description="mirror every second real image")
-
-    steps: int = Field(781_250, ge=0, description="25 million images; 0: epochs x images / batch_size")
-    batch_size: int = Field(32, ge=1)
-    lr: float = Field(0.0025, gt=0, description="of both networks")
-    betas: tuple[float, float] = (0.0, 0.99)
-    weight_decay: float = Field(0.0, ge=0)
-    ema_limit: float = Field(0.998, ge=0, lt=1, description="decay of the generator's weight average; half-life 11,000 images")
-    precision: Literal["bf16", "fp32"] = Field("fp32", description="bf16 only where the device is CUDA")
-
-
-class Batch(NamedTuple):
-    """What one step sees."""
-
-    real: Tensor  # (B, 3, side, side) in [-1, 1]
-    real_label: Tensor  # (B,) int64; zeros where there are no classes
-    z: Tensor  # (B, inputs) the codes to paint from
-    other: Tensor  # (B, inputs) the codes of the layers from `crossover` on
-    crossover: Tensor  # (B,) int64; the number of layers: one code for all
-    label: Tensor  # (B,) int64 of the codes
-    noise: Tensor  # (B, noise_size)
-    direction: Tensor  # (B, 3, side, side) normal, of the path length; (B,) zeros without
-
-
-def draw(faces: FaceSet, step: training.Step, painter: Painter, side: int, inputs: int, settings: Adversarial) -> Batch:
-    """A Batch on the CPU: the images of the step, random codes, and labels as frequent as in the set."""
-    size, random = len(step.rows), step.draw
-    mirror = (torch.rand(size, generator=random) < 0.5) & settings.flip
-    real = faces.images(step.rows).float() / 127.5 - 1
-    real = fit(torch.where(mirror[:, None, None, None], real.flip(3), real), side)
-    identity = torch.from_numpy(faces.identity)
-    label = identity[torch.randint(len(faces), (size,), generator=random)]
-    z, other = torch.randn(2, size, inputs, generator=random)
-    cut = torch.randint(1, painter.layers, (size,), generator=random)
-    mixed = torch.rand(size, generator=random) < settings.style_mixing
-    noise = torch.randn(size, painter.noise_size, generator=random)
-    direction = torch.randn(real.shape, generator=random) if settings.path_length else torch.zeros(size)
-    return Batch(real, identity[step.rows], z, other, torch.where(mixed, cut, painter.layers), label, noise, direction)
-
-
-def fit(images: Tensor, side: int) -> Tensor:
-    """Float images (B, 3, r, r) resized to `side` where they have another size."""
-    if images.shape[-1] == side:
-        return images
-    return F.interpolate(images, (side, side), mode="bilinear", align_corners=False, antialias=images.shape[-1] > side)
-
-
-class Rivals:
-    """A generator and a discriminator that learn from each other: for every batch one step each, the discriminator first."""
-
-    def __init__(self, painter: Painter, critic: Critic, settings: Adversarial, device: torch.device) -> None:
-        self.painter, self.critic, self.settings, self.device = painter, critic, settings, device
-        self.generator = training.Learner(painter, settings, device)
-        self.discriminator = training.Learner(critic, settings, device)
-
-    @property
-    def state(self) -> dict[str, training.Stateful]:
-        return self.generator.state | {"critic": self.critic, "critic_optimizer": self.discriminator.optimizer}
-
-    def update(
-        self, batch: Batch, step: training.Step, extra: Callable[[Tensor, Batch], training.Losses] = lambda images, batch: {}
-    ) -> training.Losses:
-        """One step of both. extra: (painted images, the batch) -> terms of the generator's loss, by name, added as they are."""
-        settings = self.settings
-        batch = Batch(*(send(tensor, self.device) for tensor in batch))
-        penalty = settings.r1 > 0 and step.number % settings.r1_every == 0
-        path = settings.path_length > 0 and step.number % settings.path_every == 0
-        judged = self.discriminator.learn(lambda part: self.critic_objective(part, penalty), batch, step)
-        painted = self.generator.learn(lambda part: self.painter_objective(part, path, extra), batch, step)
-        if path:
-            self.painter.path_mean.lerp_(painted["path_length"], 0.01)
-        return {**painted, "critic_loss": judged["loss"], "real_logit": judged["real_logit"], "fake_logit": judged["fake_logit"]}
-
-    def critic_objective(self, batch: Batch, penalty: bool) -> training.Losses:
-        with torch.no_grad():
-            fake = self.painter.paint(self.codes(batch), batch.noise)
-        images = batch.real.detach().requires_grad_(penalty)
-        real, painted = self.critic(images, batch.real_label), self.critic(fake, batch.label)
-        loss = critic_loss(real, painted)
-        if penalty:
-            loss = loss + self.settings.r1 / 2 * self.settings.r1_every * r1(real, images)
-        return {"loss": loss, "real_logit": real.mean(), "fake_logit": painted.mean()}
-
-    def painter_objective(self, batch: Batch, path: bool, extra: Callable[[Tensor, Batch], training.Losses]) -> training.Losses:
-        w = self.codes(batch)
-        images = self.painter.paint(w, batch.noise)
-        adversarial = painter_loss(self.critic(images, batch.label))
-        terms = extra(images, batch)
-        found = {"loss": adversarial + sum(terms.values()), "adversarial": adversarial, **terms}
-        if path:
-            lengths = path_lengths(images, w, batch.direction)
-            mean = self.painter.path_mean.lerp(lengths.mean().detach(), 0.01)
-            found["loss"] = found["loss"] + self.settings.path_length * self.settings.path_every * (lengths - mean).square().mean()
-            found["path_length"] = lengths.mean()
-        return found
-
-    def codes(self, batch: Batch) -> Tensor:
-        """w (B, layers, latent); from layer `crossover` on that of the other code."""
-        w = self.painter.styles(batch.z, batch.label)
-        if not self.settings.style_mixing:
-            return w
-        own = torch.arange(self.painter.layers, device=w.device) < batch.crossover[:, None]
-        return torch.where(own[:, :, None], w, self.painter.styles(batch.other, batch.label))
