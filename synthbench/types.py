@@ -106,7 +106,7 @@ class FaceBatch:
 
     images: torch.Tensor  # (B, 3, H, W) uint8 RGB, aligned to the ArcFace template scaled to H
     identity: torch.Tensor  # (B,) int64
-    columns: Mapping[str, torch.Tensor] = field(default_factory=dict)  # extra numbers per image, each (B,): m, similarity, real, label2, weight
+    columns: Mapping[str, torch.Tensor] = field(default_factory=dict)  # numbers per image, each (B,): m, similarity, real, label2, weight
 
 
 @dataclass(frozen=True)
