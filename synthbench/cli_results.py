@@ -80,7 +80,7 @@ def _print(comparison: dict[str, Any], form: str) -> None:
 @click.option("--confirm", type=int, default=0, metavar="N", help="Repeat the N best points with more seeds.")
 @click.option("--confirm-seeds", type=int, help="[default: two more than --seeds, at least 3]")
 @click.option("--confirm-volume", help="Volume of the repetition.  [default: the same]")
-@click.option("--prune", is_flag=True, help="Give a point up after the first seeds when it is worse than the best.")
+@click.option("--prune", is_flag=True, help="Give points up while they train, by validation accuracy.")
 @click.option(
     "--storage", envvar="SYNTHBENCH_STORAGE", metavar="URL", help="Optuna storage, postgresql://...  [default: a journal in --runs]"
 )

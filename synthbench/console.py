@@ -40,7 +40,13 @@ def _print(text: str, style: str = "") -> None:
 
 def command_line() -> str:
     """The command as it was typed, for the record; without the password of a URL."""
-    return "synthbench " + shlex.join(re.sub(r"://[^/@\s]*@", "://***@", word) for word in sys.argv[1:])
+    return "synthbench " + shlex.join(map(hidden, sys.argv[1:]))
+
+
+def hidden(text: str) -> str:
+    """`text` without user and password of the URLs in it: postgresql://***@host/db."""
+    text = re.sub(r"://(?:[^:/@\s]*:\S*|[^/\s]*)@", "://***@", text)
+    return re.sub(r"([?&]password=)[^&\s]*", r"\1***", text)
 
 
 def duration(seconds: float | None) -> str:

@@ -85,6 +85,7 @@ class Job:
     volume: Volume
     device: torch.device
     settings: Layer = field(default_factory=Layer)  # from `--set`
+    watch: Callable[[int, int, float], None] | None = None  # told of recognizers in training: (seed, epochs done, validation accuracy)
 
     @property
     def short_name(self) -> str:
@@ -137,7 +138,9 @@ class Job:
             return content_key({"weights": source.digest, "options": source.options})
         return self.network_steps(name, network)[-1].stage.key
 
-    def _train_step(self, name: str, recipe_name: str, seed: int, faces: Step, whose: str = "") -> Step:
+    def _train_step(
+        self, name: str, recipe_name: str, seed: int, faces: Step, whose: str = "", watch: Callable[[int, float], None] | None = None
+    ) -> Step:
         from synthbench.recognition import load_recipe
 
         recipe = load_recipe(recipe_name)
@@ -146,12 +149,15 @@ class Job:
         )
 
         def train(folder: Path, progress: Progress) -> dict[str, Any]:
-            from synthbench import recognition
+            from synthbench import recognition, validation
             from synthbench.data.faces import open_faces
 
             seen = []
+            steps = recognition.train(open_faces(faces.stage.folder), recipe, seed=seed, device=self.device, out=folder)
+            if watch:
+                steps = validation.watched(steps, recipe.epochs, open_faces(self.real.stage.folder), folder, watch)
             with open(folder / "metrics.jsonl", "a", encoding="utf-8") as log:
-                for step in recognition.train(open_faces(faces.stage.folder), recipe, seed=seed, device=self.device, out=folder):
+                for step in steps:
                     progress(step.number, step.total)
                     seen.append(step.images_per_second)
                     line = {"step": step.number, "loss": step.loss, "lr": step.lr, "images_per_second": round(step.images_per_second, 1)}
@@ -328,7 +334,8 @@ class Job:
         steps += made if traits.finite else []  # a set that cannot be had is found out first, at no cost
         steps += self.network_steps("judge", protocol.judge)
         base = self.baseline.steps(seed) if self.generator_name != "real" else []
-        recognizer = self._train_step("recognizer", protocol.recipe, seed, made[-1], f"{self.short_name}: ")
+        watch = functools.partial(self.watch, seed) if self.watch else None
+        recognizer = self._train_step("recognizer", protocol.recipe, seed, made[-1], f"{self.short_name}: ", watch)
         steps += [*base, *made, recognizer, self._evaluate_step(seed, made, recognizer, base[-1] if base else None)]
         return list({step.stage.folder: step for step in steps}.values())
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from os.path import exists
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,8 +51,12 @@ def choose_protocol(wish: str | None) -> tuple[Protocol, str]:
     return load_protocol("demo"), f"protocol paper lacks {len(missing)} of its {len(paper.sources())} files (synthbench data status)"
 
 
-def run(request: Request) -> Result | None:
-    """Do what is missing and return the result; None when `until` stops it before the scores."""
+def run(request: Request, watch: Callable[[int, int, float], None] | None = None) -> Result | None:
+    """Do what is missing and return the result; None when `until` stops it before the scores.
+
+    watch: told of each recognizer of the generator while it trains, (seed, epochs done, validation accuracy in percent). What it raises
+    stops the run, and the same request goes on from there.
+    """
     if not 1 <= request.seeds <= 100:
         raise UserError(f"--seeds {request.seeds}: must be between 1 and 100")
     store = Store(request.runs.absolute())
@@ -61,7 +65,7 @@ def run(request: Request) -> Result | None:
     key = _request_key(request, protocol)
     if not request.force and not request.until and (result := results.remembered(store, key)):
         return result
-    job = make_job(request, store, protocol)
+    job = replace(make_job(request, store, protocol), watch=watch)
     plans = {seed: job.steps(seed) for seed in range(request.seeds)}
     steps = [step for plan in plans.values() for step in plan]
     _forget(steps, store, request.force)

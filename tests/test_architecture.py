@@ -38,7 +38,7 @@ LAYERS = (
         "unconditional",
     ),
     ("generators", "evaluators"),
-    ("steps", "inference"),
+    ("steps", "inference", "validation"),
     ("pipeline", "plan", "results", "tables"),
     ("tracking", "mlflow_client", "mlflow_server", "mlflow_groups"),
     ("run", "inventory", "testing"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from test_cli import RUN, here, synthbench  # noqa: F401
+from test_cli import RUN, synthbench  # noqa: F401
 
 from synthbench import run
 from synthbench.data import readers, sources
@@ -98,7 +98,7 @@ def test_a_published_set_is_read_again_only_when_it_has_changed(synthbench, here
     assert {stage["name"] for stage in planned if stage["state"] == "run"} == {"generate", "recognizer", "evaluate"}
 
 
-def test_registered_data_that_changed_are_another_request(here: Path, monkeypatch) -> None:  # noqa: F811
+def test_registered_data_that_changed_are_another_request(here: Path, monkeypatch) -> None:
     monkeypatch.setenv("SYNTHBENCH_DATA", str(here / "data"))
     for person in range(2):
         (here / "set" / str(person)).mkdir(parents=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from fake_protocol import PROTOCOL, RECIPE
 
 from synthbench import cli, registry, store
 from synthbench.data.faces import open_faces
@@ -20,48 +21,10 @@ from synthbench.types import UserError
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "my_generator.py"
 
-RECIPE = """
-backbone: {family: small, width: 8}
-dim: 16
-scale: 16
-margin: 0.1
-epochs: 2
-batch_size: 8
-lr: 0.05
-precision: fp32
-"""
-
-PROTOCOL = """
-name: tiny
-version: 1
-title: six people
-resolution: 16
-volume: 6x4
-real: {world: train, identities: 6, images: 4}
-encoder: {recipe: recipe.yaml, seed: 1}
-judge: {recipe: recipe.yaml, seed: 2, faces: {world: judge, identities: 6, images: 4}}
-recipe: recipe.yaml
-benchmarks: [world-mixed]
-evaluators:
-  verification: {}
-  gap_to_real: {}
-  separability: {}
-"""
-
 
 class Result:
     def __init__(self, code: int, out: str, err: str) -> None:
         self.code, self.out, self.err = code, out, err
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with the protocol tiny.yaml."""
-    (tmp_path / "tiny.yaml").write_text(PROTOCOL)
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SYNTHBENCH_THREADS", "1")
-    return tmp_path
 
 
 @pytest.fixture
@@ -76,9 +39,7 @@ def synthbench(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         assert "Traceback" not in result.out + result.err
         return result
 
-    threads = torch.get_num_threads()
-    yield call
-    torch.set_num_threads(threads)
+    return call
 
 
 RUN = ("run", "procedural", "--protocol", "tiny.yaml", "--no-tracking")

@@ -45,6 +45,14 @@ def test_with_seeds_the_pooled_spread_of_two_points_is_that_of_welch() -> None:
     assert found.error.freedom == 6 >= expected.error.freedom
 
 
+def test_points_with_the_same_answers_show_nothing() -> None:
+    """A setting that the generator does not heed: no difference, though no error either."""
+    points, values = simulate([0.7], 1)
+    x = np.linspace(-1, 1, 21)
+    found = curves.shape(x, curves.joint(points * 21, values * 21))
+    assert found.kind == "flat" and found.p == 1 and found.trend.points == 0
+
+
 def test_pair_covariance_by_brute_force() -> None:
     """The variance of a contrast of three points is that of its value pair by pair."""
     points, values = simulate([0.7, 0.8, 0.75], 2, pairs=200)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -9,14 +11,15 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import numpy as np
 import optuna
 import pytest
-import torch
+from fake_protocol import write_protocol
 
-from synthbench import comparable, run, sweep
+from synthbench import comparable, recognition, run, sweep
 from synthbench.comparison import Entry
 from synthbench.config import Layer
 from synthbench.data.faces import open_faces
@@ -27,31 +30,6 @@ from synthbench.store import read_json
 from synthbench.sweep import curve, settings, statement, trials, work
 from synthbench.sweep.shape import joint
 from synthbench.types import UserError
-
-RECIPE = """
-backbone: {family: small, width: 8}
-dim: 16
-scale: 16
-margin: 0.1
-epochs: 1
-batch_size: 8
-lr: 0.05
-precision: fp32
-"""
-
-PROTOCOL = """
-name: tiny
-version: 1
-title: six people
-resolution: 16
-volume: 4x3
-real: {world: train, identities: 4, images: 5}
-encoder: {recipe: recipe.yaml, seed: 1}
-judge: {recipe: recipe.yaml, seed: 2, faces: {world: judge, identities: 4, images: 3}}
-recipe: recipe.yaml
-benchmarks: [world-mixed]
-evaluators: {verification: {}, gap_to_real: {}}
-"""
 
 PLUGIN = '''
 """A generator that trains."""
@@ -96,27 +74,18 @@ class Mine(Generator[Config]):
 '''
 
 
-FILES = {"tiny.yaml": PROTOCOL, "recipe.yaml": RECIPE, "mine.py": PLUGIN}
-
-
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def here(here: Path) -> Path:
     """A working directory with protocol tiny.yaml and plugin mine.py."""
-    for name, text in FILES.items():
-        (tmp_path / name).write_text(text)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SYNTHBENCH_THREADS", "1")
-    threads = torch.get_num_threads()
-    yield tmp_path
-    torch.set_num_threads(threads)
+    (here / "mine.py").write_text(PLUGIN)
+    return here
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stages of the real run, made once: they are part of every run of the protocol."""
     folder = tmp_path_factory.mktemp("prepared")
-    for name, text in FILES.items():
-        (folder / name).write_text(text)
+    write_protocol(folder)
     before = Path.cwd()
     os.chdir(folder)
     real_run(run.Request("real", Path("runs"), protocol="tiny.yaml", tracking=False))
@@ -136,14 +105,19 @@ def journal(made: dict) -> list:
 
 
 class Fabricated:
-    """In place of `run.run`: results at once, AVG by a formula of the settings. `calls`: the requests."""
+    """In place of `run.run`: results at once, AVG by a formula of the settings. `calls`: the requests.
 
-    def __init__(self, root: Path, formula) -> None:
-        self.root, self.formula, self.calls = root, formula, []
+    `learns`: validation accuracy after a share of the training, by a formula of the settings and the share.
+    """
 
-    def __call__(self, wish):
+    def __init__(self, root: Path, formula, learns=None) -> None:
+        self.root, self.formula, self.learns, self.calls = root, formula, learns, []
+
+    def __call__(self, wish, watch=None):
         self.calls.append(wish)
         values = {key: json.loads(value) for key, _, value in (text.partition("=") for text in wish.settings)}
+        for seed, epoch in itertools.product(range(wish.seeds), (1, 2, 3, 4)) if watch else ():
+            watch(seed, epoch, self.learns(values, epoch / 4))
         found = self.formula(values)
         if isinstance(found, Exception):
             raise found
@@ -164,7 +138,7 @@ class Fabricated:
         folder = self.root / "results" / name
         folder.mkdir(parents=True, exist_ok=True)
         result = {
-            "run": name, "generator": "mine", "volume": wish.volume or "4x3", "protocol": "tiny", "seeds": list(range(wish.seeds)),
+            "run": name, "generator": "mine", "volume": wish.volume or "6x4", "protocol": "tiny", "seeds": list(range(wish.seeds)),
             "scores": scores, "skipped": [], "stages": stages, "baseline": None,
             "artifacts": {"folder": str(folder), "samples": str(folder / "samples.png"), "faces": str(folder / "faces")},
         }  # fmt: skip
@@ -174,8 +148,8 @@ class Fabricated:
 
 @pytest.fixture
 def fabricated(here: Path, monkeypatch: pytest.MonkeyPatch):
-    def make(formula) -> Fabricated:
-        made = Fabricated(here / "runs", formula)
+    def make(formula, learns=None) -> Fabricated:
+        made = Fabricated(here / "runs", formula, learns)
         monkeypatch.setattr(work.run, "run", made)
         return made
 
@@ -198,7 +172,7 @@ def test_a_word_finds_its_setting(word: str, path: str) -> None:
     [
         ("steps", "ambiguous: train.steps, sample.steps"),
         ("similarity_wieght", "did you mean train.similarity_weight"),
-        ("speed", "cemiface has no setting 'speed'; it has train.unet.channels, "),
+        ("speed", "cemiface has no setting 'speed'; it has [0-9]+ in train, enroll, sample: synthbench show cemiface$"),
         ("train", "no setting 'train'"),
     ],
 )
@@ -268,8 +242,8 @@ def test_a_sweep_over_m_trains_the_generator_once(here: Path, prepared: Path, mo
     shutil.copytree(prepared, here / "runs")
     states: dict[str, list[str]] = {}
 
-    def spied(wish):
-        result = real_run(wish)
+    def spied(wish, watch=None):
+        result = real_run(wish, watch)
         for row in result["stages"]:
             states.setdefault(row["name"], []).append(row["state"])
         return result
@@ -284,7 +258,7 @@ def test_a_sweep_over_m_trains_the_generator_once(here: Path, prepared: Path, mo
     folder = here / "runs/sweeps" / made["sweep"]
     assert read_json(folder / "sweep.json") == made
     assert (folder / "curve.png").stat().st_size > 10_000 and "<svg" in (folder / "curve.svg").read_text()
-    assert len((folder / "table.csv").read_text().splitlines()) == 1 + 3 * 3  # one benchmark, AVG, gap
+    assert len((folder / "table.csv").read_text().splitlines()) == 1 + 3 * 5  # one benchmark, AVG, gap, two of separability
     cell = made["points"][0]["scores"]["verification/avg/accuracy"]
     assert cell["low"] < cell["value"] < cell["high"] and cell["n"] == 1 and cell["seed_std"] is None
     assert "n = 1 seed" in made["statement"]
@@ -350,7 +324,7 @@ def test_when_nothing_works_the_reason_is_told(fabricated) -> None:
 def test_ctrl_c_puts_the_point_back(fabricated, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = fabricated(lambda values: 80.0)
 
-    def stop(wish):
+    def stop(wish, watch=None):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(work.run, "run", stop)
@@ -424,12 +398,77 @@ def test_a_search_finds_the_top_and_continues(fabricated, sampler: str) -> None:
     assert len({point["values"]["sample.m"] for point in made["points"]}) == 12
 
 
-def test_pruning_gives_up_a_bad_point_after_its_first_seeds(fabricated) -> None:
-    calls = fabricated(lambda values: 90.0 if values["sample.m"] == 0 else 60.0).calls
-    made = sweep.sweep(request(values=("0,1",), seeds=6, prune=True))
-    assert [point["state"] for point in made["points"]] == ["complete", "pruned"]
-    assert 6 < len(calls) < 12 and made["best"] == 0
-    assert sweep.sweep(request(values=("0,1",), seeds=6, prune=True))["points"] == made["points"]
+PRUNED = {"values": ("0,0.25,0.5,0.75,1",), "prune": True}
+
+
+def learns(values, share):
+    """m = 0.75 learns nothing, m = 1 most."""
+    return {0.75: 50.0, 1.0: 60 + 30 * share}.get(values["sample.m"], 60 + 20 * share)
+
+
+def test_a_point_that_learns_nothing_is_given_up_and_the_best_is_not(fabricated, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr(trials, "_epochs", lambda made: 4)
+    calls = fabricated(lambda values: 80.0 + values["sample.m"], learns).calls
+    made = sweep.sweep(request(**PRUNED, seeds=2))
+    assert [point["state"] for point in made["points"]] == ["complete", "complete", "complete", "pruned", "complete"] and made["best"] == 4
+    lost = made["points"][3]
+    assert lost["scores"] == {} and lost["runs"] == [] and lost["validation"] == {"accuracy": 50, "seed": 0, "epoch": 1, "epochs": 4}
+    assert "1 point was given up while training, by validation accuracy" in made["statement"] and "So far" not in made["statement"]
+    assert made["unfinished"] == 0 and "m = 0.75: given up, validation accuracy 50.0 % after 1 of 4 epochs" in capsys.readouterr().err
+    sweep.print_table(made)
+    assert "50.0 % at epoch 1 of 4" in capsys.readouterr().out
+    folder = Path("runs/sweeps") / made["sweep"]
+    assert [line for line in (folder / "table.csv").read_text().splitlines() if "pruned" in line] == [
+        "0.75,pruned,,validation/accuracy,50.0"
+    ]
+    assert "given up: last validation" in (folder / "curve.svg").read_text()
+    found = journal(made)
+    assert found[0].intermediate_values == {seed * 4 + epoch: 60 + 5 * epoch for seed in (0, 1) for epoch in (1, 2, 3, 4)}
+    assert len(calls) == 5 and sweep.sweep(request(**PRUNED, seeds=2))["points"] == made["points"] and len(calls) == 5
+
+
+def test_nothing_is_given_up_before_some_points_are_finished_nor_at_the_end(fabricated, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trials, "_epochs", lambda made: 4)
+    fabricated(lambda values: 80.0, lambda values, share: 60 - 10 * (share == 1) * values["sample.m"])
+    made = sweep.sweep(request(**PRUNED))  # worse at the last epoch only, when there is nothing left to save
+    assert {point["state"] for point in made["points"]} == {"complete"}
+    fabricated(lambda values: 80.0, lambda values, share: 60 - values["sample.steps"])
+    made = sweep.sweep(request(parameters=("sample.steps",), values=("1,2,3",), prune=True))
+    assert [point["state"] for point in made["points"]] == ["complete", "complete", "pruned"]
+
+
+def test_pruning_needs_people_that_the_recognizer_does_not_know(here: Path) -> None:
+    with pytest.raises(UserError, match="--prune: similarity_groups shows the people of the real set"):
+        sweep.sweep(request(parameters=("group",), values=("1,2",), generator="similarity_groups", prune=True))
+
+
+def test_a_point_that_was_given_up_is_finished_later_as_if_nothing_had_been(
+    here: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same keys, the same weights; and a training that was stopped tells the same accuracies again."""
+    monkeypatch.setattr(recognition, "REPORT", 1)
+    for name in ("runs", "quiet"):
+        shutil.copytree(prepared, here / name)
+    told: list[tuple[int, int, float]] = []
+
+    def watch(*news) -> None:
+        told.append(news)
+        if len(told) == 1:
+            raise trials.Pruned("enough")
+
+    wish = run.Request("mine.py", Path("runs"), protocol="tiny.yaml", tracking=False)
+    with pytest.raises(trials.Pruned):
+        real_run(wish, watch)
+    stopped = next(path.parent for path in Path("runs/stages/recognizer").glob("*/validation.json"))
+    assert not (stopped / "manifest.json").exists()
+    watched = real_run(wish, watch)
+    assert [news[:2] for news in told] == [(0, 1), (0, 1), (0, 2)] and told[0] == told[1]
+    quiet = real_run(dataclasses.replace(wish, runs=Path("quiet")))
+    assert [row["key"] for row in watched["stages"]] == [row["key"] for row in quiet["stages"]]
+    assert watched["scores"] == quiet["scores"]
+    same = [Path(name) / "stages/recognizer" / stopped.name / "weights.safetensors" for name in ("runs", "quiet")]
+    assert same[0].read_bytes() == same[1].read_bytes()
+    assert real_run(wish, watch)["scores"] == watched["scores"] and len(told) == 3  # cached: there is nothing to tell
 
 
 def test_the_best_points_are_confirmed_with_more_seeds(fabricated) -> None:
@@ -469,13 +508,76 @@ def test_several_processes_share_the_points(here: Path, prepared: Path) -> None:
     assert len([path for path in (here / "runs/stages/train").iterdir() if path.is_dir()]) == 1
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, here: Path) -> str:
+    """The URL of a database. PostgreSQL needs a server: SYNTHBENCH_TEST_POSTGRESQL=postgresql://user:password@host/database."""
+    if request.param == "sqlite":
+        return "sqlite:///study.db"
+    return trials.with_driver(os.environ.get("SYNTHBENCH_TEST_POSTGRESQL") or pytest.skip("SYNTHBENCH_TEST_POSTGRESQL names no server"))
+
+
+def test_a_database_holds_the_study(fabricated, database: str) -> None:
+    calls = fabricated(lambda values: 80.0 + values["sample.m"]).calls
+    wish = request(values=("0,0.5,1",), storage=database, name=f"test-{uuid.uuid4().hex}")
+    made = sweep.design(wish)
+    made.begin()
+    study = trials.open_study(made)
+    try:
+        trials.fill(made, study, time.time())
+        trials.begin(made, study)[1].close()  # as when a process dies
+        swept = sweep.sweep(wish)
+        assert [trial.state.name for trial in study.get_trials()] == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+        assert sweep.sweep(wish)["points"] == swept["points"] and len(calls) == 3
+        assert not list(made.folder.glob("study.journal*"))
+    finally:
+        optuna.delete_study(study_name=made.name, storage=database)
+
+
 @pytest.mark.slow
-def test_a_database_can_hold_the_study(fabricated) -> None:
+def test_several_processes_share_a_database(here: Path, prepared: Path, database: str) -> None:
+    shutil.copytree(prepared, here / "runs")
+    name = f"test-{uuid.uuid4().hex}"
+    try:
+        made = sweep.sweep(request(values=("0,0.25,1",), jobs=2, storage=database, name=name))
+        found = optuna.load_study(study_name=name, storage=database).trials
+        assert [trial.state.name for trial in found] == ["COMPLETE"] * 3 and os.getpid() not in {item.user_attrs["pid"] for item in found}
+        assert [point["state"] for point in made["points"]] == ["complete"] * 3
+    finally:
+        optuna.delete_study(study_name=name, storage=database)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("nonsense://user:secret@host/db", r"--storage nonsense://\*\*\*@host/db cannot be used"),
+        ("sqlite:///no/such/folder/study.db", "cannot be used: .*unable to open database file"),
+        ("postgresql+absent://user:se/cr@et@host/db?password=secret", r"--storage postgresql\+absent://\*\*\*@host/db\?password=\*\*\* "),
+    ],
+)
+def test_a_database_that_cannot_be_used(fabricated, url: str, message: str) -> None:
     fabricated(lambda values: 80.0)
-    made = sweep.sweep(request(values=("0,1",), storage="sqlite:///study.db"))
-    assert len(optuna.load_study(study_name=made["sweep"], storage="sqlite:///study.db").trials) == 2
-    with pytest.raises(UserError, match=r"--storage nonsense://\*\*\*@host/db cannot be used"):
-        sweep.sweep(request(values=("0,1",), storage="nonsense://user:secret@host/db"))
+    with pytest.raises(UserError, match=message) as found:
+        sweep.sweep(request(values=("0,1",), storage=url))
+    assert "secret" not in str(found.value) and "se/cr" not in str(found.value)
+
+
+def test_a_database_that_stops_answering_is_named(fabricated) -> None:
+    def drop(values):
+        Path("study.db").write_bytes(b"")
+        return 80.0
+
+    fabricated(drop)
+    with pytest.raises(
+        UserError, match=r"--storage sqlite:///study.db does not answer any more: .*no such table.*The same command goes on"
+    ):
+        sweep.sweep(request(values=("0,1",), storage="sqlite:///study.db"))
+
+
+def test_a_missing_driver_is_named(fabricated, monkeypatch: pytest.MonkeyPatch) -> None:
+    fabricated(lambda values: 80.0)
+    monkeypatch.setitem(sys.modules, "psycopg2", None)
+    with pytest.raises(UserError, match=r"driver is not installed \(for PostgreSQL: pip install 'synthbench\[postgresql\]'\)"):
+        sweep.sweep(request(values=("0,1",), storage="postgres://user:secret@host/db"))
 
 
 # ------------------------------------------------------------------------------------------------------------ statements
@@ -519,10 +621,10 @@ def test_what_choices_say() -> None:
     assert said([0.9], [0]).startswith("One point, m = 0: AVG")
 
 
-def test_accuracies_and_means_of_a_result() -> None:
+def test_benchmarks_and_means_of_a_result() -> None:
     rows = [("lfw", 0, 90.0), ("cfp", 0, 80.0), ("avg", 0, 85.0), ("lfw", 1, 92.0), ("cfp", 1, 82.0), ("avg", 1, 87.0)]
     result = {"run": "r", "skipped": [], "scores": [{"metric": f"verification/{n}/accuracy", "seed": s, "value": v} for n, s, v in rows]}
-    assert curve.benchmarks(result) == ["lfw", "cfp"] and curve.accuracies(result, 1) == [92, 82]
+    assert curve.benchmarks(result) == ["lfw", "cfp"]
     assert curve.mean(result, "verification/avg/accuracy") == 86
     with pytest.raises(UserError, match="run r has no fd/judge"):
         curve.mean(result, "fd/judge")
@@ -549,7 +651,7 @@ def test_a_finite_generator_is_recorded_with_its_own_images(here: Path, prepared
         run.Request("similarity_groups", Path("runs"), protocol="tiny.yaml", settings=("sample.groups=2",), seeds=2, tracking=False)
     )
     faces = open_faces(result["artifacts"]["faces"])
-    assert len(faces) == 10 and faces.digest == result["digests"]["faces"] and faces.columns["similarity"].min() > -1
+    assert len(faces) == 12 and faces.digest == result["digests"]["faces"] and faces.columns["similarity"].min() > -1
     assert [row["state"] for row in result["stages"] if row["name"] == "enroll"] == ["run"]  # once for both seeds
     own = comparable.sides(result)["own"]
     assert [row["name"] for row in own] == ["enroll", "generate", "recognizer", "evaluate", "recognizer", "evaluate"]

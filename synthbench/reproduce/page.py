@@ -8,7 +8,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -25,9 +25,6 @@ from synthbench.reproduce.definition import Column, Table, published_row
 from synthbench.reproduce.rows import Item, Request
 from synthbench.store import Store, read_json
 from synthbench.types import UserError
-
-if TYPE_CHECKING:
-    from synthbench.data.faces import FaceSet
 
 EDGES = (0.1, 0.2, 0.3, 0.4, 0.5)  # of the histogram of CemiFace's table 7
 RENDERED = "ours are rendered faces and cannot be compared with the published numbers; at most the order of the rows can"
@@ -87,7 +84,7 @@ def measured(item: Item, store: Store) -> dict[str, Any]:
 def similarity_of(one: Run) -> dict[str, Any]:
     """Mean and std over identities of the mean similarity to the inquiry, and how many of 10,000 identities lie in each bin of EDGES."""
     try:
-        found = by_identity(one.faces())
+        found = by_identity(one)
     except (UserError, OSError):
         found = np.empty(0)
     if len(found) < 2:
@@ -97,9 +94,10 @@ def similarity_of(one: Run) -> dict[str, Any]:
     return {f"identities/similarity/{name}": {"value": float(value), "n": len(found)} for name, value in values.items()}
 
 
-def by_identity(faces: FaceSet) -> np.ndarray:
+def by_identity(one: Run) -> np.ndarray:
     """Mean similarity to the inquiry of the generated images of each identity; empty when the set records none."""
-    if not {"m", "similarity"} <= faces.columns.keys():  # without m it is not a similarity to an inquiry
+    faces = one.faces()
+    if "similarity" not in faces.columns or not one.result["traits"]["new_identities"]:  # of a real person it is to the centre
         return np.empty(0)
     kept = faces.columns.get("real", np.zeros(len(faces))) == 0
     counts = np.bincount(faces.identity[kept], minlength=faces.identities)
@@ -208,7 +206,7 @@ def _tsne(ran: Sequence[Item], store: Store, folder: Path) -> Iterator[Block]:
 
 
 def _similarity(ran: Sequence[Item], store: Store, folder: Path) -> Iterator[Block]:
-    known = {one.label: values for one in _runs(ran, store) if len(values := by_identity(one.faces()))}
+    known = {one.label: values for one in _runs(ran, store) if len(values := by_identity(one))}
     if not known:
         return
 

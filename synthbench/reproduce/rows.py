@@ -18,7 +18,7 @@ from synthbench.data import sources
 from synthbench.protocol import load_protocol
 from synthbench.reproduce.definition import Part, Row, Table, find, tables
 from synthbench.steps import Step
-from synthbench.store import Store
+from synthbench.store import Store, writing
 from synthbench.types import UserError
 
 SCALES = ("demo", "full")
@@ -69,10 +69,12 @@ def items(table: Table, request: Request, folder: Path) -> list[Item]:
             found.append(Item(row, row.label, reason=UserError(why)))
             continue
         settings = {**table.settings, **scale.settings, **row.settings, **part.settings} | ({table.sweep: row.value} if table.sweep else {})
-        made = Item(row, part.label or row.label)
+        planned = part.volume or scale.volume
+        other = f", at {request.volume}" if planned and request.volume not in (None, planned) and generator != "real" else ""
+        made = Item(row, (part.label or row.label) + other)
         try:
             protocol = changed(request.protocol or scale.protocol, {**scale.change, **part.change}, folder)
-            volume = None if generator == "real" else request.volume or part.volume or scale.volume
+            volume = None if generator == "real" else request.volume or planned
             wish = run.Request(
                 generator, request.runs, volume, protocol, request.seeds, texts(settings), device=request.device, tracking=request.tracking
             )
@@ -129,9 +131,9 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 def _write(path: Path, data: dict[str, Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(path.name + ".tmp")
-    tmp.write_text(yaml.safe_dump(data, sort_keys=False), "utf-8")
-    return tmp.replace(path).absolute()
+    with writing(path) as tmp:
+        tmp.write_text(yaml.safe_dump(data, sort_keys=False), "utf-8")
+    return path.absolute()
 
 
 # ---------------------------------------------------------------------------------------------------------------- costs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import os
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 from synthbench import comparison, console
 from synthbench.comparison import AVG, Entry
 from synthbench.results import SHORT, Result, values
-from synthbench.store import content_key, write_json
+from synthbench.store import content_key, write_json, writing
 from synthbench.sweep import figure, trials
 from synthbench.sweep.design import Design, label, show
 from synthbench.sweep.shape import Joint, joint
@@ -47,11 +46,6 @@ def benchmarks(result: Result) -> list[str]:
     return list(dict.fromkeys(part[1] for part in parts if part[0] == "verification" and part[2:] == ["accuracy"] and part[1] != "avg"))
 
 
-def accuracies(result: Result, seed: int) -> list[float]:
-    """On every benchmark, of one seed, in percent."""
-    return [values(result, f"verification/{name}/accuracy")[seed]["value"] for name in benchmarks(result)]
-
-
 def write(made: Design, study: trials.Study, confirmed: Sequence[tuple[dict[str, Any], Result]]) -> dict[str, Any]:
     """Collect the points and write sweep.json, table.csv and the figure; answers sweep.json. Called after every point."""
     points, entries = _points(made, study)
@@ -63,6 +57,7 @@ def write(made: Design, study: trials.Study, confirmed: Sequence[tuple[dict[str,
         highest = max(again, key=lambda row: row["scores"][AVG]["value"])["values"]
         best = next(i for i in done if points[i]["values"] == highest)
     seen = [Point(points[i]["values"], points[i]["scores"][AVG]) for i in done]
+    given_up = sum(point["state"] == "pruned" for point in points)
     found = {
         "sweep": made.name,
         "generator": made.generator,
@@ -76,7 +71,9 @@ def write(made: Design, study: trials.Study, confirmed: Sequence[tuple[dict[str,
         "best": best,
         "confirmed": again,
         "unfinished": made.size - len([point for point in points if point["state"] != "failed"]),
-        "statement": statement(seen, _joint([entries[i] for i in done], names), again, made.size, made.request) + _same_images(entries),
+        "statement": statement(seen, _joint([entries[i] for i in done], names), again, made.size - given_up, made.request)
+        + _pruned(given_up)
+        + _same_images(entries),
         "command": console.command_line(),
     }
     if done:
@@ -99,10 +96,12 @@ def _points(made: Design, study: trials.Study) -> tuple[list[dict[str, Any]], li
         if not chosen or (trial.state == trials.FAIL and "error" not in trial.user_attrs):
             continue  # cut short; it is in the queue again
         state = "pruned" if trial.state == trials.PRUNED else "complete" if trials.key(trial) in whole else "failed"
-        entry = comparison.entry(made.store, result, label(chosen)) if result and state != "failed" else None
+        entry = comparison.entry(made.store, result, label(chosen)) if result and state == "complete" else None
         point = {"values": chosen, "runs": [entry.run] if entry else [], "state": state, "scores": _scores(made, entry) if entry else {}}
         if state == "failed":
             point["error"] = trial.user_attrs.get("error", f"run {trial.user_attrs.get('run')} is missing or not whole")
+        if state == "pruned":
+            point["validation"] = trial.user_attrs["validation"]
         points.append(point)
         entries.append(entry)
     return points, entries
@@ -141,6 +140,15 @@ def _joint(entries: Sequence[Entry | None], names: Sequence[str]) -> Joint | Non
     return joint(tables, [entry.seeds(AVG) for entry in entries if entry])
 
 
+def _pruned(count: int) -> str:
+    """Says that points were given up: no test was made on them."""
+    return (
+        f" {count} point{'s were' if count > 1 else ' was'} given up while training, by validation accuracy, and not tested."
+        if count
+        else ""
+    )
+
+
 def _same_images(entries: Sequence[Entry | None]) -> str:
     """Says which points gave the same images, bit for bit: a setting that the generator does not heed."""
     found: dict[str, list[str]] = {}
@@ -161,9 +169,8 @@ def _real(entries: Sequence[Entry | None]) -> float | None:
 
 
 def _csv(made: Design, points: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
-    """One line per point and metric shown."""
-    tmp = made.folder / f"table.csv.{os.getpid()}.tmp"
-    with open(tmp, "w", encoding="utf-8", newline="") as file:
+    """One line per point and metric shown; of a point that was given up, its last validation accuracy."""
+    with writing(made.folder / "table.csv") as tmp, open(tmp, "w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow([*(axis.path for axis in made.axes), "state", "run", "metric", *CELL])
         for point in points:
@@ -171,7 +178,8 @@ def _csv(made: Design, points: Sequence[dict[str, Any]], names: Sequence[str]) -
             for metric in (*(f"verification/{name}/accuracy" for name in names), AVG, *(metric for metric, _ in EXTRA)):
                 if cell := point["scores"].get(metric):
                     rows.writerow([*head, metric, *("" if cell[part] is None else cell[part] for part in CELL)])
-    os.replace(tmp, made.folder / "table.csv")
+            if point["state"] == "pruned":
+                rows.writerow([*head, "validation/accuracy", point["validation"]["accuracy"]])
 
 
 def print_table(sweep: dict[str, Any]) -> None:
@@ -181,14 +189,23 @@ def print_table(sweep: dict[str, Any]) -> None:
     metrics = [(metric, SHORT.get(metric.split("/")[1], metric.split("/")[1]), 1) for metric in sets]
     metrics += [(AVG, "AVG %", 2), *((metric, title, 2) for metric, title in EXTRA)]
     metrics = [item for item in metrics if item[0] in measured]
-    rows = []
+    rows, pruned = [], any(point["state"] == "pruned" for point in sweep["points"])
     for number, point in enumerate(sweep["points"]):
         cells = [_text(point["scores"].get(metric), digits, metric == AVG) for metric, _, digits in metrics]
         mark = " *" if number == sweep["best"] else "" if point["state"] == "complete" else f" ({point['state']})"
-        rows.append([", ".join(show(value) for value in point["values"].values()) + mark, *cells])
+        rows.append([", ".join(show(value) for value in point["values"].values()) + mark, *cells, *([_seen(point)] if pruned else [])])
     heading = ", ".join(name.rpartition(".")[2] for name in sweep["parameters"])
     title = f"{sweep['generator']} {sweep['volume']}, {sweep['protocol']}: {sweep['title']}"
-    console.table(title, [heading, *(name for _, name, _ in metrics)], rows)
+    console.table(title, [heading, *(name for _, name, _ in metrics), *(["validation when given up"] if pruned else [])], rows)
+
+
+def _seen(point: dict[str, Any]) -> str:
+    """`55.2 % at epoch 3 of 8`, of a point that was given up."""
+    if point["state"] != "pruned":
+        return ""
+    last = point["validation"]
+    where = f" of seed {last['seed']}" if last["seed"] else ""
+    return f"{last['accuracy']:.1f} % at epoch {last['epoch']} of {last['epochs']}{where}"
 
 
 def _text(cell: dict[str, Any] | None, digits: int, interval: bool) -> str:

@@ -101,6 +101,8 @@ def design(request: Request) -> Design:
     if "verification" not in protocol.evaluators:
         raise UserError(f"protocol {protocol.name} has no evaluator verification; a sweep needs its mean accuracy")
     kind = registry.load("generator", request.generator)
+    if request.prune and not kind.traits.new_identities:
+        raise UserError(f"--prune: {request.generator} shows the people of the real set, whose pairs validate a recognizer in training")
     short, search, fixed = registry.short_name(request.generator), request.sampler != "grid", parse_set(request.settings)
     preset = registry.preset(request.generator)
     axes = read_axes(request.parameters, request.values, request.ranges, search, kind.Config, short)

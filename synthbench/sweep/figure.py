@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthbench.comparison import AVG
 from synthbench.results import SHORT
+from synthbench.store import writing
 from synthbench.sweep.design import show
 
 if TYPE_CHECKING:
@@ -25,10 +25,12 @@ def draw(sweep: dict[str, Any], benchmarks: Sequence[str], real: float | None, f
     from matplotlib.figure import Figure
 
     points = [point for point in sweep["points"] if point["state"] == "complete"]
+    pruned = [point for point in sweep["points"] if point["state"] == "pruned"]
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": sweep["sweep"], "font.size": 10}):
         page = Figure(figsize=(8, 5), layout="constrained", facecolor="white")
         axes = page.add_subplot()
-        xs, joined = _axis(axes, [point["values"][sweep["parameters"][0]] for point in points])
+        places, joined = _axis(axes, [point["values"][sweep["parameters"][0]] for point in (*points, *pruned)])
+        xs = places[: len(points)]
         if len(sweep["parameters"]) == 1:
             lines = {SHORT.get(name, name): f"verification/{name}/accuracy" for name in benchmarks}
             for i, (title, metric) in enumerate(lines.items()):
@@ -41,6 +43,10 @@ def draw(sweep: dict[str, Any], benchmarks: Sequence[str], real: float | None, f
                 groups.setdefault(", ".join(rest), []).append(i)
             for i, (title, rows) in enumerate(groups.items()):
                 _line(axes, [xs[row] for row in rows], [points[row] for row in rows], AVG, title, COLOURS[i % 8], MARKS[i % 8], joined)
+        if pruned:
+            heights = [point["validation"]["accuracy"] for point in pruned]
+            label = "given up: last validation\naccuracy, not a score"
+            axes.plot(places[len(points) :], heights, linestyle="none", marker="x", color="#7F7F7F", label=label)
         if real is not None:
             axes.axhline(real, color="#555555", linestyle="--", linewidth=1, label=f"real, AVG {real:.1f}")
         axes.set_xlabel(sweep["parameters"][0])
@@ -51,9 +57,8 @@ def draw(sweep: dict[str, Any], benchmarks: Sequence[str], real: float | None, f
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
         for form in ("png", "svg"):
-            tmp = folder / f"curve.{os.getpid()}.tmp"
-            page.savefig(tmp, format=form, dpi=150, metadata={"Date": None} if form == "svg" else None)
-            os.replace(tmp, folder / f"curve.{form}")
+            with writing(folder / f"curve.{form}") as tmp:
+                page.savefig(tmp, format=form, dpi=150, metadata={"Date": None} if form == "svg" else None)
 
 
 def _axis(axes: Axes, found: Sequence[Any]) -> tuple[list[float], str]:

@@ -70,8 +70,9 @@ def resolve(word: str, kind: type[Settings], generator: str) -> str:
     if found:
         raise UserError(f"setting {word!r} of {generator} is ambiguous: {', '.join(found)}. Name one of them in full")
     near = [path for path in paths if difflib.get_close_matches(word, (path, path.rpartition(".")[2]), 1, 0.7)]
-    listed = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(paths) or 'no settings'}"
-    raise UserError(f"{generator} has no setting {word!r}; {listed}")
+    parts = list(dict.fromkeys(path.partition(".")[0] for path in paths))
+    listed = ", ".join(paths) or "no settings" if len(paths) <= 12 else f"{len(paths)} in {', '.join(parts)}: synthbench show {generator}"
+    raise UserError(f"{generator} has no setting {word!r}; " + (f"did you mean {' or '.join(near)}?" if near else f"it has {listed}"))
 
 
 def read_axes(

@@ -36,7 +36,7 @@ class Joint:
 
     def contrast(self, w: np.ndarray) -> Difference:
         """sum_g w_g value_g for weights w (G,) that add up to zero, with its interval and p."""
-        points, error = float(w @ self.values), self.error(w)
+        points, error = round(float(w @ self.values), 9), self.error(w)  # of equal points exactly 0, and p 1: not that of a rounding error
         return Difference(points, *error.around(points), error.p(points), error, max(0.0, float(w @ self.sampling @ w)) ** 0.5)
 
     def difference(self, i: int, j: int) -> Difference:

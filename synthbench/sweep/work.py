@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +26,7 @@ from synthbench.sweep import curve, trials
 from synthbench.sweep.design import Design, Request, design, label
 from synthbench.types import UserError
 
+Watch = Callable[[int, int, float], None]
 Sweep = dict[str, Any]  # sweep.json
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -38,11 +40,14 @@ def sweep(request: Request) -> Sweep:
     made = design(request)
     made.begin()
     console.note(f"sweep {made.name}: {made.size} points, {request.seeds} seed(s) each")
+    study = trials.open_study(made)  # before the processes, which would all make its tables at once
     if request.jobs > 1:
         _in_processes(request, began)
-    _work(made, began)
-    study = trials.open_study(made)
-    found = curve.write(made, study, _confirm(made, study))
+    with trials.answering(made):
+        _work(made, study, began)
+        confirmed = _confirm(made, study)
+        with trials.looking_after(made):
+            found = curve.write(made, study, confirmed)
     if found["best"] is None:
         reason = next((point["error"] for point in found["points"] if point.get("error")), "nothing was finished")
         raise UserError(f"sweep {made.name}: no point was finished; the first failed with: {reason}")
@@ -78,10 +83,9 @@ def plan(request: Request) -> None:
 # --------------------------------------------------------------------------------------------------------------- work
 
 
-def _work(made: Design, began: float, parent: int | None = None) -> None:
+def _work(made: Design, study: trials.Study, began: float, parent: int | None = None) -> None:
     """Do trials until none is left, and wait for those that other processes work on. `parent`: stop when it is gone."""
     with trials.looking_after(made):
-        study = trials.open_study(made)
         trials.fill(made, study, began)
     told = False
     while parent is None or os.getppid() == parent:
@@ -108,13 +112,12 @@ def _try(made: Design, study: trials.Study, trial: Trial) -> None:
     done = len(trials.trials(study, trials.COMPLETE, trials.PRUNED))
     console.note(f"{label(values)} ({done} of {made.size} points done)")
     try:
-        result, pruned = _seeds(made, trial, values)
+        result = _run(made.run(values, made.request.seeds), trials.watch(made, trial) if made.request.prune else None)
         trial.set_user_attr("run", result["run"])
-        if pruned:
-            console.note(f"{label(values)}: given up after {len(result['seeds'])} of {made.request.seeds} seeds, worse than the best")
-            study.tell(trial, state=trials.PRUNED)
-        else:
-            study.tell(trial, curve.mean(result, AVG))
+        study.tell(trial, curve.mean(result, AVG))
+    except trials.Pruned as stop:
+        console.note(f"{label(values)}: given up, {stop}")
+        study.tell(trial, state=trials.PRUNED)
     except Exception as error:
         trial.set_user_attr("error", str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
         study.tell(trial, state=trials.FAIL)
@@ -137,27 +140,8 @@ def _report(made: Design, trial: Trial, error: Exception) -> None:
     console.warn(text)
 
 
-def _seeds(made: Design, trial: Trial, values: dict[str, Any]) -> tuple[Result, bool]:
-    """The run of a point, and whether it was given up before its last seed.
-
-    Pruning goes seed by seed, because nothing earlier tells: a recognizer has no validation set, and its training loss is lowest where the
-    faces are easiest. The accuracies on the benchmarks so far are set beside the best point's on the same (Wilcoxon).
-    """
-    last = made.request.seeds
-    for seeds in range(1, last + 1) if made.request.prune else (last,):
-        result = _run(made.run(values, seeds))
-        if seeds == last:
-            break
-        scores = curve.accuracies(result, seeds - 1)
-        for place, score in enumerate(scores):
-            trial.report(score, (seeds - 1) * len(scores) + place)
-        if trial.should_prune():
-            return result, True
-    return result, False
-
-
-def _run(request: run.Request) -> Result:
-    result = run.run(request)
+def _run(request: run.Request, watch: Watch | None = None) -> Result:
+    result = run.run(request, watch)
     assert result is not None  # as there is no `until`
     return result
 
@@ -204,7 +188,9 @@ def _in_processes(request: Request, began: float) -> None:
 def _worker(request: Request, began: float, parent: int, threads: str) -> None:
     os.environ["SYNTHBENCH_THREADS"] = threads
     try:
-        _work(design(request), began, parent)
+        made = design(request)
+        with trials.answering(made):
+            _work(made, trials.open_study(made), began, parent)
     except UserError as error:
         console.error(str(error))
         sys.exit(error.exit_code)
