@@ -16,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synthbench import diffusion, inquiries, sampling, training
+from synthbench import diffusion, hypersphere, inquiries, sampling, training
 from synthbench.config import Settings
 from synthbench.device import autocast, ready, send
 from synthbench.models.encoder import Encoder, raw_codes, read_tensors
@@ -73,6 +73,7 @@ class Sample(Settings):
     eta: float = Field(1.0, ge=0, le=1, description="open: 1 as in DCFace's code; 0 is deterministic")
     clip_x0: bool = True
     spacing: diffusion.Spacing = "leading"
+    perturb: float = Field(1.0, ge=0, le=1, description="IDperturb: lowest cosine of what is told to the inquiry; 1: off, as in the paper")
     copies: int = Field(5, ge=0, description="copies of the inquiry added to every identity (oversampling); column `real` is 1 there")
     precision: Literal["bf16", "fp32"] = Field("bf16", description="bf16 only where the device is CUDA")
 
@@ -97,6 +98,7 @@ class Config(Settings):
     def _steps(self) -> Config:
         if self.sample.steps > self.train.T:
             raise ValueError(f"sample.steps {self.sample.steps} is more than the {self.train.T} diffusion steps of train.T")
+        hypersphere.lowest(self.sample.perturb, self.enroll.threshold)
         return self
 
 
@@ -192,21 +194,23 @@ class CemiFace(Generator[Config]):
         denoiser.load_state_dict(read_tensors(context.inputs["train"] / "weights.safetensors"))
         ready(denoiser, context.device).eval().requires_grad_(False)
         abar = diffusion.signal(settings.schedule, settings.T, settings.snr_scale)
+        lowest = hypersphere.lowest(sample.perturb, self.config.enroll.threshold)
 
         def make(some: list[Slot]) -> tuple[Tensor, dict[str, Tensor]]:
             wanted = torch.tensor([requested(sample.m, slot, context.seed) for slot in some])
-            codes = known.codes[[slot.identity for slot in some]].to(context.device)
+            codes = known.codes[[slot.identity for slot in some]]
+            told = codes if lowest == 1 else hypersphere.perturb(codes, some, lowest, context.seed)
             streams = [torch_generator(context.seed, "image", *slot) for slot in some]
             noise = diffusion.Noise(streams, (3, *[context.resolution] * 2), context.device)
             with torch.inference_mode(), autocast(context.device, sample.precision):
-                condition = denoiser.condition(codes, wanted.to(context.device))
+                condition = denoiser.condition(told.to(context.device), wanted.to(context.device))
                 for step in diffusion.ddim(
                     lambda x, t: denoiser(x, t, condition).float(),
                     noise, abar, sample.steps, sample.eta, settings.prediction, sample.clip_x0, sample.spacing,
                 ):  # fmt: skip
                     x = step.x
                 images = diffusion.to_uint8(x)
-                reached = (encoder.embed(images).float() * F.normalize(codes, dim=1)).sum(1)
+                reached = (encoder.embed(images).float() * F.normalize(codes.to(context.device), dim=1)).sum(1)
             return images, {"m": wanted, "similarity": reached}
 
         yield from sampling.generate(make, slots, context, ("m", "similarity"), known.faces)

@@ -193,17 +193,15 @@ class IDiffFace(Generator[Config]):
         denoiser.load_state_dict(read_tensors(folder / "weights.safetensors"))
         ready(denoiser, device).eval().requires_grad_(False)
         abar = diffusion.signal(settings.schedule, settings.T, settings.snr_scale)
-        lowest = max(sample.perturb, hypersphere.half(self.config.enroll.threshold))
+        lowest = hypersphere.lowest(sample.perturb, self.config.enroll.threshold)
 
         def make(some: list[Slot]) -> tuple[Tensor, dict[str, Tensor]]:
             own = identities[[slot.identity for slot in some]]
-            turned = own
-            if sample.perturb < 1:
-                turned = hypersphere.perturb(own, lowest, [torch_generator(context.seed, "perturb", *slot) for slot in some])
+            told = own if lowest == 1 else hypersphere.perturb(own, some, lowest, context.seed)
             streams = [torch_generator(context.seed, "image", *slot) for slot in some]
             noise = diffusion.Noise(streams, (settings.autoencoder.latents, side, side), device)
             with torch.inference_mode(), autocast(device, sample.precision):
-                towards = denoiser.context(turned.to(device))
+                towards = denoiser.context(told.to(device))
                 away = opposite(denoiser, sample, identities, some, context) if sample.guidance else None
 
                 def network(z: Tensor, t: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ class Autoencoder(nn.Module):
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the unscaled latents."""
         mean, log_variance = self.encoder(x.contiguous(memory_format=torch.channels_last)).float().chunk(2, dim=1)
-        return mean, log_variance.clamp(-30, 20)
+        return mean, (log_variance - 6).clamp(-30, 20)  # almost no noise at first, so that there is something to decode
 
     def encode(self, x: Tensor) -> Tensor:
         return self.moments(x)[0] * self.scale
