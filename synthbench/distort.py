@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 CORNERS = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])  # (x, y) of an image: its sides are at -1 and 1
@@ -88,11 +91,11 @@ def filtered(images: Tensor, kernels: Tensor) -> Tensor:
 
 def jpeg(images: Tensor, quality: list[int]) -> Tensor:
     """float (B, 3, R, R) in [0, 1] -> the same after JPEG at each image's quality."""
-    from torchvision.io import decode_jpeg, encode_jpeg
-
-    pixels = (images * 255).round().to("cpu", torch.uint8).contiguous()
-    back = torch.stack([decode_jpeg(encode_jpeg(image, quality=q)) for image, q in zip(pixels, quality)])
-    return back.to(images.device, images.dtype) / 255
+    back = np.empty((len(images), *images.shape[2:], 3), np.uint8)
+    for i, (image, q) in enumerate(zip((images * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy(), quality)):
+        Image.fromarray(image).save(file := io.BytesIO(), "JPEG", quality=q)
+        back[i] = np.asarray(Image.open(file))
+    return torch.from_numpy(back).permute(0, 3, 1, 2).to(images.device, images.dtype) / 255
 
 
 def warp(images: Tensor, corners: Tensor) -> Tensor:

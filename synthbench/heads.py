@@ -30,6 +30,7 @@ HAND, SCARF, LOCK, MASK = 0.03, 0.05, 0.08, 0.11  # shares of images with each o
 def render(people: Columns, nuisance: Columns, resolution: int) -> Tensor:
     """Faces (B, 3, resolution, resolution) uint8 RGB of people (name -> (B,)) under nuisance (name -> (B,)).
 
+    With the columns hat (1: worn), hat_low, hat_light, hat_tint and hat_tint2 in `nuisance`, which the world itself has not, a knitted cap.
     Drawn at twice the size up to 48 px, above that at the size itself; edges are smoothed analytically in both. Coefficients are
     computed in double precision and pictures in groups of one size, so that a face does not depend on its company.
     """
@@ -80,6 +81,10 @@ def _scene(p: Columns, n: Columns, size: int, resolution: int) -> tuple[dict[str
         "backdrop": _backdrop(n),
         "resample": _resample(n["blur"], size, resolution),
     }
+    if "hat" in n:
+        wool = torch.stack([n["hat_light"] + n["hat_tint"], n["hat_light"] + n["hat_tint2"], n["hat_light"] - n["hat_tint"]], -1)
+        scene["hat"] = torch.stack([n["hat"], p["eye_y"] - p["brow_y"] - n["hat_low"]], 1)[..., None]
+        scene["wool"] = wool.clamp(0.03, 0.97)[..., None]
     return names, {key: value.float().contiguous() for key, value in scene.items()}
 
 
@@ -285,15 +290,24 @@ def _picture(names: dict[str, list[str]], scene: dict[str, Tensor], size: int, r
     wobble = torch.sin(hy * 0.13 + scene["hairline"][:, 0])
     strand = (torch.sin(around * 17 + wobble) + torch.sin(around * 41 - 2 * wobble)).mul_(0.2).add_(0.5)
     opacity = layers(names, scene, monomials(*point(face_t)))
+    hat = _hat(scene["hat"], hy, hz) * hair_c if "hat" in scene else None
+    if hat is not None:
+        hair = hair * (1 - hat)
 
     relief = torch.bmm(scene["occluder"], plane).amax(1)
     held = torch.sigmoid(relief * 9)
     free = (1 - held) * (1 - body)
     weights, rest = [body * (1 - held), hair * strand * free, hair * (1 - strand) * free, held], (1 - hair) * free
+    colours = torch.cat([scene["tints"], scene["paints"].flip(-1)], -1)
+    if hat is not None:
+        rest, hair = rest - hat * free, hair + hat
     for w in reversed(opacity):
         weights.append(w * rest)
         rest = rest - weights[-1]
-    colours = torch.cat([scene["tints"], scene["paints"].flip(-1)], -1)
+    if hat is not None:
+        rib = torch.sin(around * 60).mul_(0.08).add_(0.92)
+        weights.append(hat * rib * free)
+        colours = torch.cat([colours, scene["wool"]], -1)
     albedo = torch.bmm(colours, torch.stack(weights, 1))
     slope = torch.stack([torch.where(body > 0.5, body_t, face_t), hair_t], 1).view(count, 2, size, size)
     flatly = torch.lerp(_shading(scene, slope, hair), relief.clamp(0, 1).mul_(0.45).add_(0.6)[:, None], held[:, None])
@@ -322,6 +336,12 @@ def _hairiness(line: Tensor, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
     face = torch.sigmoid_((1 - inside.sqrt_().sqrt_() + ragged).mul_(30)) * torch.sigmoid_((z - 5).mul_(0.5))
     side = torch.sigmoid_((y - side_y).mul_(0.7)) * torch.sigmoid_((z - side_z).mul_(0.7))
     return (1 - face) * (1 - side)
+
+
+def _hat(line: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    """1 where the hair shell is under a cap that is worn: above a line over the brows, which sinks to the back; `line` is (B, 2, 1)."""
+    worn, low = line.unbind(1)
+    return worn * torch.sigmoid_((low + (40 - z) * 0.22 - y).mul_(1.2))
 
 
 def _shading(scene: dict[str, Tensor], depth: Tensor, hair: Tensor) -> Tensor:

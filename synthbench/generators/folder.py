@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +20,10 @@ from synthbench.types import Context, FaceBatch, Slot, UserError, Volume
 
 
 class Sample(Settings):
-    path: str = Field(default="", description="image folder, zip, .rec, .parquet (file or folder) or LMDB with an identity per image")
+    path: str = Field(
+        default="",
+        description="image folder, zip, .rec, .parquet (file or folder) or LMDB with an identity per image, or a registered name",
+    )
     exclude: tuple[str, ...] = Field(default=(), description="identities left out, by their name in the set")
 
 
@@ -49,7 +53,9 @@ class Folder(Generator[FolderConfig]):
     def _path(self) -> str:
         if not self.config.sample.path:
             raise UserError("say which set: --set sample.path=DIR (image folder, zip, .rec, .parquet or LMDB)")
-        return self.config.sample.path
+        path = self.config.sample.path
+        registered = path in (*sources.CATALOGUE, *sources.names_registered()) and not Path(path).exists()
+        return str(sources.find(path, "faces").path) if registered else path
 
     @functools.cached_property
     def _source(self) -> Source:
