@@ -47,7 +47,7 @@ class SFace(Generator[Config]):
     version = 1
     traits = Traits(
         paper="SFace: Privacy-friendly and Accurate Face Recognition using Synthetic Data, arXiv 2206.10520",
-        licence="paper: arXiv's; this is an independent implementation, StyleGAN2-ADA's code is not used",
+        licence="an independent implementation; StyleGAN2-ADA's code, which is not free for commerce, is not used",
         trains=True,
         needs_labels=True,
         new_identities=False,

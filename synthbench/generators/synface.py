@@ -129,7 +129,7 @@ class SynFace(Generator[Config]):
     version = 1
     traits = Traits(
         paper="SynFace: Face Recognition with Synthetic Data, arXiv 2108.07960 (its GAN: DiscoFaceGAN, arXiv 2004.11660)",
-        licence="papers: arXiv's; this is an independent implementation, no code of either is used",
+        licence="an independent implementation; the code of SynFace and of DiscoFaceGAN is not used",
         trains=True,
         pretrained="the protocol's encoder, in place of the morphable model and of the paper's face recognition network",
     )
