@@ -141,7 +141,7 @@ def test_a_row_is_run_as_soon_as_its_generator_is_there(tmp_path: Path) -> None:
     found = {item.label: item for name in ("comparison", "fid", "tsne") for item in items(tmp_path, f"cemiface/{name}")}
     for item in found.values():
         there = (item.row.generator or "cemiface") in registry.names("generator")
-        assert bool(item.request) == there or isinstance(item.reason, DataMissing)
+        assert bool(item.request) == there or isinstance(item.row.demo, str) or isinstance(item.reason, DataMissing)
 
 
 def test_another_volume_is_said(tmp_path: Path, three: None) -> None:
@@ -155,6 +155,12 @@ def test_full_scale_without_data_says_which(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("SYNTHBENCH_DATA", str(tmp_path / "none"))
     with pytest.raises(DataMissing, match=r"no row of cemiface/lambda can be run at full scale: CASIA-WebFace is not registered"):
         reproduce(Request("cemiface/lambda", tmp_path, "full"))
+
+
+def test_when_no_row_can_be_run_the_reason_is_one_that_can_be_mended(tmp_path: Path) -> None:
+    (tmp_path / "damaged.yaml").write_text("name: [")
+    with pytest.raises(UserError, match=r"no row of cemiface/inquiry-centres can be run at demo scale: .*damaged.yaml:1"):
+        reproduce(Request("cemiface/inquiry-centres", tmp_path, "demo", str(tmp_path / "damaged.yaml")))
 
 
 def test_backbones_are_protocols_of_their_own_with_a_real_row_each(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from synthbench import compare, console, run, sweep
 from synthbench.reproduce import page
 from synthbench.reproduce.definition import Table, find
-from synthbench.reproduce.rows import Item, Request, default_scale, items, work
+from synthbench.reproduce.rows import Item, Request, default_scale, items, obstacle, work
 from synthbench.steps import execute
 from synthbench.store import Store, write_json
 from synthbench.types import DataMissing, UserError
@@ -32,8 +32,11 @@ def reproduce(request: Request) -> dict[str, Any]:
         if item.reason:
             console.note(f"skipped, {item.label}: {item.reason}")
     if all(item.row not in table.rows for item in ready):  # nothing, or real baselines alone
-        reasons = sorted((item.reason for item in made if item.reason), key=lambda reason: not isinstance(reason, DataMissing))
-        raise type(reasons[0])(f"no row of {name} can be run at {request.scale} scale: {reasons[0]}")
+        # the first is one that the user can mend, by registering data if need be
+        closed = [(not isinstance(item.reason, DataMissing), obstacle(item.row, table, str(request.scale)), item.reason) for item in made]
+        reason = min((row for row in closed if row[2]), key=lambda row: row[:2])[2]
+        assert reason
+        raise type(reason)(f"no row of {name} can be run at {request.scale} scale: {reason}")
     count, todo, time = work(made, store)
     console.note(f"{name}, {request.scale} scale: {count} runs, {todo} stages to do, time: {time}")
     groups: list[Path] = []
