@@ -130,6 +130,20 @@ def test_every_setting_is_on_the_page(pages, kind):
     assert kind == "run" or "sample.m [1.0]" in text
 
 
+def test_settings_of_one_model_stand_beside_each_other_with_one_noise(pages):
+    text = pages["comparison"].read_text("utf-8")
+    assert text.count("one noise per row: only the setting differs") == 1 and text.count('<table class="images') == 3
+    assert "identity 1, m = [0.0]" in text and "identity 1, m = [1.0]" in text
+
+
+def test_the_verdict_of_a_sweep_is_one_sentence():
+    assert verdict.first_sentence("AVG rises from 70.1 to 75. The best is m = 1. n = 3 seeds.") == (
+        "AVG rises from 70.1 to 75.",
+        "The best is m = 1. n = 3 seeds.",
+    )
+    assert verdict.first_sentence("AVG falls with m.") == ("AVG falls with m.", "")
+
+
 def test_runs_of_an_older_version_are_shown_without_the_protocol(tmp_path):
     made = fake_pages.make(tmp_path)
     write_json(tmp_path / "results" / made["run"] / "run.json", {name: value for name, value in made.items() if name != "config"})
@@ -277,7 +291,7 @@ def test_many_rows_stay_readable(many):
     assert text.count('<figure class="small">') == 9  # a t-SNE of every row
     assert text.count('<figure class="full">') == 2  # accuracies and histograms in panels
     assert "All 36 differences of the average" in text and "From maker0 6x6, the baseline." in text
-    assert "the best of the others" in text and "wrong for 9 of 9" in text
+    assert "the best of the others" in text and "wrong 9/9" in text
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (Debian: apt-get install chromium)")

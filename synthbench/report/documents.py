@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from synthbench import __version__
+from synthbench.comparable import flat
 from synthbench.report import facts, figures, pairs, parts, verdict
 from synthbench.report.blocks import Block, Document, Figure, Fold, Grid, Image, Images, Results, Text
 from synthbench.report.data import ACCURACY, AVERAGE, Run, cell, finished, open_runs, plain, run_table, sweep_table
@@ -116,6 +117,8 @@ def comparison_document(comparison: Mapping[str, Any], store: Store, photographs
         yield from parts.histograms({label: run for label, run in labelled.items() if run.result["generator"] != "real"})
 
     def images() -> Iterator[Block]:
+        for number, points in enumerate(settings_of_one_model(runs)):
+            yield from attempt(partial(one_noise, points, store, photographs, name=f"one-noise-{number}"))
         for number, run in enumerate(runs):
             yield from attempt(partial(parts.images, run, photographs, people=3, name=f"samples-{number}"), f" of {run.label}")
 
@@ -248,12 +251,13 @@ def sweep_document(sweep: Mapping[str, Any], store: Store, photographs: bool = F
             ("Average accuracy there", f"{top['value']:.2f} %", bounds),
         ]
     seeds = len(sweep["seeds"])
+    first, rest = verdict.first_sentence(str(sweep.get("statement") or "The sweep has no statement yet."))
     return Document(
         kind="sweep",
         title=f"{sweep['generator']} {sweep['volume']} over {names}",
         about=f"Protocol {sweep['protocol']}, {seeds} seed{'s' if seeds > 1 else ''}. {sweep['sweep']}",
-        verdict=str(sweep.get("statement") or "The sweep has no statement yet."),
-        remarks=limits(sweep),
+        verdict=first,
+        remarks=[*([rest] if rest else []), *limits(sweep)],
         tiles=tiles,
         sections=[item for item in sections if item],
         comparison=table,
@@ -323,10 +327,28 @@ def realised(sweep: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> I
             key = metric.replace("/", "-")
             svg = figures.curve(key, [float(x) for x in at if x is not None], {title: found}, (last(name), title), None)
             told = "; ".join(f"{values_of(point)}: {value[0]:.2f}" for point, value in zip(points, found) if value)
-            yield Figure(key, svg, f"{title}: {told}.", f"{title[:1].upper()}{title[1:]} over {last(name)}.")
+            shown = title if title == "d′" else title[:1].upper() + title[1:]
+            yield Figure(key, svg, f"{title}: {told}.", f"{shown} over {last(name)}.")
 
 
-def one_noise(points: Sequence[Mapping[str, Any]], store: Store, photographs: bool, people: int = 6, across: int = 11) -> Iterator[Block]:
+def settings_of_one_model(runs: Sequence[Run]) -> list[list[dict[str, Any]]]:
+    """Rows of a comparison that sample the same trained model for the same identities with other settings, as the points of a sweep."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        for manifest in run.stages("enroll")[:1]:
+            groups.setdefault(manifest["key"], []).append(run)
+    found = []
+    for group in groups.values():
+        settings = [dict(flat(run.result["settings"])) for run in group]
+        names = [name for name in settings[0] if any(other.get(name) != settings[0][name] for other in settings[1:])]
+        points = [{"values": {name: own.get(name) for name in names}, "runs": [run.name]} for run, own in zip(group, settings)]
+        found += [points] if names else []
+    return found
+
+
+def one_noise(
+    points: Sequence[Mapping[str, Any]], store: Store, photographs: bool, people: int = 6, across: int = 11, name: str = "one-noise"
+) -> Iterator[Block]:
     """One identity per row, one setting per column, always the same slot: the noise is the same, only the setting differs."""
     shown = [point for point in points if point["runs"]]
     if len(shown) > across:
@@ -357,4 +379,4 @@ def one_noise(points: Sequence[Mapping[str, Any]], store: Store, photographs: bo
     caption += (
         " Below each image: its similarity to the inquiry, by the encoder." if any(i and i.label for _, line in rows for i in line) else ""
     )
-    yield Images("one-noise", caption, header, rows)
+    yield Images(name, caption, header, rows)

@@ -38,6 +38,8 @@ def cost(runs: Sequence[Run]) -> Iterator[Block]:
             )
         header = ["", "train and generate", "all stages", "images / s", "disk", "device"]
         yield Grid("Time on one device, as it was when the stages were made; stages that runs share are counted in each.", header, lines)
+        once = {manifest["key"]: float(manifest.get("seconds", 0)) for run in runs for manifest in run.manifests}
+        yield Text(f"All stages of this page, each counted once: {console.duration(sum(once.values()))}.", quiet=True)
     for run in runs:
         header, rows = costs(run)
         device = run.result["cost"]["device"]

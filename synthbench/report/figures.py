@@ -324,7 +324,8 @@ def curve(
                       linewidth=2 if main else 0.9, linestyle=DASHES[number % len(DASHES)], label=title)  # fmt: skip
         axis.set_xlabel(titles[0])
         axis.set_ylabel(titles[1])
-        legend(axis, 3)
+        if len(rows) > 1 or real is not None:
+            legend(axis, 3)
 
     return draw(name, paint, 3.1 + 0.15 * (len(rows) // 3), 5.6 if len(rows) > 1 else WIDTH)
 

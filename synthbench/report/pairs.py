@@ -89,7 +89,7 @@ def common_pairs(runs: Sequence[Run], photographs: bool) -> Iterator[Block]:
     margins = np.stack([joined(found, names, "distance") - joined(found, names, "threshold") for found in every])
     right = np.where(same, -margins, margins)  # above zero: right, by so much; (networks, pairs)
     wrong, mean = (right <= 0).sum(0), right.mean(0)
-    told = [f"wrong for {count} of {len(every)}" if count else f"right by {by:.2f}" for count, by in zip(wrong, mean)]
+    told = [f"wrong {count}/{len(every)}" if count else f"right by {by:.2f}" for count, by in zip(wrong, mean)]
     hardest, easiest = np.lexsort((mean, -wrong)), np.lexsort((-mean, wrong))
     shown = Shown(runs[0], every[0], names)
     rows = [

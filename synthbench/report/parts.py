@@ -106,8 +106,8 @@ def histograms(runs: Mapping[str, Run]) -> Iterator[Block]:
         svg = figures.histograms("separation", edges, rows, "cosine similarity, by the judge")
         caption = "How alike two images of a set are, for the judge, which no generator has seen."
         same = {title: counts[middle > 0.995].sum() / max(counts.sum(), 1) for title, (counts, _) in rows.items()}
-        twice = [f"{100 * share:.1f} % of the pairs of {title}" for title, share in same.items() if share > 0.003]
-        caption += f" One image twice are {', '.join(twice)}." if twice else ""
+        twice = [f"{100 * share:.1f} % of {title}" for title, share in same.items() if share > 0.003]
+        caption += f" Pairs of one identity that are one image twice: {', '.join(twice)}." if twice else ""
         yield Figure("separation", svg, f"Histograms of cosine similarity. Means: {told}.", caption, "full" if len(rows) > FEW else "")
 
 

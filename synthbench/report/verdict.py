@@ -54,6 +54,12 @@ def against(gap: Mapping[str, Any], what: str) -> str:
     return f"{points} ({told})" if low > 0 or high < 0 else f"not distinguishable from {what} ({distance}, {told})"
 
 
+def first_sentence(text: str) -> tuple[str, str]:
+    """The first sentence and what follows it."""
+    first, end, rest = text.partition(". ")
+    return (first + ".", rest) if end else (text, "")
+
+
 def comparison_verdict(comparison: Mapping[str, Any]) -> str:
     """Which generator is best, and whether the data can tell."""
     found = [row for row in comparison["rows"] if row["cells"].get(AVERAGE)]
