@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from synthbench import console
 from synthbench.data import pixels
 from synthbench.types import UserError
 
@@ -227,6 +228,10 @@ def read_parquet(path: Path) -> Source:
         for group in range(file.num_row_groups):
             groups.append((number, group))
             first.append(first[-1] + file.metadata.row_group(group).num_rows)
+    if "label2" in opened[0][0].schema_arrow.names:
+        console.warn(
+            f"{path}: the soft labels (columns label2, weight) are not read; an image of two people counts as the first"
+        )
     starts = np.array(first)
     held: dict[int, Any] = {}  # the row group read last
 
