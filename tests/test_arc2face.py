@@ -18,6 +18,7 @@ from synthbench.data import sources
 from synthbench.generators import arc2face
 from synthbench.generators.arc2face import Arc2Face, Config
 from synthbench.models.encoder import read_tensors, save_encoder
+from synthbench.models.size import count
 from synthbench.seeds import torch_generator
 from synthbench.testing.world import rendered, tiny_encoder
 from synthbench.types import Context, DataMissing, Slot, UserError
@@ -229,4 +230,5 @@ def test_the_file_is_the_default_and_the_size_that_of_stable_diffusion() -> None
     }
     with torch.device("meta"):
         unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
-    assert sum(parameter.numel() for parameter in unet.parameters()) == 859_520_964
+        parameters, macs = count(unet, torch.empty(1, 4, 64, 64), torch.zeros(1), torch.empty(1, 77, 768))
+    assert parameters == 859_520_964 and 2 * macs / 1e9 == pytest.approx(803, abs=1)

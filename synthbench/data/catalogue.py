@@ -36,7 +36,7 @@ CATALOGUE = {
         Source(
             "digiface-1m",
             "faces",
-            "DigiFace-1M, the released rendered faces",
+            "DigiFace-1M",
             "Microsoft research licence, non-commercial, no redistribution",
             "https://github.com/microsoft/DigiFace1M",
         ),
