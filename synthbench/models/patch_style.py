@@ -45,7 +45,7 @@ class StyleEncoder(nn.Module):
         x, norm = self.mix(x), self.norm
         given = (None, None) if keep is not None else (norm.running_mean, norm.running_var)
         x = F.batch_norm(x, *given, norm.weight, norm.bias, keep is not None, eps=norm.eps)
-        return self.last((statistics(x, self.grid, self.statistic) * self.weight).sum(-1) + self.position)
+        return self.last((statistics(x.float(), self.grid, self.statistic) * self.weight).sum(-1) + self.position)
 
     @torch.no_grad()
     def settle(self, features: Tensor) -> None:
