@@ -80,4 +80,4 @@ def accuracy(backbone: nn.Module, pairs: Pairs) -> float:
     raw = [backbone(send(part, device).float() / 127.5 - 1).double().cpu().numpy() for part in pairs.images.split(BATCH)]
     backbone.train()
     distance = pair_distances(combine(np.concatenate(raw))[0], pairs.left, pairs.right)
-    return 100 * float(kfold(distance, pairs.same).fold_accuracies().mean())
+    return round(100 * float(kfold(distance, pairs.same).fold_accuracies().mean()), 3)
