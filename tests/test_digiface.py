@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -41,7 +42,9 @@ def made(sample: dict, slots: list[Slot], tmp_path: Path, seed: int = 0):
 
 
 def test_the_contract() -> None:
-    assert list(testing.check("digiface"))
+    """With the augmentation, which the demo is without."""
+    steps = json.dumps([step.model_dump() for step in digiface.AUGMENTATION])
+    assert list(testing.check("digiface", [f"sample.augmentation={steps}"]))
 
 
 def test_the_shipped_yaml_is_the_default_and_the_recipe_has_its_augmentation() -> None:

@@ -27,7 +27,7 @@ PART = "generator"  # of the embedded world; another seed than other generators 
 
 # ---------------------------------------------------------------------------------------------------------------- config
 
-# The paper's list and probabilities. It gives no strengths, and the authors did not when asked (microsoft/DigiFace1M#6): these are ours.
+# The paper's list and probabilities. The strengths are not published (users ask in microsoft/DigiFace1M#6): these are ours.
 AUGMENTATION = (
     augment.Flip(p=0.5),
     augment.Warp(p=1.0, scale=(0.9, 1.1), turn=10.0, shift=0.05, aspect_p=0.1, aspect=(0.85, 1.18), corner=0.05),
