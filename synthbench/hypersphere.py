@@ -63,14 +63,18 @@ def lowest(lb: float, threshold: float) -> float:
 
 
 def perturb(codes: Tensor, slots: Sequence[Slot], lowest: float, seed: int) -> Tensor:
-    """IDperturb (arXiv 2602.18831): the identity's embedding (B, dim), turned by a random angle in a random direction, its slot's own.
+    """IDperturb (arXiv 2602.18831): the identities' embeddings (B, dim), each turned as its slot says; on the CPU."""
+    return torch.stack([turned(code, lowest, torch_generator(seed, "perturb", *slot)) for code, slot in zip(codes, slots, strict=True)])
 
-    v becomes cos(theta) v + sin(theta) u, with u a random unit vector orthogonal to v and cos(theta) uniform in [lowest, 1]; lengths stay.
+
+def turned(code: Tensor, lowest: float, draw: torch.Generator) -> Tensor:
+    """An embedding (dim,) turned in a random direction by a random angle, whose cosine is uniform in [lowest, 1]; its length stays.
+
+    v becomes cos(theta) v + sin(theta) u, with u a random unit vector orthogonal to v.
     """
-    draws = [torch_generator(seed, "perturb", *slot) for slot in slots]
-    cosine = torch.cat([torch.rand(1, generator=draw) for draw in draws])[:, None] * (1 - lowest) + lowest
-    noise = torch.stack([torch.randn(codes.shape[1], generator=draw) for draw in draws])
-    length = codes.norm(dim=1, keepdim=True)
-    unit = codes / length
-    sideways = F.normalize(noise - (noise * unit).sum(1, keepdim=True) * unit, dim=1)
+    cosine = lowest + (1 - lowest) * torch.rand((), generator=draw)
+    length = code.norm()
+    unit = code / length
+    noise = torch.randn(code.shape, generator=draw)
+    sideways = F.normalize(noise - (noise @ unit) * unit, dim=0)
     return length * (cosine * unit + (1 - cosine.square()).sqrt() * sideways)

@@ -185,7 +185,6 @@ class IDiffFace(Generator[Config]):
         """Columns: sample, similarity (cosine to the identity under the encoder); with inquiries real."""
         settings, sample = self.config.train, self.config.sample
         known = inquiries.load(context.inputs["enroll"])
-        identities = F.normalize(known.codes, dim=1)
         encoder, device, folder = context.encoder, context.device, context.inputs["train"]
         painter = autoencoder.load(settings.autoencoder, folder / FOLDER, device)
         side = (settings.pixels or context.resolution) // painter.factor
@@ -196,13 +195,13 @@ class IDiffFace(Generator[Config]):
         lowest = hypersphere.lowest(sample.perturb, self.config.enroll.threshold)
 
         def make(some: list[Slot]) -> tuple[Tensor, dict[str, Tensor]]:
-            own = identities[[slot.identity for slot in some]]
+            own = known.codes[[slot.identity for slot in some]]
             told = own if lowest == 1 else hypersphere.perturb(own, some, lowest, context.seed)
             streams = [torch_generator(context.seed, "image", *slot) for slot in some]
             noise = diffusion.Noise(streams, (settings.autoencoder.latents, side, side), device)
             with torch.inference_mode(), autocast(device, sample.precision):
-                towards = denoiser.context(told.to(device))
-                away = opposite(denoiser, sample, identities, some, context) if sample.guidance else None
+                towards = contexts(denoiser, told.to(device))
+                away = opposite(denoiser, sample, known.codes, some, context) if sample.guidance else None
 
                 def network(z: Tensor, t: Tensor) -> Tensor:
                     output = denoiser(z, t, towards).float()
@@ -213,28 +212,35 @@ class IDiffFace(Generator[Config]):
                 ):
                     z = step.x
                 images = diffusion.to_uint8(autoencoder.resized(painter.decode(z).float(), context.resolution))
-                reached = (encoder.embed(images).float() * own.to(device)).sum(1)
+                reached = (encoder.embed(images).float() * F.normalize(own.to(device), dim=1)).sum(1)
             return images, {"similarity": reached}
 
         yield from sampling.generate(make, slots, context, ("similarity",), known.faces)
 
 
-def opposite(denoiser: Denoiser, sample: Sample, identities: Tensor, slots: list[Slot], context: Context) -> Tensor:
+def opposite(denoiser: Denoiser, sample: Sample, codes: Tensor, slots: list[Slot], context: Context) -> Tensor:
     """What guidance pushes away from: components (B, components). Only identities before one's own count, as these never change."""
     device = context.device
     if sample.against == "empty":
         assert denoiser.empty is not None  # Config sees to it
         return denoiser.empty.expand(len(slots), -1)
-    if len(identities) < 2:
+    if len(codes) < 2:
         raise UserError(f"sample.against {sample.against} needs at least two identities")
-    other = []
-    for identity, _ in slots:
-        before = max(identity, 1)
-        nearest = (identities[:before] @ identities[identity]).argmax()
-        other.append(
-            1 if identity == 0 else int(nearest) if sample.against == "nearest" else derive(context.seed, "against", identity) % before
-        )
-    return denoiser.context(identities[other].to(device))
+    unit = F.normalize(codes, dim=1)
+
+    def other(identity: int) -> int:
+        if identity == 0:
+            return 1
+        if sample.against == "random":
+            return derive(context.seed, "against", identity) % identity
+        return int((unit[:identity] @ unit[identity]).argmax())
+
+    return contexts(denoiser, codes[[other(slot.identity) for slot in slots]].to(device))
+
+
+def contexts(denoiser: Denoiser, codes: Tensor) -> Tensor:
+    """`denoiser.context` of each row by itself: the last bits of a small matrix product depend on where in it a row stands."""
+    return torch.cat([denoiser.context(code[None]) for code in codes])
 
 
 # -------------------------------------------------------------------------------------------------------------- training

@@ -1,7 +1,9 @@
 """A small autoencoder with a continuous latent space, for latent diffusion (Rombach et al., arXiv 2112.10752, appendix G: KL-reg.).
 
-Encoder and decoder are those of LDM as diffusers has them. Published ones are trained with LPIPS and a patch discriminator; this one
-learns from the protocol's faces alone: absolute error, a faint pull of the latents to N(0, 1), and the identity under the encoder E_id.
+Encoder and decoder are those of LDM as diffusers has them. Published ones are trained for weeks with LPIPS and a patch discriminator;
+this one learns from the protocol's faces alone: absolute error, a faint pull of the latents to N(0, 1), and the identity under the
+encoder E_id. Beside both networks runs a linear path between patches and latents, which starts at the principal components of the
+patches, so that the networks begin with a picture and have only to better it.
 """
 
 from __future__ import annotations
@@ -18,10 +20,11 @@ from torch.nn import functional as F
 from synthbench import diffusion, training
 from synthbench.device import ready, send
 from synthbench.models import encoder as face
+from synthbench.models.unet import zero
 from synthbench.seeds import derive
 from synthbench.types import Context, UserError
 
-MEASURED = 512  # images whose latents set the scale
+MEASURED = 512  # images that set the linear path and the scale of the latents
 
 
 class Train(training.Optimization):
@@ -69,18 +72,35 @@ class Autoencoder(nn.Module):
             settings.groups,
             mid_block_add_attention=False,
         )
+        self.analysis = nn.Conv2d(3 * self.factor**2, latents, 1)
+        self.synthesis = nn.Conv2d(latents, 3 * self.factor**2, 1)
+        zero(self.encoder.conv_out)
+        zero(self.decoder.conv_out)
         self.register_buffer("scale", torch.ones(()))
+
+    @torch.no_grad()
+    def begin(self, x: Tensor) -> None:
+        """Set the linear path to the principal components of the patches of images x (B, 3, R, R)."""
+        patches = F.pixel_unshuffle(x, self.factor).permute(0, 2, 3, 1).flatten(0, 2).double().cpu()
+        mean = patches.mean(0)
+        axes = torch.linalg.eigh((patches - mean).T @ (patches - mean)).eigenvectors.T.flip(0)[: len(self.analysis.weight)]
+        axes = axes * axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()  # eigh leaves the sign open
+        for layer, weight, bias in ((self.analysis, axes, -axes @ mean), (self.synthesis, axes.T, mean)):
+            layer.weight[: len(weight), : len(weight.T)] = weight.float()[:, :, None, None]
+            layer.bias[: len(bias)] = bias.float()  # type: ignore[index]
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the unscaled latents."""
         mean, log_variance = self.encoder(x.contiguous(memory_format=torch.channels_last)).float().chunk(2, dim=1)
-        return mean, (log_variance - 6).clamp(-30, 20)  # almost no noise at first, so that there is something to decode
+        mean = mean + self.analysis(F.pixel_unshuffle(x, self.factor)).float()
+        return mean, (log_variance - 6).clamp(-30, 20)  # almost no noise at first
 
     def encode(self, x: Tensor) -> Tensor:
         return self.moments(x)[0] * self.scale
 
     def decode(self, z: Tensor) -> Tensor:
-        return self.decoder((z / self.scale).contiguous(memory_format=torch.channels_last))
+        z = (z / self.scale).contiguous(memory_format=torch.channels_last)
+        return self.decoder(z) + F.pixel_shuffle(self.synthesis(z), self.factor)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.decode(self.encode(x))
@@ -106,6 +126,8 @@ def train(settings: Train, pixels: int, context: Context, out: Path) -> None:
         raise UserError(
             f"{pixels} px cannot be halved {len(settings.channels) - 1} times; change train.pixels or train.autoencoder.channels"
         )
+    rows = range(0, len(faces), -(-len(faces) // MEASURED))
+    network.begin(fitted(faces.images(rows), pixels))
     learner = training.Learner(network, settings, device)
     side = pixels // network.factor
 
@@ -120,7 +142,6 @@ def train(settings: Train, pixels: int, context: Context, out: Path) -> None:
     training.loop(update, learner.state, settings, len(faces), context, "the autoencoder", out)
     average: Autoencoder = learner.average.model  # type: ignore[assignment]
     with torch.inference_mode():
-        rows = range(0, len(faces), -(-len(faces) // MEASURED))
         parts = [average.encode(fitted(send(faces.images(rows[i : i + 32]), device), pixels)) for i in range(0, len(rows), 32)]
         average.scale.fill_(1 / torch.cat(parts).std())
     training.save_weights(average, weights)
