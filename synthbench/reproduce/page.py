@@ -46,7 +46,7 @@ def record(name: str, table: Table, request: Request, made: Sequence[Item], grou
         parts_of = [Column(metric=f"verification/{item}/accuracy", title=f"{item} %", published=item) for item in published.BENCHMARKS]
         columns += [column for column in parts_of if any(column.metric in row["ours"] for row in rows)]
     protocol = load_protocol(request.protocol or scale.protocol)
-    notes = [f"{request.seeds} seed{'s' * (request.seeds > 1)} of each row", RENDERED if isinstance(protocol.real, WorldFaces) else PHOTOGRAPHS]
+    notes = [f"{request.seeds} seed{'s' * (request.seeds > 1)} a row", RENDERED if isinstance(protocol.real, WorldFaces) else PHOTOGRAPHS]
     return {
         "reproduction": name,
         **{key: getattr(table, key) for key in ("content", "camera_ready", "v1", "asks")},
