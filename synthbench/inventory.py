@@ -201,6 +201,7 @@ def doctor(runs: Path) -> list[tuple[str, str]]:
         ("onnxruntime", "ONNX encoders"),
         ("lmdb", "LMDB sets"),
         ("pynvml", "GPU metrics"),
+        ("transformers", "text encoders of published weights"),
     ):
         facts.append((package, "installed" if importlib.util.find_spec(package) else f"not installed (only needed for {why})"))
     facts.append(("device", pick_device("auto")[1]))
