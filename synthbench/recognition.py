@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -105,7 +105,7 @@ class Recipe(Settings):
 
 @dataclass(frozen=True)
 class Step:
-    """A look at a training. `number` steps of `total` are done; `loss` is the mean since the last look."""
+    """A look at a training; every epoch ends with one. `number` steps of `total` are done; `loss` is the mean since the last look."""
 
     number: int
     total: int
@@ -113,6 +113,7 @@ class Step:
     lr: float
     images_per_second: float
     waiting: float  # share of the time spent waiting for data
+    backbone: nn.Module = field(repr=False)  # as it is now, in training
 
 
 def load_recipe(name: str) -> Recipe:
@@ -160,7 +161,7 @@ def train(faces: FaceSet, recipe: Recipe, *, seed: int, device: torch.device, ou
             loss, norm = update(backbone, head, optimizer, images, labels, recipe, lr, seed, step, device, criterion)
             losses[step - done], norms[step - done] = loss, norm
             count = step + 1 - done  # steps since the last look
-            if count == REPORT or time.monotonic() - since > LOOK or step + 1 == total:
+            if count == REPORT or time.monotonic() - since > LOOK or (step + 1) % per_epoch == 0:
                 fresh = losses[:count].cpu()
                 refuse_non_finite(fresh, norms[:count].cpu(), done, recipe, per_epoch)
                 now = time.monotonic()
@@ -168,7 +169,7 @@ def train(faces: FaceSet, recipe: Recipe, *, seed: int, device: torch.device, ou
                     training.save(out / "checkpoint.pt", step + 1, state, fingerprint)
                     saved = time.monotonic()
                 speed, waiting = count * batch / (now - since), waited / (now - since)
-                yield Step(step + 1, total, fresh.mean().item(), lr, speed, waiting)
+                yield Step(step + 1, total, fresh.mean().item(), lr, speed, waiting, backbone)
                 since, waited, done = time.monotonic(), 0.0, step + 1
 
     spec = {

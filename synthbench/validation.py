@@ -6,7 +6,6 @@ score and no key, and measuring it leaves the weights as they are.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +37,7 @@ class Pairs:
 
 
 def watched(steps: Iterator[Step], epochs: int, real: FaceSet, folder: Path, watch: Watch) -> Iterator[Step]:
-    """The `steps` of a training of `epochs`; `watch` is told of every epoch, at the first look after its end.
+    """The `steps` of a training of `epochs`; `watch` is told of every epoch.
 
     The accuracies lie in folder/validation.json, so that a training that was stopped tells the same ones again before it goes on.
     """
@@ -47,12 +46,10 @@ def watched(steps: Iterator[Step], epochs: int, real: FaceSet, folder: Path, wat
     for epoch in sorted(known):
         watch(epoch, known[epoch])
     pairs = draw(real)
-    last = max(known, default=0)
     for step in steps:
-        epoch = step.number * epochs // step.total
-        if epoch > last:
-            backbone = inspect.getgeneratorlocals(steps)["backbone"]  # type: ignore[arg-type]  # of recognition.train, which stands still
-            last, known[epoch] = epoch, accuracy(backbone, pairs)
+        epoch, rest = divmod(step.number * epochs, step.total)
+        if not rest and epoch not in known:
+            known[epoch] = accuracy(step.backbone, pairs)
             write_json(path, known)
             watch(epoch, known[epoch])
         yield step

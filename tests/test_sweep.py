@@ -19,7 +19,7 @@ import optuna
 import pytest
 from fake_protocol import write_protocol
 
-from synthbench import comparable, recognition, run, sweep
+from synthbench import comparable, run, sweep
 from synthbench.comparison import Entry
 from synthbench.config import Layer
 from synthbench.data.faces import open_faces
@@ -442,11 +442,8 @@ def test_pruning_needs_people_that_the_recognizer_does_not_know(here: Path) -> N
         sweep.sweep(request(parameters=("group",), values=("1,2",), generator="similarity_groups", prune=True))
 
 
-def test_a_point_that_was_given_up_is_finished_later_as_if_nothing_had_been(
-    here: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_point_that_was_given_up_is_finished_later_as_if_nothing_had_been(here: Path, prepared: Path) -> None:
     """The same keys, the same weights; and a training that was stopped tells the same accuracies again."""
-    monkeypatch.setattr(recognition, "REPORT", 1)
     for name in ("runs", "quiet"):
         shutil.copytree(prepared, here / name)
     told: list[tuple[int, int, float]] = []
