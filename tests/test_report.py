@@ -133,7 +133,7 @@ def test_every_setting_is_on_the_page(pages, kind):
 def test_settings_of_one_model_stand_beside_each_other_with_one_noise(pages):
     text = pages["comparison"].read_text("utf-8")
     assert text.count("one noise per row: only the setting differs") == 1 and text.count('<table class="images') == 3
-    assert "identity 1, m = [0.0]" in text and "identity 1, m = [1.0]" in text
+    assert all(f'alt="identity 1, m\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}[{m}]"' in text for m in ("0.0", "1.0"))
 
 
 def test_the_verdict_of_a_sweep_is_one_sentence():
