@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -170,3 +172,12 @@ def test_guidance_means_the_same_whatever_is_predicted(prediction):
 @pytest.mark.parametrize("prediction", ["epsilon", "v", "x0"])
 def test_plain_weight_leaves_the_error_of_the_output(prediction):
     assert diffusion.weight(torch.tensor([0.1, 0.9]), prediction, "plain").tolist() == [1, 1]
+
+
+def test_restarts_double_in_length():
+    """IDiff-Face: 150,000 steps with restarts after 10,000, 30,000 and 70,000."""
+    factors = [diffusion.lr_factor("restarts", 0, step, 150) for step in range(150)]
+    assert [step for step, factor in enumerate(factors) if factor == 1] == [0, 10, 30, 70]
+    for begin, length in ((0, 10), (10, 20), (30, 40), (70, 80)):
+        expected = [0.5 * (1 + math.cos(math.pi * i / length)) for i in range(length)]
+        assert factors[begin : begin + length] == pytest.approx(expected)
