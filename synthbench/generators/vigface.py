@@ -32,7 +32,7 @@ from synthbench.seeds import derive, torch_generator
 from synthbench.store import write_json, writing
 from synthbench.types import Context, FaceBatch, Progress, Slot, UserError
 
-BLOCK = 4096  # prototypes compared at a time
+BLOCK = 1024  # prototypes compared at a time
 
 # ---------------------------------------------------------------------------------------------------------------- config
 
@@ -187,7 +187,8 @@ def cosines(a: Tensor, b: Tensor, same: bool = False) -> Cosines:
         highest = max(highest, found.max().item())
         if same:
             found.diagonal(first).fill_(0)
-        total, squares = total + found.double().sum().item(), squares + found.double().square().sum().item()
+        total += found.sum(dtype=torch.float64).item()
+        squares += found.square_().sum(dtype=torch.float64).item()
     count = len(a) * (len(b) - same)
     return Cosines(total / count, max(0.0, squares / count - (total / count) ** 2) ** 0.5, highest)
 
