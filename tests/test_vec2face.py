@@ -17,13 +17,13 @@ from synthbench.models import fmae, perceptual
 from synthbench.models.encoder import Encoder
 from synthbench.models.encoder import build as backbone
 from synthbench.models.size import count
-from synthbench.testing.world import rendered, tiny_encoder
+from synthbench.testing.world import rendered
 from synthbench.types import Context, DataMissing, Slot, UserError, Volume
 
 SHAPE = fmae.Shape(
-    width=32, depth=1, heads=2, decoder_depth=1, decoder_heads=2, latent=16, channels=8, multipliers=(1, 1, 2, 2), blocks=1, groups=4
+    width=32, depth=1, heads=2, decoder_depth=1, decoder_heads=2, latent=16, channels=8, multipliers=(1, 2, 2), blocks=1, groups=4
 )
-R, DIM = 32, 32
+R, DIM = 16, 16
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -36,12 +36,22 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def faces():
-    return rendered("train")
+    """Eight rendered people, six images each."""
+    found = rendered("train")
+    return FaceSet.from_arrays(F.avg_pool2d(found.images(slice(None)).float(), 2).round().to(torch.uint8), found.identity)
 
 
 @pytest.fixture(scope="module")
 def encoder(faces):
-    return tiny_encoder(faces, 0)
+    """A random network whose batch norms have seen the faces."""
+    torch.manual_seed(0)
+    net = backbone({"family": "small", "width": 16}, R, DIM)
+    for module in net.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = 1.0
+    with torch.no_grad():
+        net.train()(faces.images(slice(None)).float() / 127.5 - 1)
+    return Encoder(net, resolution=R, dim=DIM, name="random")
 
 
 def settings(**change):
@@ -58,8 +68,8 @@ def context(out, faces, encoder, **more):
 def trained(tmp_path_factory, faces, encoder):
     """A generator after a short training, and the folder of its weights."""
     root = tmp_path_factory.mktemp("vec2face")
-    shape = SHAPE.model_copy(update={"width": 64, "dropout": 0.0, "channels": 16})
-    generator = Vec2Face(Config(train=settings(network=shape, steps=160, batch_size=24, adversarial_from=1.0, max_norm=1.0)))
+    shape = SHAPE.model_copy(update={"dropout": 0.0})
+    generator = Vec2Face(Config(train=settings(network=shape, steps=400, lr=3e-3, adversarial_from=1.0, max_norm=1.0)))
     generator.train(context(root / "train", faces, encoder))
     return generator, {"train": root / "train"}
 
@@ -251,8 +261,8 @@ def test_lpips_from_registered_files(tmp_path, monkeypatch):
     entry = type("Entry", (), {})
     monkeypatch.setattr(sources, "find", lambda name, kind: setattr(found := entry(), "path", paths[name]) or found)
     lpips = perceptual.LPIPS()
-    x = (torch.rand(1, 3, 32, 32) * 2 - 1).requires_grad_(True)
-    far = lpips(x, torch.rand(1, 3, 32, 32) * 2 - 1)
+    x = (torch.rand(1, 3, 16, 16) * 2 - 1).requires_grad_(True)
+    far = lpips(x, torch.rand(1, 3, 16, 16) * 2 - 1)
     assert lpips(x, x.detach()).item() == pytest.approx(0, abs=1e-6) and far.item() > 0.01
     assert [m.shape[1] for m in lpips.maps(x)] == [64, 128, 256, 512, 512]
     assert torch.autograd.grad(far.sum(), x)[0].abs().sum() > 0
@@ -296,7 +306,7 @@ def test_the_adversarial_term_is_balanced_at_the_last_layer(faces, encoder):
     with torch.no_grad():
         fake = critic(network(batch.feature, batch.scores, batch.ratio, 0.5, 9)[0])
         assert float(loss) == pytest.approx(float(((critic(batch.x) - 1) ** 2).mean() + (fake**2).mean()) / 2, abs=1e-5)
-    assert fake.shape == (4, 1, 3, 3) and all(p.grad is None for p in network.parameters())
+    assert fake.shape == (4, 1, 1, 1) and all(p.grad is None for p in network.parameters())
 
 
 # --------------------------------------------------------------------------------------------------------------- training
@@ -440,9 +450,9 @@ def test_variation_comes_from_the_noise_and_not_from_the_mask(trained, tmp_path,
     mask = Sample().mask
     torch.manual_seed(0)
     with torch.no_grad():
-        v = encoder(faces.images(slice(32)).float() / 127.5 - 1)
-        noisy = vec2face.perturb(v, torch.randn_like(v), torch.full((32,), 0.3) * network.scale)
-        one, other = ((torch.rand(32, 16), mask.ratio(torch.rand(32)), mask.low) for _ in range(2))
+        v = encoder(faces.images(slice(None)).float() / 127.5 - 1)
+        noisy = vec2face.perturb(v, torch.randn_like(v), torch.full((48,), 0.3) * network.scale)
+        one, other = ((torch.rand(48, 16), mask.ratio(torch.rand(48)), mask.low) for _ in range(2))
         base, masked, moved = (encoder(fmae.paint(network, *given)) for given in ((v, *one), (v, *other), (noisy, *one)))
     by_mask, by_noise = ((1 - F.cosine_similarity(base, x)).mean() for x in (masked, moved))
-    assert by_noise > 3 * by_mask and by_noise > 0.003
+    assert by_noise > 3 * by_mask and by_noise > 0.01
