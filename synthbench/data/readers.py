@@ -229,9 +229,7 @@ def read_parquet(path: Path) -> Source:
             groups.append((number, group))
             first.append(first[-1] + file.metadata.row_group(group).num_rows)
     if "label2" in opened[0][0].schema_arrow.names:
-        console.warn(
-            f"{path}: the soft labels (columns label2, weight) are not read; an image of two people counts as the first"
-        )
+        console.warn(f"{path}: the soft labels (columns label2, weight) are not read; an image of two people counts as the first")
     starts = np.array(first)
     held: dict[int, Any] = {}  # the row group read last
 
