@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from synthbench import diffusion, sampling, training
-from synthbench.config import Settings
+from synthbench import denoising, diffusion, sampling, training
 from synthbench.device import autocast, ready, send
 from synthbench.models.encoder import read_tensors
 from synthbench.models.unet import Shape, UNet
@@ -29,27 +28,17 @@ from synthbench.types import Context, Slot, UserError
 FOLDER = "unconditional"  # of the model, in the folder of the train stage
 
 
-class Train(training.Optimization):
+class Train(denoising.Train):
     """How a denoiser of images is built and trained: the part `train.unconditional` of a generator's config."""
 
     unet: Shape = Shape()
-    schedule: diffusion.Schedule = "linear"
-    snr_scale: float = Field(1.0, gt=0, description="factor on the schedule's signal-to-noise ratio (simple diffusion: (64 / pixels)^2)")
-    prediction: diffusion.Prediction = "epsilon"
-    weighting: diffusion.Weighting = Field("uniform", description="of the squared error; uniform: DDPM's")
-    times: diffusion.Times = "uniform"
-    T: int = Field(1000, ge=2, description="diffusion steps")
-    flip: bool = Field(True, description="mirror every second image")
 
 
-class Sample(Settings):
+class Sample(denoising.Sample):
     """How its images are sampled."""
 
     steps: int = Field(100, ge=1, description="DDIM steps (DCFace: 1000 steps respaced to 100)")
-    eta: float = Field(1.0, ge=0, le=1, description="1: the variance of DDPM's ancestral sampling; 0: deterministic")
     clip_x0: bool = True
-    spacing: diffusion.Spacing = "leading"
-    precision: Literal["bf16", "fp32"] = Field("bf16", description="bf16 only where the device is CUDA")
 
 
 class Batch(NamedTuple):
@@ -70,7 +59,7 @@ def train(settings: Train, context: Context) -> None:
     write_json(out / "model.json", settings.model_dump(mode="json"))
     context = replace(context, out=out, seed=derive(context.seed, FOLDER))  # other noise than that of the generator's own training
     faces, device = context.faces, context.device
-    abar = diffusion.signal(settings.schedule, settings.T, settings.snr_scale)
+    abar = settings.signal
     torch.manual_seed(derive(context.seed, "weights"))
     network = UNet(settings.unet, context.resolution, context_width=0).eval()
     learner = training.Learner(network, settings, device)
@@ -94,8 +83,7 @@ def error(network: UNet, batch: Batch, settings: Train) -> Tensor:
     """The weighted squared error of what the network predicts (DDPM, Eq. 14), a scalar."""
     x0, t, abar, noise = batch
     output = network(diffusion.add_noise(x0, noise, abar), t).float()
-    squared = (output - diffusion.target(x0, noise, abar, settings.prediction)).square().mean((1, 2, 3))
-    return (squared * diffusion.weight(abar, settings.prediction, settings.weighting)).mean()
+    return denoising.squared_error(output, x0, noise, abar, settings)
 
 
 def sampler(folder: Path, sample: Sample, context: Context) -> Callable[[np.ndarray], Tensor]:
@@ -112,17 +100,13 @@ def sampler(folder: Path, sample: Sample, context: Context) -> Callable[[np.ndar
     network = UNet(settings.unet, context.resolution, context_width=0)
     network.load_state_dict(read_tensors(folder / FOLDER / "weights.safetensors"))
     ready(network, context.device).eval().requires_grad_(False)
-    abar = diffusion.signal(settings.schedule, settings.T, settings.snr_scale)
+    abar = settings.signal
 
     def make(some: list[Slot]) -> tuple[Tensor, dict[str, Tensor]]:
         streams = [torch_generator(context.seed, FOLDER, slot.identity) for slot in some]
         noise = diffusion.Noise(streams, (3, context.resolution, context.resolution), context.device)
         with torch.inference_mode(), autocast(context.device, sample.precision):
-            for step in diffusion.ddim(
-                lambda x, t: network(x, t).float(),
-                noise, abar, sample.steps, sample.eta, settings.prediction, sample.clip_x0, sample.spacing,
-            ):  # fmt: skip
-                x = step.x
+            x = denoising.painted(lambda x, t: network(x, t).float(), noise, abar, settings, sample, sample.clip_x0)
         return diffusion.to_uint8(x), {}
 
     def images(numbers: np.ndarray) -> Tensor:

@@ -26,6 +26,7 @@ LAYERS = (
         "models",
         "diffusion",
         "sampling",
+        "denoising",
         "recognition",
         "procedural",
         "heads",

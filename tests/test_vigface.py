@@ -243,7 +243,7 @@ def test_objective_against_a_loop(prediction):
         output = denoiser(x_t[None], some.t[i : i + 1], told[None])[0]
         x0 = output if prediction == "x0" else a.sqrt() * x_t - (1 - a).sqrt() * output
         goal = some.x0[i] if prediction == "x0" else a.sqrt() * some.noise[i] - (1 - a).sqrt() * some.x0[i]
-        mse.append(float((output - goal).square().mean()))
+        mse.append((output - goal).square().mean().item())
         reached = F.normalize(recognizer(x0.clamp(-1, 1)[None])[0], dim=0)
         distance.append(float((reached - some.code[i] / some.code[i].norm()).square().sum()))
     assert float(found["mse"]) == pytest.approx(np.mean(mse), rel=1e-4)

@@ -16,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synthbench import diffusion, hypersphere, inquiries, sampling, training
+from synthbench import denoising, diffusion, hypersphere, inquiries, sampling, training
 from synthbench.config import Settings
 from synthbench.device import autocast, ready, send
 from synthbench.models.encoder import Encoder, raw_codes, read_tensors
@@ -31,7 +31,7 @@ TINY_UNET = {"channels": 16, "multipliers": [1, 2], "attention_levels": [1], "at
 # ---------------------------------------------------------------------------------------------------------------- config
 
 
-class Train(training.Optimization):
+class Train(denoising.Train):
     unet: Shape = Shape()
     tokens: Literal["separate", "joined"] = Field("separate", description="open: cat(C_id, C_sim) as two tokens, or one of twice the width")
     embedding: Literal["unit", "raw"] = Field("unit", description="open: C_id with length 1, or as the encoder gives it (DCFace)")
@@ -47,13 +47,6 @@ class Train(training.Optimization):
     norm: Literal["absolute", "squared", "batch"] = Field("absolute", description="open: |1 - cos|, its square, or the norm over the batch")
     clip_x0: bool = Field(True, description="open: clip the estimate of x_0 to [-1, 1] before the encoder (DCFace)")
     per_image: bool = Field(True, description="open: t and m for each image, or one for the batch")
-    schedule: diffusion.Schedule = "linear"
-    snr_scale: float = Field(1.0, gt=0, description="factor on the schedule's signal-to-noise ratio (simple diffusion: (64 / pixels)^2)")
-    prediction: diffusion.Prediction = "epsilon"
-    weighting: diffusion.Weighting = Field("uniform", description="of the squared error; uniform: L_MSE of the paper")
-    times: diffusion.Times = "uniform"
-    T: int = Field(1000, ge=2, description="diffusion steps")
-    flip: bool = Field(True, description="mirror every second image (DCFace)")
 
     @model_validator(mode="after")
     def _range(self) -> Train:
@@ -67,15 +60,13 @@ class Interval(Settings):
     high: float
 
 
-class Sample(Settings):
+class Sample(denoising.Sample):
     m: float | tuple[float, ...] | Interval = Field(0.0, description="similarity wanted: a number, a list taken in turn, or {low, high}")
     steps: int = Field(20, ge=1, description="DDIM steps")
     eta: float = Field(1.0, ge=0, le=1, description="open: 1 as in DCFace's code; 0 is deterministic")
     clip_x0: bool = True
-    spacing: diffusion.Spacing = "leading"
     perturb: float = Field(1.0, ge=0, le=1, description="IDperturb: lowest cosine of what is told to the inquiry; 1: off, as in the paper")
     copies: int = Field(5, ge=0, description="copies of the inquiry added to every identity (oversampling); column `real` is 1 there")
-    precision: Literal["bf16", "fp32"] = Field("bf16", description="bf16 only where the device is CUDA")
 
     @field_validator("m")
     @classmethod
@@ -96,8 +87,7 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _steps(self) -> Config:
-        if self.sample.steps > self.train.T:
-            raise ValueError(f"sample.steps {self.sample.steps} is more than the {self.train.T} diffusion steps of train.T")
+        denoising.refuse_steps(self.sample, self.train)
         hypersphere.lowest(self.sample.perturb, self.enroll.threshold)
         return self
 
@@ -193,7 +183,7 @@ class CemiFace(Generator[Config]):
         denoiser = Denoiser(settings, context.resolution, encoder.dim)
         denoiser.load_state_dict(read_tensors(context.inputs["train"] / "weights.safetensors"))
         ready(denoiser, context.device).eval().requires_grad_(False)
-        abar = diffusion.signal(settings.schedule, settings.T, settings.snr_scale)
+        abar = settings.signal
         lowest = hypersphere.lowest(sample.perturb, self.config.enroll.threshold)
 
         def make(some: list[Slot]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -204,11 +194,7 @@ class CemiFace(Generator[Config]):
             noise = diffusion.Noise(streams, (3, *[context.resolution] * 2), context.device)
             with torch.inference_mode(), autocast(context.device, sample.precision):
                 condition = denoiser.condition(told.to(context.device), wanted.to(context.device))
-                for step in diffusion.ddim(
-                    lambda x, t: denoiser(x, t, condition).float(),
-                    noise, abar, sample.steps, sample.eta, settings.prediction, sample.clip_x0, sample.spacing,
-                ):  # fmt: skip
-                    x = step.x
+                x = denoising.painted(lambda x, t: denoiser(x, t, condition).float(), noise, abar, settings, sample, sample.clip_x0)
                 images = diffusion.to_uint8(x)
                 reached = (encoder.embed(images).float() * F.normalize(codes.to(context.device), dim=1)).sum(1)
             return images, {"m": wanted, "similarity": reached}
@@ -238,7 +224,7 @@ def train(settings: Train, context: Context) -> None:
     if not encoder.differentiable:
         raise UserError(f"encoder {encoder.name} runs forwards only; CemiFace needs its gradients. Take one with weights in PyTorch")
     codes = raw_codes(encoder, faces, settings.flip, context.out / "codes.safetensors", context.progress)
-    abar = diffusion.signal(settings.schedule, settings.T, settings.snr_scale)
+    abar = settings.signal
     torch.manual_seed(derive(context.seed, "weights"))
     denoiser = Denoiser(settings, context.resolution, encoder.dim).eval()  # nothing in it depends on the mode
     learner = training.Learner(denoiser, settings, device)
@@ -282,8 +268,7 @@ def objective(denoiser: Denoiser, encoder: Encoder, batch: Batch, settings: Trai
     x0, code, m, t, abar, noise, grain = batch
     x_t = diffusion.add_noise(x0, noise, abar)  # Eq. 4
     output = denoiser(x_t, t, denoiser.condition(code, m)).float()
-    error = (output - diffusion.target(x0, noise, abar, settings.prediction)).square().mean((1, 2, 3))
-    mse = (error * diffusion.weight(abar, settings.prediction, settings.weighting)).mean()  # L_MSE
+    mse = denoising.squared_error(output, x0, noise, abar, settings)  # L_MSE
     estimate = diffusion.estimate(output, x_t, abar, settings.prediction).x0
     if settings.clip_x0:
         estimate = estimate.clamp(-1, 1)

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synthbench import diffusion, inquiries, sampling, training, unconditional
+from synthbench import denoising, diffusion, inquiries, sampling, training, unconditional
 from synthbench.config import Settings
 from synthbench.device import autocast, ready, send
 from synthbench.models.encoder import Encoder, build, raw_codes, read_tensors
@@ -63,7 +63,7 @@ class Enroll(inquiries.NewPeople):
     novelty: float = Field(0.3, ge=-1, le=1, description="highest cosine of an ID image to the centre of a person of the real set; 1: any")
 
 
-class Sample(Settings):
+class Sample(denoising.Sample):
     style: Literal["matched", "random"] = Field("matched", description="style images of the people most like the ID image, or of anybody")
     match: float = Field(
         0.1, gt=0, le=1, description="share of the real people that are most like it (the paper: of its gender and ethnicity)"
@@ -71,9 +71,7 @@ class Sample(Settings):
     steps: int = Field(50, ge=1, description="DDIM steps (the paper says 200 intervals, the code 50)")
     eta: float = Field(1.0, ge=0, le=1, description="1: the code's default; 0: deterministic")
     clip_x0: bool = True
-    spacing: diffusion.Spacing = "leading"
     copies: int = Field(5, ge=0, description="copies of the ID image added to every identity (oversampling); column `real` is 1 there")
-    precision: Literal["bf16", "fp32"] = Field("bf16", description="bf16 only where the device is CUDA")
 
 
 class Config(Settings):
@@ -83,8 +81,7 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _together(self) -> Config:
-        if self.sample.steps > self.train.T:
-            raise ValueError(f"sample.steps {self.sample.steps} is more than the {self.train.T} diffusion steps of train.T")
+        denoising.refuse_steps(self.sample, self.train)
         if self.enroll.source == "unconditional" and self.train.unconditional is None:
             raise ValueError("enroll.source unconditional needs the model of train.unconditional, which is null")
         return self
@@ -207,7 +204,7 @@ class DCFace(Generator[Config]):
         denoiser = Denoiser(settings, context.resolution, encoder)
         denoiser.load_state_dict(read_tensors(context.inputs["train"] / "weights.safetensors"))
         ready(denoiser, context.device).eval().requires_grad_(False)
-        abar = diffusion.signal(settings.schedule, settings.T, settings.snr_scale)
+        abar = settings.signal
         bank = StyleBank(context.faces.identity, F.normalize(codes, dim=1), centres, sample, context.seed)
 
         def make(some: list[Slot]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -219,11 +216,7 @@ class DCFace(Generator[Config]):
             noise = diffusion.Noise(streams, (3, *[context.resolution] * 2), context.device)
             with torch.inference_mode(), autocast(context.device, sample.precision):
                 condition = denoiser.condition(x_id, encoder.maps(x_sty, 1)[0])
-                for step in diffusion.ddim(
-                    lambda x, t: denoiser(x, t, condition).float(),
-                    noise, abar, sample.steps, sample.eta, settings.prediction, sample.clip_x0, sample.spacing,
-                ):  # fmt: skip
-                    x = step.x
+                x = denoising.painted(lambda x, t: denoiser(x, t, condition).float(), noise, abar, settings, sample, sample.clip_x0)
                 images = diffusion.to_uint8(x)
                 reached = (encoder.embed(images).cpu() * F.normalize(codes[who], dim=1)).sum(1)
             return images, {"style": torch.from_numpy(rows), "similarity": reached}
@@ -275,7 +268,7 @@ def train(settings: Train, context: Context) -> None:
         raise UserError("nobody in the real set has two images, and DCFace learns from pairs of images of one person: give a labelled set")
     codes = raw_codes(encoder, faces, settings.flip, context.out / "codes.safetensors", context.progress)
     people = People(F.normalize(codes[0], dim=1), faces.identity)
-    abar = diffusion.signal(settings.schedule, settings.T, settings.snr_scale)
+    abar = settings.signal
     torch.manual_seed(derive(context.seed, "weights"))
     denoiser = Denoiser(settings, context.resolution, encoder).eval()  # the one part that has a mode is told by `keep`
     learner = training.Learner(denoiser, settings, device)
@@ -358,8 +351,7 @@ def objective(denoiser: Denoiser, encoder: Encoder, batch: Batch, settings: Trai
         features = encoder.maps(x0, 1)[0]
     x_t = diffusion.add_noise(x0, noise, abar)
     output = denoiser(x_t, t, denoiser.condition(x_id, features, keep)).float()
-    error = (output - diffusion.target(x0, noise, abar, settings.prediction)).square().mean((1, 2, 3))
-    mse = (error * diffusion.weight(abar, settings.prediction, settings.weighting)).mean()
+    mse = denoising.squared_error(output, x0, noise, abar, settings)
     estimate = diffusion.estimate(output, x_t, abar, settings.prediction).x0
     if settings.clip_x0:
         estimate = estimate.clamp(-1, 1)

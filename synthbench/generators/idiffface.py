@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synthbench import diffusion, hypersphere, inquiries, sampling, training, unconditional
+from synthbench import denoising, diffusion, hypersphere, inquiries, sampling, training, unconditional
 from synthbench.config import Settings
 from synthbench.device import autocast, ready, send
 from synthbench.models import autoencoder
@@ -34,7 +34,7 @@ FOLDER = "autoencoder"  # in the folder of the train stage
 # ---------------------------------------------------------------------------------------------------------------- config
 
 
-class Train(training.Optimization):
+class Train(denoising.Train):
     autoencoder: AutoencoderTrain = AutoencoderTrain()
     pixels: int = Field(128, ge=0, description="side of the images that are encoded; 0: the protocol's resolution")
     unet: Shape = Shape()
@@ -42,13 +42,6 @@ class Train(training.Optimization):
     empty: float = Field(
         0.0, ge=0, lt=1, description="share of images trained with the learnt empty context, for sample.guidance (UIFace: 0.2)"
     )
-    schedule: diffusion.Schedule = "linear"
-    snr_scale: float = Field(1.0, gt=0, description="factor on the schedule's signal-to-noise ratio")
-    prediction: diffusion.Prediction = "epsilon"
-    weighting: diffusion.Weighting = Field("uniform", description="of the squared error; uniform: that of the paper")
-    times: diffusion.Times = "uniform"
-    T: int = Field(1000, ge=2, description="diffusion steps")
-    flip: bool = Field(True, description="mirror every second image")
     steps: int = Field(150_000, ge=0, description="0: epochs x images / batch_size")
     batch_size: int = Field(512, ge=1)
     lr_schedule: diffusion.LrSchedule = "restarts"
@@ -61,17 +54,14 @@ class Enroll(inquiries.NewPeople):
     threshold: float = Field(1.0, ge=-1, le=1, description="highest cosine between two identities; the paper has no limit")
 
 
-class Sample(Settings):
+class Sample(denoising.Sample):
     steps: int = Field(1000, ge=1, description="1000 with eta 1: ancestral sampling; ADMIS, UIFace and IDperturb take 50")
-    eta: float = Field(1.0, ge=0, le=1, description="1: the variance of DDPM; 0: deterministic")
-    spacing: diffusion.Spacing = "leading"
     guidance: float = Field(0.0, ge=0, description="w of classifier-free guidance, (1 + w) conditional - w other")
     against: Literal["empty", "nearest", "random"] = Field(
         "empty", description="other: the empty context, or the nearest or a random identity enrolled before (NegFaceDiff)"
     )
     perturb: float = Field(1.0, ge=0, le=1, description="IDperturb: lowest cosine between the context of an image and its identity; 1: off")
     copies: int = Field(0, ge=0, description="copies of the inquiry added to every identity (ADMIS: 5), where there are inquiries")
-    precision: Literal["bf16", "fp32"] = Field("bf16", description="bf16 only where the device is CUDA")
 
 
 class Config(Settings):
@@ -82,8 +72,7 @@ class Config(Settings):
     @model_validator(mode="after")
     def _fit(self) -> Config:
         train, sample = self.train, self.sample
-        if sample.steps > train.T:
-            raise ValueError(f"sample.steps {sample.steps} is more than the {train.T} diffusion steps of train.T")
+        denoising.refuse_steps(sample, train)
         if sample.guidance and sample.against == "empty" and not train.empty:
             raise ValueError("sample.guidance against the empty context needs one that was learnt: set train.empty=0.2")
         if sample.perturb < 1 and self.enroll.threshold >= 1:
@@ -191,7 +180,7 @@ class IDiffFace(Generator[Config]):
         denoiser = Denoiser(settings, side, encoder.dim)
         denoiser.load_state_dict(read_tensors(folder / "weights.safetensors"))
         ready(denoiser, device).eval().requires_grad_(False)
-        abar = diffusion.signal(settings.schedule, settings.T, settings.snr_scale)
+        abar = settings.signal
         lowest = hypersphere.lowest(sample.perturb, self.config.enroll.threshold)
 
         def make(some: list[Slot]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -207,10 +196,7 @@ class IDiffFace(Generator[Config]):
                     output = denoiser(z, t, towards).float()
                     return output if away is None else diffusion.guided(output, denoiser(z, t, away).float(), sample.guidance)
 
-                for step in diffusion.ddim(
-                    network, noise, abar, sample.steps, sample.eta, settings.prediction, clip_x0=False, spacing=sample.spacing
-                ):
-                    z = step.x
+                z = denoising.painted(network, noise, abar, settings, sample, clip_x0=False)
                 images = diffusion.to_uint8(autoencoder.resized(painter.decode(z).float(), context.resolution))
                 reached = (encoder.embed(images).float() * F.normalize(own.to(device), dim=1)).sum(1)
             return images, {"similarity": reached}
@@ -258,7 +244,7 @@ def train(settings: Train, context: Context) -> None:
     autoencoder.train(settings.autoencoder, pixels, context, context.out / FOLDER)
     painter = autoencoder.load(settings.autoencoder, context.out / FOLDER, device)
     codes = raw_codes(encoder, faces, settings.flip, context.out / "codes.safetensors", context.progress)
-    abar = diffusion.signal(settings.schedule, settings.T, settings.snr_scale)
+    abar = settings.signal
     side = pixels // painter.factor
     torch.manual_seed(derive(context.seed, "weights"))
     denoiser = Denoiser(settings, side, encoder.dim).eval()  # nothing in it depends on the mode: what is dropped comes with the batch
@@ -302,5 +288,4 @@ def objective(denoiser: Denoiser, painter: Autoencoder, batch: Batch, settings: 
         z = painter.encode(x)
     z_t = diffusion.add_noise(z, noise, abar)
     output = denoiser(z_t, t, denoiser.context(code, absent, drop)).float()
-    error = (output - diffusion.target(z, noise, abar, settings.prediction)).square().mean((1, 2, 3))
-    return {"loss": (error * diffusion.weight(abar, settings.prediction, settings.weighting)).mean()}
+    return {"loss": denoising.squared_error(output, z, noise, abar, settings)}

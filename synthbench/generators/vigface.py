@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synthbench import console, diffusion, recognition, sampling, training
+from synthbench import console, denoising, diffusion, recognition, sampling, training
 from synthbench.augment import Augmentation, Flip
 from synthbench.config import Settings
 from synthbench.device import autocast, ready, send
@@ -49,7 +49,7 @@ class Recognizer(recognition.Recipe):
     augmentation: tuple[Augmentation, ...] = (Flip(),)  # open
 
 
-class Train(training.Optimization):
+class Train(denoising.Train):
     recognizer: Recognizer = Recognizer()
     virtual: int = Field(60_000, ge=2, description="k: virtual prototypes, and so the most identities that can be generated")
     virtual_batch: Literal["equal", "proportional"] = Field(
@@ -66,12 +66,8 @@ class Train(training.Optimization):
     feature_every: int = Field(1, ge=1, description="the feature distance on every n-th image of a batch; on a CPU the recognizer is dear")
     clip_x0: bool = Field(True, description="open: clip the estimate of x_0 to [-1, 1] before the recognizer")
     schedule: diffusion.Schedule = "cosine"
-    snr_scale: float = Field(1.0, gt=0, description="factor on the schedule's signal-to-noise ratio (simple diffusion: (64 / pixels)^2)")
     prediction: diffusion.Prediction = Field("x0", description="x0 (v1) or v (v3)")
     weighting: diffusion.Weighting = Field("plain", description="of the squared error; plain: that of Eq. 8")
-    times: diffusion.Times = "uniform"
-    T: int = Field(1000, ge=2, description="diffusion steps")
-    flip: bool = Field(True, description="open: mirror every second image")
     steps: int = Field(5_000_000, ge=0, description="0: epochs x images / batch_size")
     batch_size: int = Field(512, ge=1)
 
@@ -82,13 +78,11 @@ class Enroll(Settings):
     )
 
 
-class Sample(Settings):
+class Sample(denoising.Sample):
     guidance: float = Field(2.5, ge=0, description="w of Eq. 9; the paper's best: 2.5 for virtual prototypes, 0.5 for real ones, 4 in v3")
     steps: int = Field(100, ge=1, description="DDIM steps")
     eta: float = Field(0.0, ge=0, le=1, description="0 is deterministic")
     clip_x0: bool = True
-    spacing: diffusion.Spacing = "leading"
-    precision: Literal["bf16", "fp32"] = Field("bf16", description="bf16 only where the device is CUDA")
 
 
 class Config(Settings):
@@ -98,8 +92,7 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _steps(self) -> Config:
-        if self.sample.steps > self.train.T:
-            raise ValueError(f"sample.steps {self.sample.steps} is more than the {self.train.T} diffusion steps of train.T")
+        denoising.refuse_steps(self.sample, self.train)
         return self
 
 
@@ -235,8 +228,7 @@ def objective(denoiser: ViT, recognizer: Encoder, batch: Batch, settings: Train)
     x0, code, told, t, abar, noise = batch
     x_t = diffusion.add_noise(x0, noise, abar)
     output = denoiser(x_t, t, condition(code) * told[:, None]).float()
-    error = (output - diffusion.target(x0, noise, abar, settings.prediction)).square().mean((1, 2, 3))
-    mse = (error * diffusion.weight(abar, settings.prediction, settings.weighting)).mean()
+    mse = denoising.squared_error(output, x0, noise, abar, settings)
     estimate = diffusion.estimate(output, x_t, abar, settings.prediction).x0
     if settings.clip_x0:
         estimate = estimate.clamp(-1, 1)
@@ -304,7 +296,7 @@ class VIGFace(Generator[Config]):
         denoiser = ViT(settings.vit, context.resolution, recognizer.dim)
         denoiser.load_state_dict(read_tensors(context.inputs["train"] / "diffusion" / "weights.safetensors"))
         ready(denoiser, context.device).eval().requires_grad_(False)
-        abar = diffusion.signal(settings.schedule, settings.T, settings.snr_scale)
+        abar = settings.signal
 
         def make(some: list[Slot]) -> tuple[Tensor, dict[str, Tensor]]:
             code = codes[[slot.identity for slot in some]].to(context.device)
@@ -319,10 +311,7 @@ class VIGFace(Generator[Config]):
                 return diffusion.guided(knowing, blind, sample.guidance)  # Eq. 9
 
             with torch.inference_mode(), autocast(context.device, sample.precision):
-                for step in diffusion.ddim(
-                    network, noise, abar, sample.steps, sample.eta, settings.prediction, sample.clip_x0, sample.spacing
-                ):
-                    x = step.x
+                x = denoising.painted(network, noise, abar, settings, sample, sample.clip_x0)
                 images = diffusion.to_uint8(x)
                 return images, {"similarity": (recognizer.embed(images) * code).sum(1)}
 
@@ -366,7 +355,7 @@ def train_diffusion(settings: Train, context: Context, recognizer: Encoder, prot
     out.mkdir(exist_ok=True)
     images = settings.condition == "image"
     codes = raw_codes(recognizer, faces, settings.flip, out / "codes.safetensors") if images else prototypes
-    abar = diffusion.signal(settings.schedule, settings.T, settings.snr_scale)
+    abar = settings.signal
     torch.manual_seed(derive(context.seed, "weights"))
     denoiser = ViT(settings.vit, context.resolution, recognizer.dim).eval()  # nothing in it depends on the mode
     learner = training.Learner(denoiser, settings, device)

@@ -1,0 +1,62 @@
+"""What diffusion generators share: the settings of noise and sampling, the weighted error of a batch, and an image at the end of DDIM.
+
+The mathematics is in diffusion.py; here are the words that a generator's config has for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from synthbench import diffusion, training
+from synthbench.config import Settings
+
+
+class Train(training.Optimization):
+    """How noise is added and what is learnt of it."""
+
+    schedule: diffusion.Schedule = "linear"
+    snr_scale: float = Field(1.0, gt=0, description="factor on the schedule's signal-to-noise ratio (simple diffusion: (64 / pixels)^2)")
+    prediction: diffusion.Prediction = "epsilon"
+    weighting: diffusion.Weighting = Field("uniform", description="of the squared error; uniform: DDPM's")
+    times: diffusion.Times = "uniform"
+    T: int = Field(1000, ge=2, description="diffusion steps")
+    flip: bool = Field(True, description="mirror every second image")
+
+    @property
+    def signal(self) -> Tensor:
+        """abar_t, (T,)."""
+        return diffusion.signal(self.schedule, self.T, self.snr_scale)
+
+
+class Sample(Settings):
+    """How images are sampled."""
+
+    steps: int = Field(50, ge=1, description="DDIM steps")
+    eta: float = Field(1.0, ge=0, le=1, description="1: the variance of DDPM; 0: deterministic")
+    spacing: diffusion.Spacing = "leading"
+    precision: Literal["bf16", "fp32"] = Field("bf16", description="bf16 only where the device is CUDA")
+
+
+def refuse_steps(sample: Sample, train: Train) -> None:
+    """Raise ValueError when more steps are to be sampled than there are."""
+    if sample.steps > train.T:
+        raise ValueError(f"sample.steps {sample.steps} is more than the {train.T} diffusion steps of train.T")
+
+
+def squared_error(output: Tensor, x0: Tensor, noise: Tensor, abar: Tensor, train: Train) -> Tensor:
+    """The weighted squared error of what the network predicts, a scalar; x0 and noise (B, C, H, W), abar (B,) (DDPM, Eq. 14)."""
+    error = (output - diffusion.target(x0, noise, abar, train.prediction)).square().mean((1, 2, 3))
+    return (error * diffusion.weight(abar, train.prediction, train.weighting)).mean()
+
+
+def painted(
+    network: Callable[[Tensor, Tensor], Tensor], noise: diffusion.Noise, abar: Tensor, train: Train, sample: Sample, clip_x0: bool = True
+) -> Tensor:
+    """x_0 (B, C, H, W) after all DDIM steps; network: (x_t, t) -> its output in fp32."""
+    for step in diffusion.ddim(network, noise, abar, sample.steps, sample.eta, train.prediction, clip_x0, sample.spacing):
+        x = step.x
+    return x
