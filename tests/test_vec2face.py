@@ -17,6 +17,7 @@ from synthbench.models import fmae, perceptual
 from synthbench.models.encoder import Encoder
 from synthbench.models.encoder import build as backbone
 from synthbench.models.size import count
+from synthbench.seeds import torch_generator
 from synthbench.testing.world import rendered
 from synthbench.types import Context, DataMissing, Slot, UserError, Volume
 
@@ -243,7 +244,7 @@ def test_perceptual_distance_against_a_loop():
 
 def test_lpips_needs_its_weights(tmp_path, faces, encoder, monkeypatch):
     monkeypatch.setenv("SYNTHBENCH_DATA", str(tmp_path / "home"))
-    with pytest.raises(DataMissing, match="vgg16-imagenet"):
+    with pytest.raises(DataMissing, match=r"vgg16-imagenet[\s\S]*perceptual=encoder"):
         vec2face.train(settings(perceptual="lpips"), context(tmp_path / "out", faces, encoder))
 
 
@@ -282,7 +283,7 @@ def test_the_loss_is_the_sum_of_its_parts(faces, encoder):
     network = fmae.FeatureMAE(SHAPE, R, DIM)
     train = settings(perceptual_weight=0.2, ssim_weight=0.1, token_weight=0.7, identity_weight=1.3)
     batch = batch_of(faces, encoder)
-    found = {name: float(value) for name, value in vec2face.objective(network, Frozen(encoder, None), None, batch, train).items()}
+    found = {name: value.item() for name, value in vec2face.objective(network, Frozen(encoder, None), None, batch, train).items()}
     painted, tokens, target = network(batch.feature, batch.scores, batch.ratio, 0.5, 9)
     assert found["mse"] == pytest.approx(float(F.mse_loss(painted, batch.x)), abs=1e-5)
     assert found["token"] == pytest.approx(float(F.mse_loss(tokens, target)), abs=1e-5)
@@ -392,16 +393,17 @@ def test_attrop_brings_images_nearer_and_stops_at_its_cap(trained, tmp_path, fac
     network = vec2face.load(generator.config.train, ctx)
     torch.manual_seed(0)
     vectors = torch.randn(5, DIM) * network.scale
-    mask = (torch.rand(5, 16), torch.full((5,), 0.15), 0.1)
+    config = Config(train=generator.config.train, enroll=Enroll(attrop_steps=25, quality=0.0))
+    streams = [torch_generator(ctx.seed, "attrop", 0, row) for row in range(5)]
+    mask = fmae.masks(streams, network.rows, config.sample.mask, ctx.device)  # those that AttrOP looks through
 
     def away(v):
         with torch.no_grad():
             return 1 - F.cosine_similarity(encoder(fmae.paint(network, v, *mask)), vectors)
 
-    config = Config(train=generator.config.train, enroll=Enroll(attrop_steps=25, quality=0.0))
     moved, met = vec2face.optimized(vectors, 0, network, config, ctx)
     assert away(moved).mean() < away(vectors).mean() - 0.02 or met.all()
-    assert (away(moved)[met] < 0.33).all() and moved.shape == vectors.shape
+    assert met.any() and (away(moved)[met] < 0.301).all() and moved.shape == vectors.shape
     untouched, none = vec2face.optimized(vectors, 0, network, Config(enroll=Enroll(attrop_steps=0)), ctx)
     assert torch.equal(untouched, vectors) and not none.any()
     never = Config(train=generator.config.train, enroll=Enroll(attrop_steps=2, quality=1e6))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from synthbench.data import sources
 from synthbench.device import fp32
 from synthbench.models.checkpoints import read_pickle
-from synthbench.types import UserError
+from synthbench.types import DataMissing, UserError
 
 VGG, HEADS = "vgg16-imagenet", "lpips-vgg"  # names in the catalogue of sources
 
@@ -40,7 +40,12 @@ class LPIPS(nn.Module):
         super().__init__()
         from torchvision.models import vgg16
 
-        backbone, heads = (Path(sources.find(name, "weights").path) for name in (VGG, HEADS))
+        try:
+            backbone, heads = (Path(sources.find(name, "weights").path) for name in (VGG, HEADS))
+        except DataMissing as error:
+            raise DataMissing(
+                f"{error}\nWithout LPIPS, images are compared on the encoder's own feature maps: train.perceptual=encoder"
+            ) from None
         with torch.device("meta"):
             self.features = vgg16(weights=None, init_weights=False).features[:30]
         found = {key.removeprefix("features."): value for key, value in read_pickle(backbone).items() if key.startswith("features.")}
