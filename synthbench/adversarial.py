@@ -52,8 +52,7 @@ def draw(faces: FaceSet, step: training.Step, painter: Painter, side: int, input
     """A Batch on the CPU: the images of the step, random codes, and labels as frequent as in the set."""
     size, random = len(step.rows), step.draw
     mirror = (torch.rand(size, generator=random) < 0.5) & settings.flip
-    real = faces.images(step.rows).float() / 127.5 - 1
-    real = fit(torch.where(mirror[:, None, None, None], real.flip(3), real), side)
+    real = fit(training.pictures(faces, step.rows, mirror, mirror.device), side)
     identity = torch.from_numpy(faces.identity)
     label = identity[torch.randint(len(faces), (size,), generator=random)]
     z, other = torch.randn(2, size, inputs, generator=random)

@@ -32,8 +32,8 @@ def generate(
         identity = torch.tensor([slot.identity for slot in part])
         found = {name: torch.full((len(part),), 1.0 if name == "similarity" else torch.nan) for name in columns}
         pictures = torch.empty(len(part), 3, context.resolution, context.resolution, dtype=torch.uint8)
-        if inquiries is not None:
-            pictures = inquiries.images(identity)
+        if inquiries is not None and not made.all():
+            pictures[~made] = inquiries.images(identity[~made])
         if count := int(made.sum()):
             wanted = [slot for slot in part if slot.sample >= 0]
             images, values = make((wanted + wanted[-1:] * size)[:size])

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -16,11 +16,14 @@ from torch import Tensor, nn
 
 from synthbench import diffusion
 from synthbench.config import Settings
-from synthbench.device import ABREAST, autocast, ready, side_by_side
+from synthbench.device import ABREAST, autocast, ready, send, side_by_side
 from synthbench.models.ema import EMA
 from synthbench.seeds import numpy_generator, torch_generator
 from synthbench.store import writing
 from synthbench.types import Context, UserError
+
+if TYPE_CHECKING:
+    from synthbench.data.faces import FaceSet
 
 EVERY = 30.0  # seconds between two checkpoints
 LOG_EVERY = 20  # steps between lines of metrics.jsonl
@@ -69,7 +72,7 @@ def loop(
     """Call `update` for every step of a training on `images` images; it does the step and answers its losses.
 
     `state` is all that a step changes: it is saved to checkpoint.pt about every half minute, and a killed training goes on from there to
-    the same weights. Losses go to metrics.jsonl. Both lie in `out`, by default context.out; the caller deletes the checkpoint once the
+    the same weights. Losses go to metrics.jsonl. Both lie in `out`, by default context.out; `finish` deletes the checkpoint once the
     weights are saved. Raises UserError with `advice` when a loss is not finite.
     """
     out = out or context.out
@@ -132,6 +135,19 @@ class Learner:
     @property
     def state(self) -> dict[str, Stateful]:
         return {"network": self.network, "average": self.average, "optimizer": self.optimizer}
+
+
+# ---------------------------------------------------------------------------------------------------------------- batches
+
+
+def pictures(faces: FaceSet, rows: np.ndarray, mirror: Tensor, device: torch.device) -> Tensor:
+    """Images `rows` of `faces` as (B, 3, R, R) in [-1, 1] on `device`, those of `mirror` (B,) turned over."""
+    return mirrored(send(faces.images(rows), device).float() / 127.5 - 1, mirror)
+
+
+def mirrored(x: Tensor, mirror: Tensor) -> Tensor:
+    """x (B, C, H, W) with the images of `mirror` (B,) bool turned over."""
+    return torch.where(mirror.to(x.device)[:, None, None, None], x.flip(3), x)
 
 
 # ------------------------------------------------------------------------------------------------------------- gradients
@@ -206,6 +222,13 @@ def cut_log(path: Path, step: int) -> None:
     if path.exists():
         lines = path.read_text("utf-8").splitlines(keepends=True)
         path.write_text("".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step), "utf-8")
+
+
+def finish(module: nn.Module, weights: Path, *scratch: str) -> None:
+    """Save `weights`, then delete the checkpoint and the `scratch` files beside them, which nobody needs any more."""
+    save_weights(module, weights)
+    for name in ("checkpoint.pt", *scratch):
+        (weights.parent / name).unlink(missing_ok=True)
 
 
 def save_weights(module: nn.Module, path: Path) -> None:

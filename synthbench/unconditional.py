@@ -69,14 +69,12 @@ def train(settings: Train, context: Context) -> None:
         mirror = (torch.rand(size, generator=draw) < 0.5) & settings.flip
         t = diffusion.sample_times(size, abar, draw, settings.times)
         noise = torch.randn(size, 3, context.resolution, context.resolution, generator=draw)
-        x0 = send(faces.images(step.rows), device).float() / 127.5 - 1
-        x0 = torch.where(mirror.to(device)[:, None, None, None], x0.flip(3), x0)
+        x0 = training.pictures(faces, step.rows, mirror, device)
         batch = Batch(x0, *(send(tensor, device) for tensor in (t, abar[t], noise)))
         return learner.learn(lambda part: {"loss": error(network, part, settings)}, batch, step)
 
     training.loop(update, learner.state, settings, len(faces), context, "the unconditional model")
-    training.save_weights(learner.average.model, out / "weights.safetensors")
-    (out / "checkpoint.pt").unlink(missing_ok=True)
+    training.finish(learner.average.model, out / "weights.safetensors")
 
 
 def error(network: UNet, batch: Batch, settings: Train) -> Tensor:

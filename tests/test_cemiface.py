@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from fake_encoder import Projection
 from pydantic import ValidationError
 from torch import nn
 from torch.nn import functional as F
@@ -21,17 +22,6 @@ TINY = Shape(channels=8, multipliers=(1, 2), attention_levels=(1,), attention_wi
 R, DIM = 8, 6
 
 
-class Projection(nn.Module):
-    """A differentiable stand-in for a face encoder: a fixed projection of the pixels."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(DIM, 3 * R * R, generator=torch.Generator().manual_seed(5)) / 8)
-
-    def forward(self, x):
-        return torch.tanh(F.linear(x.flatten(1), self.weight))
-
-
 @pytest.fixture(scope="module")
 def faces():
     pixels = np.random.default_rng(0).integers(0, 256, (24, R, R, 3), dtype=np.uint8)
@@ -40,7 +30,7 @@ def faces():
 
 @pytest.fixture(scope="module")
 def encoder():
-    return Encoder(Projection(), resolution=R, dim=DIM, name="projection")
+    return Encoder(Projection(DIM, R), resolution=R, dim=DIM, name="projection")
 
 
 def settings(**change):
@@ -201,7 +191,7 @@ def test_a_loss_that_is_not_finite_stops_with_a_diagnosis(tmp_path, faces, encod
 
 
 def test_an_encoder_without_gradients_is_refused(tmp_path, faces):
-    blind = Encoder(Projection(), resolution=R, dim=DIM, differentiable=False, name="blind")
+    blind = Encoder(Projection(DIM, R), resolution=R, dim=DIM, differentiable=False, name="blind")
     with pytest.raises(UserError, match="blind"):
         cemiface.train(settings(), context(tmp_path, faces, blind))
 
@@ -310,7 +300,7 @@ def test_enroll_from_the_world(tmp_path, faces, monkeypatch):
         return torch.from_numpy(pixels)
 
     monkeypatch.setattr(procedural, "faces", people)
-    encoder = Encoder(Projection(), resolution=R, dim=DIM)
+    encoder = Encoder(Projection(DIM, R), resolution=R, dim=DIM)
     CemiFace(Config(enroll={"source": "world", "threshold": 0.8})).enroll(8, context(tmp_path, SimpleNamespace(), encoder))
     assert len(inquiries.load(tmp_path).faces) == 8 and seen[0] == ("inquiry", True, 0)
     assert json.loads((tmp_path / "enroll.json").read_text())["kept"] == 8

@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from fake_encoder import Projection
 from torch import nn
 from torch.nn import functional as F
 
@@ -23,17 +24,6 @@ SHAPE = Shape(channels=8, multipliers=(1, 2), layers=1, attention_levels=(1,), h
 PAINTER = autoencoder.Train(channels=(8, 16), layers=1, latents=4, groups=4, steps=4, batch_size=6, lr=2e-3, warmup=0)
 
 
-class Projection(nn.Module):
-    """A differentiable stand-in for a face encoder: a fixed projection of the pixels."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(DIM, 3 * R * R, generator=torch.Generator().manual_seed(5)) / 8)
-
-    def forward(self, x):
-        return torch.tanh(F.linear(x.flatten(1), self.weight))
-
-
 @pytest.fixture(scope="module")
 def faces():
     low = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (24, 3, 3, 3), dtype=np.uint8)).float()
@@ -43,7 +33,7 @@ def faces():
 
 @pytest.fixture(scope="module")
 def encoder():
-    return Encoder(Projection(), resolution=R, dim=DIM, name="projection")
+    return Encoder(Projection(DIM, R), resolution=R, dim=DIM, name="projection")
 
 
 def settings(**change):
@@ -257,7 +247,7 @@ def test_autoencoder_learns_and_scales_its_latents(tmp_path, faces, encoder):
 
 
 def test_an_encoder_without_gradients_needs_no_identity_loss(tmp_path, faces):
-    blind = Encoder(Projection(), resolution=R, dim=DIM, differentiable=False, name="blind")
+    blind = Encoder(Projection(DIM, R), resolution=R, dim=DIM, differentiable=False, name="blind")
     with pytest.raises(UserError, match=r"blind.*identity_weight"):
         idiffface.train(settings(), context(tmp_path, faces, blind))
     idiffface.train(settings(autoencoder=PAINTER.model_copy(update={"identity_weight": 0.0})), context(tmp_path, faces, blind))

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from fake_encoder import Projection
 from torch import nn
 from torch.nn import functional as F
 
@@ -200,17 +201,6 @@ def test_virtual_batch_may_follow_the_shares(faces, tmp_path, monkeypatch):
 # --------------------------------------------------------------------------------------------------------------- stage 2
 
 
-class Projection(nn.Module):
-    """A differentiable stand-in for a recognizer."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(DIM, 3 * R * R, generator=torch.Generator().manual_seed(5)) / 8)
-
-    def forward(self, x):
-        return torch.tanh(F.linear(x.flatten(1), self.weight))
-
-
 def batch(size=4):
     torch.manual_seed(0)
     t = torch.tensor([0, 300, 600, 999])[:size]
@@ -233,7 +223,7 @@ def awake(train):
 def test_objective_against_a_loop(prediction):
     """Eq. 8 image by image, with the condition at length sqrt(D), and zeros where it is dropped."""
     train, some = settings(prediction=prediction, feature_weight=0.3), batch()
-    denoiser, recognizer = awake(train), Encoder(Projection(), resolution=R, dim=DIM)
+    denoiser, recognizer = awake(train), Encoder(Projection(DIM, R), resolution=R, dim=DIM)
     found = vigface.objective(denoiser, recognizer, some, train)
     mse, distance = [], []
     for i in range(4):
@@ -253,7 +243,7 @@ def test_objective_against_a_loop(prediction):
 
 def test_the_feature_distance_teaches_the_denoiser_and_not_the_recognizer():
     train = settings()
-    denoiser, recognizer = awake(train), Encoder(Projection(), resolution=R, dim=DIM)
+    denoiser, recognizer = awake(train), Encoder(Projection(DIM, R), resolution=R, dim=DIM)
     distance = vigface.objective(denoiser, recognizer, batch(), train)["feature_distance"]
     assert torch.autograd.grad(distance, denoiser.out.weight)[0].any()
     assert not any(p.requires_grad for p in recognizer.parameters())

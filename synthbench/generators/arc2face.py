@@ -23,7 +23,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from synthbench import hypersphere, inquiries, sampling
+from synthbench import diffusion, hypersphere, inquiries, sampling
 from synthbench.config import Settings
 from synthbench.data import sources
 from synthbench.device import autocast, ready
@@ -123,7 +123,7 @@ def cropped(pictures: Tensor, crop: tuple[float, float, float], resolution: int)
     left, top, side = (round(share * pictures.shape[-1]) for share in crop)
     window = pictures[:, :, max(top, 0) : top + side, max(left, 0) : left + side]
     small = F.interpolate(window, (resolution, resolution), mode="bilinear", align_corners=False, antialias=True)
-    return ((small.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return diffusion.to_uint8(small)
 
 
 def distribution(arcface: Encoder, most: int, context: Context) -> tuple[Tensor, Tensor]:

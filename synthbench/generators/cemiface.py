@@ -23,7 +23,7 @@ from synthbench.models.encoder import Encoder, raw_codes, read_tensors
 from synthbench.models.unet import Shape, UNet
 from synthbench.plugin import Generator, Traits
 from synthbench.seeds import derive, torch_generator
-from synthbench.types import Context, FaceBatch, Slot, UserError, Volume
+from synthbench.types import Context, FaceBatch, Slot, Volume
 
 TINY_UNET = {"channels": 16, "multipliers": [1, 2], "attention_levels": [1], "attention_width": 16, "head_width": 8, "groups": 4,
              "skip_downsample_level": -1, "patch": 2}  # fmt: skip
@@ -221,8 +221,7 @@ def train(settings: Train, context: Context) -> None:
     if weights.exists():
         return
     faces, encoder, device = context.faces, context.encoder, context.device
-    if not encoder.differentiable:
-        raise UserError(f"encoder {encoder.name} runs forwards only; CemiFace needs its gradients. Take one with weights in PyTorch")
+    encoder.need_gradients("CemiFace")
     codes = raw_codes(encoder, faces, settings.flip, context.out / "codes.safetensors", context.progress)
     abar = settings.signal
     torch.manual_seed(derive(context.seed, "weights"))
@@ -239,16 +238,13 @@ def train(settings: Train, context: Context) -> None:
         noise = torch.randn(size, 3, context.resolution, context.resolution, generator=draw)
         grain = torch.randn(noise.shape, generator=draw) * settings.similarity_noise if settings.similarity_noise else torch.zeros(size)
 
-        x0 = send(faces.images(step.rows), device).float() / 127.5 - 1
-        x0 = torch.where(mirror.to(device)[:, None, None, None], x0.flip(3), x0)
+        x0 = training.pictures(faces, step.rows, mirror, device)
         code = codes[mirror.long(), torch.from_numpy(step.rows)]
         batch = Batch(x0, *(send(tensor, device) for tensor in (code, m, t, abar[t], noise, grain)))
         return learner.learn(lambda part: objective(denoiser, encoder, part, settings), batch, step, settings.norm == "batch")
 
     training.loop(update, learner.state, settings, len(faces), context, "CemiFace")
-    training.save_weights(learner.average.model, weights)
-    (context.out / "checkpoint.pt").unlink(missing_ok=True)
-    (context.out / "codes.safetensors").unlink(missing_ok=True)
+    training.finish(learner.average.model, weights, "codes.safetensors")
 
 
 class Batch(NamedTuple):

@@ -261,8 +261,7 @@ def train(settings: Train, context: Context) -> None:
     if weights.exists():
         return
     faces, encoder, device = context.faces, context.encoder, context.device
-    if not encoder.differentiable:
-        raise UserError(f"encoder {encoder.name} runs forwards only; DCFace needs its gradients. Take one with weights in PyTorch")
+    encoder.need_gradients("DCFace")
     usable = np.flatnonzero(np.bincount(faces.identity, minlength=1)[faces.identity] > 1) if faces.identities else np.empty(0, np.int64)
     if not len(usable):
         raise UserError("nobody in the real set has two images, and DCFace learns from pairs of images of one person: give a labelled set")
@@ -281,8 +280,7 @@ def train(settings: Train, context: Context) -> None:
         noise = torch.randn(size, 3, context.resolution, context.resolution, generator=draw)
         images, vectors = [], []
         for rows, side in zip((style, who), mirror):
-            x = send(faces.images(rows), device).float() / 127.5 - 1
-            images.append(torch.where(side.to(device)[:, None, None, None], x.flip(3), x))
+            images.append(training.pictures(faces, rows, side, device))
             vectors.append(codes[side.long(), torch.from_numpy(rows)])
         keep = denoiser.E_sty.keep(size, draw, device)
         batch = Batch(images[0], images[1], keep, *(send(tensor, device) for tensor in (*vectors, t, abar[t], noise)))
@@ -295,9 +293,7 @@ def train(settings: Train, context: Context) -> None:
         average.E_sty.settle(encoder.maps(send(faces.images(some), device).float() / 127.5 - 1, 1)[0])
     with writing(context.out / "centres.safetensors") as temporary:
         save_file({"centres": people.centres}, temporary)
-    training.save_weights(average, weights)
-    (context.out / "checkpoint.pt").unlink(missing_ok=True)
-    (context.out / "codes.safetensors").unlink(missing_ok=True)
+    training.finish(average, weights, "codes.safetensors")
 
 
 class People:

@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from synthbench import augment, heads, procedural
+from synthbench import augment, diffusion, heads, procedural
 from synthbench.config import Settings
 from synthbench.plugin import Generator, Traits
 from synthbench.seeds import derive, torch_generator
@@ -97,7 +97,7 @@ class DigiFace(Generator[Config]):
 def augmented(image: Tensor, sample: Sample, slot: Slot, seed: int) -> Tensor:
     """(3, R, R) uint8 -> (1, 3, R, R) uint8, alone, so that it does not depend on its batch."""
     x = augment.augment(image[None], sample.augmentation, torch_generator(seed, "augmentation", *slot))
-    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return diffusion.to_uint8(x)
 
 
 # ------------------------------------------------------------------------------------------------------------- rendering

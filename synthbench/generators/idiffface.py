@@ -257,16 +257,13 @@ def train(settings: Train, context: Context) -> None:
         noise = torch.randn(size, settings.autoencoder.latents, side, side, generator=draw)
         absent = torch.rand(size, generator=draw) < settings.empty
         drop = torch.rand(size, settings.unet.components, generator=draw)
-        x = autoencoder.fitted(send(faces.images(step.rows), device), pixels)
-        x = torch.where(mirror.to(device)[:, None, None, None], x.flip(3), x)
+        x = training.mirrored(autoencoder.fitted(send(faces.images(step.rows), device), pixels), mirror)
         code = codes[mirror.long(), torch.from_numpy(step.rows)]
         batch = Batch(x, *(send(tensor, device) for tensor in (code, t, abar[t], noise, absent, drop)))
         return learner.learn(lambda part: objective(denoiser, painter, part, settings), batch, step)
 
     training.loop(update, learner.state, settings, len(faces), context, "IDiff-Face")
-    training.save_weights(learner.average.model, weights)
-    (context.out / "checkpoint.pt").unlink(missing_ok=True)
-    (context.out / "codes.safetensors").unlink(missing_ok=True)
+    training.finish(learner.average.model, weights, "codes.safetensors")
 
 
 class Batch(NamedTuple):

@@ -128,5 +128,4 @@ def train(settings: Train, context: Context) -> None:
         return rivals.update(adversarial.draw(faces, step, painter, side, settings.code, settings), step)
 
     training.loop(update, rivals.state, settings, len(faces), context, "SFace")
-    training.save_weights(rivals.generator.average.model, weights)
-    (context.out / "checkpoint.pt").unlink(missing_ok=True)
+    training.finish(rivals.generator.average.model, weights)

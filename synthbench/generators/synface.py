@@ -224,16 +224,13 @@ def train(settings: Train, context: Context) -> None:
         return {"identity_loss": settings.identity_weight * loss}
 
     training.loop(update, rivals.state, settings, len(faces), context, "SynFace")
-    training.save_weights(rivals.generator.average.model, weights)
-    (context.out / "checkpoint.pt").unlink(missing_ok=True)
-    (context.out / "codes.safetensors").unlink(missing_ok=True)
+    training.finish(rivals.generator.average.model, weights, "codes.safetensors")
 
 
 def fitted(settings: Train, context: Context) -> Basis:
     """The identity codes of the real set. Raises UserError for an encoder without gradients, or too narrow, and for too few faces."""
     faces, encoder, width = context.faces, context.encoder, settings.identity
-    if not encoder.differentiable:
-        raise UserError(f"encoder {encoder.name} runs forwards only; SynFace needs its gradients. Take one with weights in PyTorch")
+    encoder.need_gradients("SynFace")
     if width > encoder.dim:
         raise UserError(
             f"train.identity is {width}, but an embedding by {encoder.name} has {encoder.dim} numbers: the code of an identity is made of "

@@ -246,8 +246,7 @@ def train(settings: Train, context: Context) -> None:
     if weights.exists():
         return
     faces, encoder, device = context.faces, context.encoder, context.device
-    if not encoder.differentiable:
-        raise UserError(f"encoder {encoder.name} runs forwards only; Vec2Face needs its gradients. Take one with weights in PyTorch")
+    encoder.need_gradients("Vec2Face")
     lpips = ready(perceptual.LPIPS(), device) if settings.perceptual == "lpips" else None
     used = "LPIPS 0.1 on VGG-16" if lpips else f"the feature maps of the encoder {encoder.name}, unweighted, instead of LPIPS"
     write_json(context.out / "perceptual.json", {"perceptual": used})
@@ -276,9 +275,7 @@ def train(settings: Train, context: Context) -> None:
         return losses
 
     training.loop(update, state, settings, len(faces), context, "Vec2Face")
-    training.save_weights(learner.average.model, weights)
-    (context.out / "checkpoint.pt").unlink(missing_ok=True)
-    (context.out / "features.safetensors").unlink(missing_ok=True)
+    training.finish(learner.average.model, weights, "features.safetensors")
 
 
 # ------------------------------------------------------------------------------------------------------------ identities

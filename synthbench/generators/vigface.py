@@ -199,7 +199,7 @@ def check_prototypes(prototypes: Tensor, real: int, limit: float, path: Path) ->
     if (highest := found["virtual-virtual"].highest) >= limit:
         raise UserError(
             f"the virtual prototypes of VIGFace's stage 1 collapsed: two of {len(v):,} have cosine {highest:.2f}, the limit train.collapse "
-            f"is {limit}; so alike, they are one person. Train stage 1 longer (train.recognizer.epochs={{more}}), make room for them "
+            f"is {limit}; so alike, they are one person. Train stage 1 longer (more train.recognizer.epochs), make room for them "
             "(a larger train.recognizer.dim, a smaller train.virtual), or raise train.collapse"
         )
 
@@ -366,13 +366,10 @@ def train_diffusion(settings: Train, context: Context, recognizer: Encoder, prot
         told = (torch.rand(size, generator=draw) >= settings.drop).float()
         t = diffusion.sample_times(size, abar, draw, settings.times)
         noise = torch.randn(size, 3, context.resolution, context.resolution, generator=draw)
-        x0 = send(faces.images(step.rows), device).float() / 127.5 - 1
-        x0 = torch.where(mirror.to(device)[:, None, None, None], x0.flip(3), x0)
+        x0 = training.pictures(faces, step.rows, mirror, device)
         code = codes[mirror.long(), rows] if images else codes[torch.from_numpy(faces.identity[step.rows])]
         batch = Batch(x0, *(send(tensor, device) for tensor in (code, told, t, abar[t], noise)))
         return learner.learn(lambda part: objective(denoiser, recognizer, part, settings), batch, step)
 
     training.loop(update, learner.state, settings, len(faces), context, "VIGFace")
-    training.save_weights(learner.average.model, out / "weights.safetensors")
-    (out / "checkpoint.pt").unlink(missing_ok=True)
-    (out / "codes.safetensors").unlink(missing_ok=True)
+    training.finish(learner.average.model, out / "weights.safetensors", "codes.safetensors")

@@ -134,8 +134,7 @@ def train(settings: Train, pixels: int, context: Context, out: Path) -> None:
     def update(step: training.Step) -> training.Losses:
         mirror = (torch.rand(len(step.rows), generator=step.draw) < 0.5) & settings.flip
         noise = torch.randn(len(step.rows), settings.latents, side, side, generator=step.draw)
-        x = fitted(send(faces.images(step.rows), device), pixels)
-        x = torch.where(mirror.to(device)[:, None, None, None], x.flip(3), x)
+        x = training.mirrored(fitted(send(faces.images(step.rows), device), pixels), mirror)
         return learner.learn(lambda part: objective(network, encoder, part, settings), Batch(x, send(noise, device)), step)
 
     out.mkdir(parents=True, exist_ok=True)
@@ -144,8 +143,7 @@ def train(settings: Train, pixels: int, context: Context, out: Path) -> None:
     with torch.inference_mode():
         parts = [average.encode(fitted(send(faces.images(rows[i : i + 32]), device), pixels)) for i in range(0, len(rows), 32)]
         average.scale.fill_(1 / torch.cat(parts).std())
-    training.save_weights(average, weights)
-    (out / "checkpoint.pt").unlink(missing_ok=True)
+    training.finish(average, weights)
 
 
 def load(settings: Train, folder: Path, device: torch.device) -> Autoencoder:

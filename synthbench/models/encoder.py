@@ -102,6 +102,11 @@ class Encoder(nn.Module):
         """The last of `maps` -> (B, dim) raw embeddings: `head(maps(x)[-1])` is `forward(x)`."""
         return self.net.head(last)  # type: ignore[operator]
 
+    def need_gradients(self, who: str) -> None:
+        """Raise UserError when `who` cannot train through this network."""
+        if not self.differentiable:
+            raise UserError(f"encoder {self.name} runs forwards only; {who} needs its gradients. Take one with weights in PyTorch")
+
     def fitted(self, x: Tensor) -> Tensor:
         """`x` in the size, colour order and range that `net` takes."""
         if not self.differentiable and torch.is_grad_enabled() and x.requires_grad:
