@@ -75,10 +75,7 @@ class Config(Settings):
         denoising.refuse_steps(sample, train)
         if sample.guidance and sample.against == "empty" and not train.empty:
             raise ValueError("sample.guidance against the empty context needs one that was learnt: set train.empty=0.2")
-        if sample.perturb < 1 and self.enroll.threshold >= 1:
-            raise ValueError(
-                "sample.perturb keeps an image nearer to its identity than to others: set enroll.threshold below 1, such as 0.3"
-            )
+        hypersphere.lowest(sample.perturb, self.enroll.threshold)
         if sample.copies and self.enroll.source == "uniform":
             raise ValueError("sample.copies needs inquiries to copy, and enroll.source uniform has none")
         return self
