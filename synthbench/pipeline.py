@@ -232,16 +232,27 @@ class Job:
         from synthbench.data.faces import open_faces
 
         uses_encoder = self.generator.traits.trains or self.generator.traits.enrolls
+        faces = open_faces(self.real.stage.folder)
+        self.check(faces.identities)
         return Context(
             out=folder,
             seed=seed,
             resolution=self.protocol.resolution,
             device=self.device,
-            faces=open_faces(self.real.stage.folder),
+            faces=faces,
             encoder=self.network("encoder") if uses_encoder else None,  # type: ignore[arg-type]
             inputs=inputs,
             progress=progress,
         )
+
+    def check(self, people: int | None) -> None:
+        """Raises UserError when this generator cannot do what is asked with `people` labelled identities; None: not known yet."""
+        if self.generator.traits.needs_labels and people is not None and people < 2:
+            raise UserError(
+                f"{self.short_name} learns from labels, but the real set has {people} labelled identities and two are the least. "
+                "Give a set with one folder or label per person"
+            )
+        self.generator.check(self.volume, people)
 
     def generator_steps(self, seed: int) -> list[Step]:
         """train, enroll (where the generator has them) and generate."""
@@ -327,6 +338,7 @@ class Job:
     def steps(self, seed: int) -> list[Step]:
         """Every stage of the run with this seed, in order, with those of the real baseline."""
         protocol, traits = self.protocol, self.generator.traits
+        self.check(getattr(protocol.real, "identities", None))  # of the embedded world they are known
         steps = [self.real, self.benchmarks]  # what may be refused, before anything is trained
         if traits.trains or traits.enrolls:
             steps += self.network_steps("encoder", protocol.encoder)

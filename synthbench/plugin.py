@@ -63,6 +63,12 @@ class Generator(ABC, Generic[C]):
         """
         return {}
 
+    def check(self, volume: Volume, people: int | None) -> None:
+        """Raise UserError for settings or a volume that cannot work, so that it is known before minutes of training.
+
+        people: labelled identities of the real set, None while it is not imported. Called when a run is planned, and before each stage.
+        """
+
     def train(self, context: Context) -> None:
         """Learn from `context.faces`; weights into `context.out`. Must resume from what it finds there."""
 

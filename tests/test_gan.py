@@ -48,7 +48,7 @@ def test_a_dense_layer_of_another_rate_starts_the_same():
 def test_styled_convolution_against_a_loop():
     """Eqs. 1 and 3 of 1912.04958: every image has weights of its own, scaled by its style and brought back to length 1."""
     torch.manual_seed(0)
-    layer = StyledConv(3, 4, 6, up=False)
+    layer = StyledConv(3, 4, 6, up=False, noise=True)
     layer.strength.data.fill_(0.5)
     layer.bias.data.normal_()
     x, w, noise = torch.randn(2, 3, 5, 5), torch.randn(2, 6), torch.randn(2, 1, 5, 5)
@@ -62,13 +62,13 @@ def test_styled_convolution_against_a_loop():
 def test_enlarging_is_the_papers_filter_inside():
     """Zeros between the pixels, the filter [1, 3, 3, 1], then the convolution."""
     torch.manual_seed(0)
-    layer, x = StyledConv(2, 3, 4, up=True), torch.randn(1, 2, 6, 6)
+    layer, x = StyledConv(2, 3, 4, up=True, noise=True), torch.randn(1, 2, 6, 6)
     w, noise = torch.randn(1, 4), torch.zeros(1, 1, 12, 12)
     wide = torch.zeros(1, 2, 12, 12)
     wide[:, :, ::2, ::2] = x
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 4
     wide = F.conv2d(F.pad(wide, (2, 1, 2, 1)), (taps[:, None] * taps).expand(2, 1, 4, 4), groups=2)
-    plain = StyledConv(2, 3, 4, up=False)
+    plain = StyledConv(2, 3, 4, up=False, noise=True)
     plain.load_state_dict(layer.state_dict())
     torch.testing.assert_close(layer(x, w, noise)[..., 3:-3, 3:-3], plain(wide, w, noise)[..., 3:-3, 3:-3])
 
@@ -89,13 +89,14 @@ def test_halving_filters_before_it_skips(size):
     )
 
 
-@pytest.mark.parametrize(("patch", "side"), [(1, 16), (2, 32)])
-def test_shapes(patch, side):
+@pytest.mark.parametrize(("noisy", "side"), [(True, 16), (False, 16), (False, 32)])
+def test_shapes(noisy, side):
     torch.manual_seed(0)
-    shape = TINY.model_copy(update={"patch": patch})
+    shape = TINY.model_copy(update={"noise": noisy})
     painter, critic = Painter(shape, side, 5, 3), Critic(shape, side, 3)
     z, noise, label = torch.randn(4, 5), torch.randn(4, painter.noise_size), torch.tensor([0, 1, 2, 0])
-    assert painter.noise_size == 16 + 2 * 64 + 2 * 256 and painter.layers == 6
+    assert painter.noise_size == (16 + 2 * 64 + 2 * 256 if noisy else 0) and painter.layers == (6 if side == 16 else 8)
+    assert any("strength" in name for name, _ in painter.named_parameters()) == noisy
     images = painter(z, noise, label)
     assert images.shape == (4, 3, side, side) and critic(images, label).shape == (4,)
     assert not torch.allclose(painter(z, noise, label.flip(0)), images) and not torch.allclose(

@@ -306,21 +306,13 @@ def test_a_loss_that_is_not_finite_names_the_settings_of_its_stage(tmp_path, fac
 # ------------------------------------------------------------------------------------------------------ bad sets, and sampling
 
 
-def test_a_set_without_labels_is_refused(tmp_path, faces):
-    unlabelled = FaceSet.from_arrays(faces.images(slice(0, 8)), np.full(8, -1))
-    with pytest.raises(UserError, match="labelled people; the training set has 0 of them"):
-        vigface.train(settings(), context(tmp_path, unlabelled))
-    alone = FaceSet.from_arrays(faces.images(slice(0, 8)), np.zeros(8, np.int64))
-    with pytest.raises(UserError, match="needs at least two"):
-        vigface.train(settings(), context(tmp_path, alone))
-
-
 @pytest.mark.parametrize(("kind", "there"), [("virtual", VIRTUAL), ("real", PEOPLE)])
-def test_enroll_says_how_many_prototypes_there_are(kind, there, trained, faces, tmp_path):
+def test_more_identities_than_prototypes_are_refused(kind, there):
     generator = VIGFace(Config(train=settings(), enroll={"prototypes": kind}))
+    generator.check(Volume.parse(f"{there}x2"), PEOPLE), generator.check(Volume.parse("2x2"), None)
     wanted = f"has {there} {kind} prototypes, but {there + 1} identities are wanted.*at most {there} identities"
     with pytest.raises(UserError, match=wanted + (r".*raise train\.virtual" if kind == "virtual" else "")):
-        generator.enroll(there + 1, context(tmp_path, faces, inputs=trained[1]))
+        generator.check(Volume.parse(f"{there + 1}x2"), PEOPLE)
 
 
 @pytest.mark.parametrize("kind", ["virtual", "real", "random"])

@@ -71,14 +71,12 @@ class SFace(Generator[Config]):
     def train(self, context: Context) -> None:
         train(self.config.train, context)
 
-    def slots(self, volume: Volume, context: Context) -> list[Slot]:
-        classes = context.faces.identities
-        if volume.identities > classes:
+    def check(self, volume: Volume, people: int | None) -> None:
+        if people is not None and volume.identities > people:
             raise UserError(
                 f"SFace paints the people of its training set: volume {volume} asks for {volume.identities:,} identities, but the real set "
-                f"has {classes:,}. Ask for --volume {classes}x{max(images for _, images in volume.blocks)} or less"
+                f"has {people:,}. Ask for --volume {people}x{max(images for _, images in volume.blocks)} or less"
             )
-        return super().slots(volume, context)
 
     def generate(self, slots: Sequence[Slot], context: Context) -> Iterator[FaceBatch]:
         """Columns: sample, real_identity (the label of the real set, which is the identity)."""
@@ -110,15 +108,11 @@ def build(settings: Train, resolution: int, classes: int) -> tuple[gan.Painter, 
 
 
 def train(settings: Train, context: Context) -> None:
-    """Writes weights.safetensors (the averaged generator) and metrics.jsonl into context.out; resumes. Raises UserError without labels."""
+    """Writes weights.safetensors (the averaged generator) and metrics.jsonl into context.out; resumes."""
     weights = context.out / "weights.safetensors"
     if weights.exists():
         return
     faces = context.faces
-    if faces.identities < 2:
-        raise UserError(
-            f"SFace learns from labels, but the real set has {faces.identities} identities. Give a set with an identity per image"
-        )
     torch.manual_seed(derive(context.seed, "weights"))
     painter, critic = build(settings, context.resolution, faces.identities)
     rivals = adversarial.Rivals(painter, critic, settings, context.device)

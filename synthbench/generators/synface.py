@@ -136,7 +136,7 @@ class SynFace(Generator[Config]):
     tiny = {
         "train": {
             "steps": 6, "batch_size": 8, "identity": 6, "attributes": 4,
-            "shape": {"channel_base": 128, "channel_max": 16, "latent": 16, "label_layers": 1, "patch": 1},
+            "shape": {"channel_base": 128, "channel_max": 16, "latent": 16, "label_layers": 1},
         },
         "sample": {"mixed": 0.7},
     }  # fmt: skip

@@ -27,7 +27,7 @@ from synthbench.models.encoder import Encoder, raw_codes, read_tensors
 from synthbench.plugin import Generator, Traits
 from synthbench.seeds import derive, torch_generator
 from synthbench.store import write_json, writing
-from synthbench.types import Context, FaceBatch, Slot, UserError
+from synthbench.types import Context, FaceBatch, Slot, UserError, Volume
 
 SPREAD = 0.97  # std of an element of the features in the paper (ArcFace R100, Glint360K, on WebFace4M): the unit of sigma
 QUALITY = 27.0  # the target of MagFace's quality in the authors' AttrOP: the unit of its loss
@@ -191,6 +191,10 @@ class Vec2Face(Generator[Config]):
         critic = fmae.Discriminator(settings.discriminator_channels)
         return {"fMAE": (network, inputs), "discriminator": (critic, (torch.empty(1, 3, resolution, resolution),))}
 
+    def check(self, volume: Volume, people: int | None) -> None:
+        if self.config.train.perceptual == "lpips":
+            perceptual.lpips_files()
+
     def train(self, context: Context) -> None:
         train(self.config.train, context)
 
@@ -210,9 +214,8 @@ class Vec2Face(Generator[Config]):
             noise = torch.stack([torch.randn(vectors.shape[1], generator=stream) for stream in streams])
             perturbed = perturb(vectors, noise, sigma * network.scale.cpu())
             with torch.inference_mode(), autocast(device, sample.precision):
-                images = diffusion.to_uint8(
-                    fmae.paint(network, perturbed.to(device), *fmae.masks(streams, network.rows, sample.mask, device))
-                )
+                masks = fmae.masks(streams, network.rows, sample.mask, device)
+                images = diffusion.to_uint8(fmae.paint(network, perturbed.to(device), *masks))
                 reached = (context.encoder.embed(images).float() * F.normalize(vectors.to(device), dim=1)).sum(1)
             return images, {"sigma": sigma, "similarity": reached}
 

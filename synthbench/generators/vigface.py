@@ -30,7 +30,7 @@ from synthbench.models.vit import Shape, ViT
 from synthbench.plugin import Generator, Traits
 from synthbench.seeds import derive, torch_generator
 from synthbench.store import write_json, writing
-from synthbench.types import Context, FaceBatch, Progress, Slot, UserError
+from synthbench.types import Context, FaceBatch, Progress, Slot, UserError, Volume
 
 BLOCK = 1024  # prototypes compared at a time
 
@@ -245,7 +245,7 @@ class VIGFace(Generator[Config]):
     """Faces of virtual people: prototypes learnt beside the real ones, painted by a diffusion transformer."""
 
     Config = Config
-    version = 1
+    version = 2  # 2: positions start from sines
     traits = Traits(
         paper="VIGFace: Virtual Identity Generation for Privacy-Free Face Recognition, arXiv 2403.08277",
         licence="paper CC BY 4.0; this is an independent implementation",
@@ -265,6 +265,16 @@ class VIGFace(Generator[Config]):
         width, x = self.config.train.recognizer.dim, torch.empty(1, 3, resolution, resolution)
         return {"denoiser": (ViT(self.config.train.vit, resolution, width), (x, torch.empty(1), torch.empty(1, width)))}
 
+    def check(self, volume: Volume, people: int | None) -> None:
+        kind = self.config.enroll.prototypes
+        there = {"virtual": self.config.train.virtual, "real": people}.get(kind)
+        if there is not None and volume.identities > there:
+            more = "raise train.virtual, which trains again" if kind == "virtual" else "set enroll.prototypes=virtual"
+            raise UserError(
+                f"VIGFace has {there:,} {kind} prototypes, but {volume.identities:,} identities are wanted. Ask for a volume of at most "
+                f"{there:,} identities, or {more}"
+            )
+
     def train(self, context: Context) -> None:
         train(self.config.train, context)
 
@@ -277,12 +287,6 @@ class VIGFace(Generator[Config]):
             found = F.normalize(torch.stack(draws), dim=1)
         else:
             found = trained[-virtual:] if kind == "virtual" else trained[:-virtual]
-        if len(found) < count:
-            more = "raise train.virtual, which trains again" if kind == "virtual" else "set enroll.prototypes=virtual"
-            raise UserError(
-                f"VIGFace has {len(found):,} {kind} prototypes, but {count:,} identities are wanted. Ask for a volume of at most "
-                f"{len(found):,} identities, or {more}"
-            )
         with writing(context.out / "codes.safetensors") as temporary:
             save_file({"codes": found[:count].contiguous()}, temporary)
         write_json(context.out / "enroll.json", {"prototypes": kind, "trained": len(found), "kept": count})
@@ -324,14 +328,9 @@ class VIGFace(Generator[Config]):
 def train(settings: Train, context: Context) -> None:
     """Both stages. Writes recognizer/ (the encoder and prototypes.safetensors) and diffusion/weights.safetensors; resumes in either.
 
-    Raises UserError for a set without labels and for virtual prototypes that collapsed.
+    Raises UserError for images without labels and for virtual prototypes that collapsed.
     """
     faces = context.faces
-    if faces.identities < 2:
-        raise UserError(
-            f"VIGFace learns its prototypes from labelled people; the training set has {faces.identities} of them and needs at least two. "
-            "Give a real set with one folder or label per person"
-        )
     recognition.check(faces)
     recipe = settings.recognizer
     first = recipe.epochs * (len(faces) // min(recipe.batch_size, len(faces)))

@@ -30,8 +30,8 @@ class Shape(Settings):
     mapping_layers: int = Field(2, ge=1, description="layers of the mapping network")
     mapping_rate: float = Field(0.01, gt=0, description="factor on the learning rate of mapping networks")
     label_layers: int = Field(8, ge=1, description="layers from a label's embedding to its projection in the discriminator")
+    noise: bool = Field(True, description="random numbers for every pixel; off: a picture depends on w alone")
     group: int = Field(4, ge=1, description="images per group of the minibatch deviation")
-    patch: int = Field(1, ge=1, description="pixel-unshuffle factor: the networks see sides of resolution / patch; 1 in the papers")
 
     def channels(self, side: int) -> int:
         return min(self.channel_base // side, self.channel_max)
@@ -119,23 +119,25 @@ class Mapping(nn.Module):
 class StyledConv(nn.Module):
     """A 3 x 3 convolution whose input channels are scaled by a style of w, its output brought back to variance 1, noise, leaky ReLU."""
 
-    def __init__(self, inputs: int, outputs: int, latent: int, up: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, latent: int, up: bool, noise: bool) -> None:
         super().__init__()
         self.affine = Linear(latent, inputs, start=1.0)
         self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3))
         self.bias = nn.Parameter(torch.zeros(outputs))
-        self.strength = nn.Parameter(torch.zeros(()))
+        self.strength = nn.Parameter(torch.zeros(())) if noise else None
         self.up = up
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor) -> Tensor:
-        """x (B, inputs, s, s), w (B, latent), noise (B, 1, s', s') -> (B, outputs, s', s')."""
+        """x (B, inputs, s, s), w (B, latent), noise (B, 1, s', s'), if any -> (B, outputs, s', s')."""
         style = self.affine(w)
         norm = GAIN * (style.square() @ self.weight.square().sum((2, 3)).T + 1e-8).rsqrt()  # (B, outputs): demodulation
         x = x * style[:, :, None, None]
         if self.up:
             x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
         x = F.conv2d(x, self.weight, padding=1)
-        shift = noise * (self.strength * GAIN) + (self.bias * GAIN)[:, None, None]
+        shift = (self.bias * GAIN)[:, None, None]
+        if self.strength is not None:
+            shift = shift + noise * (self.strength * GAIN)
         return F.leaky_relu(torch.addcmul(shift, x, norm[:, :, None, None]), LEAK)
 
 
@@ -158,24 +160,24 @@ class Painter(nn.Module):
 
     def __init__(self, shape: Shape, side: int, inputs: int, classes: int = 0) -> None:
         super().__init__()
-        self.patch, self.sides = shape.patch, [4 << i for i in range((side // shape.patch).bit_length() - 2)]
+        self.sides = [4 << i for i in range(side.bit_length() - 2)]
         self.mapping = Mapping(inputs, classes, shape, shape.mapping_layers)
         self.const = nn.Parameter(torch.randn(shape.channels(4), 4, 4))
         self.register_buffer("path_mean", torch.zeros(()))  # of the path length, while training
-        self.convs, self.to_rgb = nn.ModuleList(), nn.ModuleList()
+        self.noise, self.convs, self.to_rgb = shape.noise, nn.ModuleList(), nn.ModuleList()
         before = shape.channels(4)
         for size in self.sides:
             channels = shape.channels(size)
             if size > 4:
-                self.convs.append(StyledConv(before, channels, shape.latent, up=True))
-            self.convs.append(StyledConv(channels, channels, shape.latent, up=False))
-            self.to_rgb.append(ToRGB(channels, 3 * shape.patch**2, shape.latent))
+                self.convs.append(StyledConv(before, channels, shape.latent, up=True, noise=shape.noise))
+            self.convs.append(StyledConv(channels, channels, shape.latent, up=False, noise=shape.noise))
+            self.to_rgb.append(ToRGB(channels, 3, shape.latent))
             before = channels
 
     @property
     def noise_size(self) -> int:
         """Numbers of noise per image: one per pixel of every convolution."""
-        return sum(size * size * (1 if size == 4 else 2) for size in self.sides)
+        return self.noise * sum(size * size * (1 if size == 4 else 2) for size in self.sides)
 
     @property
     def layers(self) -> int:
@@ -196,13 +198,14 @@ class Painter(nn.Module):
         number = used = 0
         for size, to_rgb in zip(self.sides, self.to_rgb):
             for _ in range(1 if size == 4 else 2):
-                grain = noise[:, used : used + size * size].view(-1, 1, size, size)
+                count = self.noise * size * size
+                grain = noise[:, used : used + count].unflatten(1, (1, size, size)) if count else noise
                 x = self.convs[number](x, w[:, number], grain)
-                number, used = number + 1, used + size * size
+                number, used = number + 1, used + count
             colours = to_rgb(x, w[:, number])
             image = colours if image is None else colours + F.interpolate(image, scale_factor=2, mode="bilinear", align_corners=False)
         assert image is not None
-        return F.pixel_shuffle(image, self.patch) if self.patch > 1 else image
+        return image
 
 
 # ---------------------------------------------------------------------------------------------------------- discriminator
@@ -218,8 +221,8 @@ class Critic(nn.Module):
     def __init__(self, shape: Shape, side: int, classes: int = 0) -> None:
         super().__init__()
         self.shape, self.classes = shape, classes
-        sides = [(side // shape.patch) >> i for i in range((side // shape.patch).bit_length() - 3)]  # down to 8
-        self.from_rgb = Conv(3 * shape.patch**2, shape.channels(sides[0]), 1)
+        sides = [side >> i for i in range(side.bit_length() - 3)]  # down to 8
+        self.from_rgb = Conv(3, shape.channels(sides[0]), 1)
         self.first, self.second, self.skip = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for size in sides:
             channels, after = shape.channels(size), shape.channels(size // 2)
@@ -233,7 +236,6 @@ class Critic(nn.Module):
         self.label = Mapping(0, classes, shape, shape.label_layers) if classes else None
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
-        x = F.pixel_unshuffle(x, self.shape.patch) if self.shape.patch > 1 else x
         x = self.from_rgb(x)
         for first, second, skip in zip(self.first, self.second, self.skip):
             x = (second(first(x)) + skip(x)) * math.sqrt(0.5)

@@ -30,6 +30,17 @@ def distance(a: Sequence[Tensor], b: Sequence[Tensor], weights: Sequence[Tensor]
     return total
 
 
+def lpips_files() -> tuple[Path, Path]:
+    """The registered weights of VGG-16 and of the heads. Raises DataMissing."""
+    try:
+        backbone, heads = (Path(sources.find(name, "weights").path) for name in (VGG, HEADS))
+    except DataMissing as error:
+        raise DataMissing(
+            f"{error}\nWithout LPIPS, images are compared on the encoder's own feature maps: train.perceptual=encoder"
+        ) from None
+    return backbone, heads
+
+
 class LPIPS(nn.Module):
     """LPIPS 0.1 on VGG-16, frozen. Images (B, 3, R, R) in [-1, 1]; gradients flow to both.
 
@@ -40,12 +51,7 @@ class LPIPS(nn.Module):
         super().__init__()
         from torchvision.models import vgg16
 
-        try:
-            backbone, heads = (Path(sources.find(name, "weights").path) for name in (VGG, HEADS))
-        except DataMissing as error:
-            raise DataMissing(
-                f"{error}\nWithout LPIPS, images are compared on the encoder's own feature maps: train.perceptual=encoder"
-            ) from None
+        backbone, heads = lpips_files()
         with torch.device("meta"):
             self.features = vgg16(weights=None, init_weights=False).features[:30]
         found = {key.removeprefix("features."): value for key, value in read_pickle(backbone).items() if key.startswith("features.")}

@@ -96,10 +96,11 @@ class ViT(nn.Module):
         self.condition = nn.Linear(condition_width, width)
         self.stem = nn.Linear(inside, width)
         self.place: Tensor
+        place = places(side, width)[None]
         if shape.kind == "uvit":
-            self.place = nn.Parameter(torch.randn(1, side * side, width) * 0.02)
+            self.place = nn.Parameter(place)  # learned; U-ViT starts from noise of 0.02, too faint to be seen for hundreds of steps
         else:
-            self.register_buffer("place", places(side, width)[None], persistent=False)
+            self.register_buffer("place", place, persistent=False)
         paired = shape.depth // 2 if shape.kind == "uvit" else 0
         self.first = nn.ModuleList(Block(width, shape.heads) for _ in range(paired))
         self.middle = nn.ModuleList(Block(width, shape.heads, gate=not paired) for _ in range(1 if paired else shape.depth))

@@ -1,0 +1,41 @@
+"""What cannot work is refused when a run is planned, not after minutes of training."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from synthbench.config import parse_set
+from synthbench.pipeline import Job
+from synthbench.protocol import load_protocol
+from synthbench.store import Store
+from synthbench.types import DataMissing, UserError, Volume
+
+
+def job(name: str, volume: str, folder, *settings: str) -> Job:
+    return Job(Store(folder), load_protocol("demo"), name, Volume.parse(volume), torch.device("cpu"), parse_set(settings))
+
+
+@pytest.mark.parametrize(
+    ("name", "volume", "said"),
+    [("sface", "301x2", r"300x2 or less"), ("vigface", "201x2", r"at most 200 identities, or raise train\.virtual")],
+)
+def test_more_identities_than_there_can_be_are_refused_by_the_plan(name, volume, said, tmp_path):
+    with pytest.raises(UserError, match=said):
+        job(name, volume, tmp_path).steps(0)
+    assert job(name, "200x2", tmp_path).steps(0)
+    assert not any(tmp_path.iterdir())
+
+
+def test_missing_lpips_is_refused_by_the_plan(tmp_path, monkeypatch):
+    monkeypatch.setenv("SYNTHBENCH_DATA", str(tmp_path / "data"))
+    assert job("vec2face", "4x2", tmp_path).steps(0)
+    with pytest.raises(DataMissing, match=r"vgg16-imagenet.*\n.*train\.perceptual=encoder"):
+        job("vec2face", "4x2", tmp_path, "train.perceptual=lpips").steps(0)
+
+
+def test_a_generator_that_learns_from_labels_needs_two_people(tmp_path):
+    with pytest.raises(UserError, match="dcface learns from labels, but the real set has 1 labelled identities"):
+        job("dcface", "4x2", tmp_path).check(1)
+    job("dcface", "4x2", tmp_path).check(None)
+    job("idiffface", "4x2", tmp_path).check(0)
