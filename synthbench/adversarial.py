@@ -29,9 +29,9 @@ class Adversarial(training.Optimization):
     steps: int = Field(781_250, ge=0, description="25 million images; 0: epochs x images / batch_size")
     batch_size: int = Field(32, ge=1)
     lr: float = Field(0.0025, gt=0, description="of both networks")
-    betas: tuple[float, float] = (0.0, 0.99)
+    betas: tuple[training.Beta, training.Beta] = (0.0, 0.99)
     weight_decay: float = Field(0.0, ge=0)
-    ema_limit: float = Field(0.998, ge=0, lt=1, description="decay of the generator's weight average; half-life 11,000 images")
+    ema_limit: float = Field(0.998, ge=0, lt=1, description="decay of the generator's weight average; half-life 11,000 images at batch 32")
     precision: Literal["bf16", "fp32"] = Field("fp32", description="bf16 only where the device is CUDA")
 
 

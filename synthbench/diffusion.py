@@ -199,11 +199,12 @@ def to_uint8(x: Tensor) -> Tensor:
 # -------------------------------------------------------------------------------------------------------------- training
 
 
-def lr_factor(schedule: LrSchedule, warmup: int, step: int, total: int) -> float:
-    """Factor on the learning rate at `step` of `total`: linear warm-up over `warmup` steps, then what the schedule says.
+def lr_factor(schedule: LrSchedule, warmup: float, step: int, total: int) -> float:
+    """Factor on the learning rate at `step` of `total`: linear warm-up over `warmup` steps (a share of all below 1), then the schedule.
 
     `cosine`: half a cosine to zero; `restarts`: four of them, each twice as long as the one before (SGDR, 1608.03983).
     """
+    warmup = round(warmup * total) if warmup < 1 else warmup
     if step < warmup:
         return (step + 1) / warmup
     done = (step - warmup) / max(1, total - warmup)

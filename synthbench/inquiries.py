@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -17,7 +17,7 @@ from synthbench.config import Settings
 from synthbench.data import faces as data
 from synthbench.data.shards import ShardWriter
 from synthbench.store import write_json, writing
-from synthbench.types import Context, FaceBatch, UserError
+from synthbench.types import Context, FaceBatch, UserError, Volume
 
 BLOCK = 256  # candidates embedded and compared at a time
 ENDLESS = ("world", "unconditional")  # sources with a next candidate for ever
@@ -26,9 +26,23 @@ ENDLESS = ("world", "unconditional")  # sources with a next candidate for ever
 class Inquiries(Settings):
     """The `enroll` part of a generator's config."""
 
-    source: str = Field("real", description="real: the real set | world | a registered source | path of images or of a generated set")
+    source: str = Field(
+        "real",
+        description="real: people of the real set, then not new | world | a registered source | path of images or of a generated set",
+    )
     threshold: float = Field(0.3, ge=-1, le=1, description="highest cosine between two inquiries under the encoder (CemiFace: below 0.3)")
     tries: int = Field(20, ge=1, description="candidates looked at per identity wanted, where there is no end of them")
+
+    @property
+    def photographs(self) -> bool:
+        """Whether inquiries are taken for photographs of real people."""
+        return self.source not in ENDLESS
+
+    @model_validator(mode="after")
+    def _own_model(self) -> Inquiries:
+        if self.source == "unconditional" and not isinstance(self, NewPeople):
+            raise ValueError("source unconditional: this generator trains no such model; give another source")
+        return self
 
 
 class NewPeople(Inquiries):
@@ -43,6 +57,15 @@ class Codes(NamedTuple):
 
     codes: Tensor  # (N, dim) float32, raw embeddings by the encoder; their directions are the identity centres
     faces: data.FaceSet | None  # the inquiries, one image each, in the same order; None for identities that are vectors alone
+
+
+def check(settings: Inquiries, volume: Volume, people: int | None) -> None:
+    """Raises UserError when the real set (see Generator.check) has fewer people than are wanted of it."""
+    if settings.source == "real" and people and volume.identities > people:
+        raise UserError(
+            f"enroll.source 'real': the real set has {people:,} people, but {volume.identities:,} identities are wanted. Ask for a volume "
+            f"of at most {people:,} identities, or give another enroll.source"
+        )
 
 
 def enroll(count: int, settings: Inquiries, context: Context, fits: Callable[[Tensor], Tensor] | None = None) -> None:
@@ -106,15 +129,17 @@ def candidates(settings: Inquiries, context: Context, most: int) -> tuple[int, I
     if settings.source in ENDLESS:
         most = -(-most // BLOCK) * BLOCK  # whole blocks only: the last bits of an embedding depend on the size of its batch
     if settings.source == "unconditional":
-        if not isinstance(settings, NewPeople):
-            raise UserError("enroll.source unconditional: this generator has no such model of its own; give another source")
+        assert isinstance(settings, NewPeople)
         paint = unconditional.sampler(context.inputs["train"], settings.sampler, context)
         return most, _blocks(most, paint, lambda row: f"unconditional {row}")
     if settings.source == "world":
         return most, _blocks(most, lambda rows: _world(rows, context.resolution), lambda row: f"inquiry {row}")
     if settings.source == "real":
-        rows = np.unique(context.faces.identity, return_index=True)[1]  # the first image of each identity
-        return len(rows), _blocks(len(rows), lambda some: context.faces.images(rows[some]), lambda row: context.faces.names[row])
+        faces = context.faces
+        label, rows = np.unique(faces.identity, return_index=True)  # the first image of each identity
+        names = [faces.names[one] for one in label] if faces.identities else [f"image {row}" for row in range(len(faces))]
+        rows = rows if faces.identities else np.arange(len(faces))  # without labels every image
+        return len(rows), _blocks(len(rows), lambda some: faces.images(rows[some]), lambda row: names[row])
     source = data.read_source(locate(settings.source))
     rows = np.unique(source.label, return_index=True)[1]
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import json
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from synthbench import registry
 from synthbench.config import Layer, build, config_names, config_path, did_you_mean, read_layer
 from synthbench.data import sources
 from synthbench.protocol import Network, Protocol, PublicNetwork
-from synthbench.steps import MB, Step, disk_for, faces_step, public_network, read_benchmark, run_evaluators
+from synthbench.steps import MB, Step, batches_of, disk_for, faces_step, public_network, read_benchmark, run_evaluators
 from synthbench.store import Store, content_key
 from synthbench.types import Context, FaceBatch, Progress, Slot, UserError, Volume
 
@@ -59,20 +59,6 @@ def load_generator(name: str, protocol: Protocol, *layers: Layer) -> Generator:
 
     own = (preset.settings, changed(name)) if preset else ()
     return kind(build(kind.Config, shipped, changed(plugin), *own, *layers))
-
-
-def batches_of(batches: Any, what: str) -> Iterator[FaceBatch]:
-    """What a plugin yields, as long as that is FaceBatches of tensors. Raises UserError."""
-    import torch
-
-    if not isinstance(batches, Iterable):
-        raise UserError(f"{what}: generate returned {type(batches).__name__}; it must yield FaceBatch")
-    for batch in batches:
-        if not isinstance(batch, FaceBatch):
-            raise UserError(f"{what}: generate must yield FaceBatch, not {type(batch).__name__}")
-        if not all(isinstance(values, torch.Tensor) for values in (batch.images, batch.identity, *batch.columns.values())):
-            raise UserError(f"{what}: images, identity and columns of a FaceBatch must be tensors")
-        yield batch
 
 
 @dataclass(frozen=True)

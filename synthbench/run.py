@@ -269,14 +269,13 @@ def _samples(job: Job, made: Step, path: Path) -> None:
     from synthbench.data.faces import open_faces
 
     faces = open_faces(made.stage.folder)
-    real = faces.columns.get("real", np.zeros(len(faces)))
     enroll = [step for step in job.generator_steps(0) if step.stage.name == "enroll"]
     inquiries = open_faces(enroll[0].stage.folder / "inquiries") if enroll and (enroll[0].stage.folder / "inquiries").is_dir() else None
     rows = []
     for identity in range(min(8, faces.identities)):
         own = np.flatnonzero(faces.identity == identity)
         own = own[faces.whole[own]] if faces.whole[own].any() else own
-        synthetic = own[real[own] == 0] if (real[own] == 0).any() else own
+        synthetic = own[faces.made[own]] if faces.made[own].any() else own
         images = faces.images(synthetic[:8])
         rows.append(torch.cat([inquiries.images([identity]), images]) if inquiries else images)
     results.grid(rows, path)

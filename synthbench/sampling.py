@@ -17,13 +17,19 @@ Make = Callable[[list[Slot]], tuple[Tensor, dict[str, Tensor]]]
 
 
 def generate(
-    make: Make, slots: Sequence[Slot], context: Context, columns: Sequence[str] = (), inquiries: FaceSet | None = None
+    make: Make,
+    slots: Sequence[Slot],
+    context: Context,
+    columns: Sequence[str] = (),
+    inquiries: FaceSet | None = None,
+    photographs: bool = True,
 ) -> Iterator[FaceBatch]:
     """The faces of `slots`, in order.
 
     make: exactly `size` slots -> (images (size, 3, R, R) uint8, the `columns` of each, (size,)), on any device; a last batch that is not
     full is filled up with its last slot. On a CPU two batches are made side by side, so `make` enters inference mode itself.
-    inquiries: one image per identity; a slot with a negative sample is a copy of it. Columns there: `real` 1, `similarity` 1, others nan.
+    inquiries: one image per identity; a slot with a negative sample is a copy of it. Columns there: `similarity` 1, others nan, and `real`,
+    which is 1 if inquiries are `photographs` of real people.
     """
     size = CPU_CHUNK if context.device.type == "cpu" else context.batch_size
 
@@ -44,7 +50,7 @@ def generate(
                     found[name] = value
                 else:  # among copies, which have nan
                     found[name][made] = value.float()
-        copies = {} if inquiries is None else {"real": (~made).to(torch.uint8)}
+        copies = {} if inquiries is None else {"real": (~made & photographs).to(torch.uint8)}
         return FaceBatch(pictures, identity, {"sample": torch.tensor([slot.sample for slot in part]), **found, **copies})
 
     yield from side_by_side(work, chunks(slots, size), context.device)

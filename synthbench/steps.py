@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from synthbench import console
 from synthbench.data import sources
 from synthbench.protocol import Faces, WorldFaces
 from synthbench.store import Stage, Store, content_key, read_json, write_json
-from synthbench.types import Context, Progress, Score, Skipped, UserError
+from synthbench.types import Context, FaceBatch, Progress, Score, Skipped, UserError
 
 if TYPE_CHECKING:
     from synthbench.data.pairs import PairSet
@@ -82,7 +82,6 @@ def _render_faces(faces: WorldFaces, resolution: int, folder: Path, progress: Pr
     from synthbench import procedural
     from synthbench.data.faces import open_faces
     from synthbench.data.shards import ShardWriter
-    from synthbench.types import FaceBatch
 
     total, chunk = faces.identities * faces.images, 256
     writer = ShardWriter(folder)
@@ -133,6 +132,20 @@ def run_evaluators(evaluators: dict[str, Any], subject: Any, context: Context, p
             else:
                 scores.append(item)
     write_json(context.out / "scores.json", {"scores": [vars(score) for score in scores], "skipped": skipped})
+
+
+def batches_of(batches: Any, what: str) -> Iterator[FaceBatch]:
+    """What a plugin yields, as long as that is FaceBatches of tensors. Raises UserError."""
+    import torch
+
+    if not isinstance(batches, Iterable):
+        raise UserError(f"{what}: generate returned {type(batches).__name__}; it must yield FaceBatch")
+    for batch in batches:
+        if not isinstance(batch, FaceBatch):
+            raise UserError(f"{what}: generate must yield FaceBatch, not {type(batch).__name__}")
+        if not all(isinstance(values, torch.Tensor) for values in (batch.images, batch.identity, *batch.columns.values())):
+            raise UserError(f"{what}: images, identity and columns of a FaceBatch must be tensors")
+        yield batch
 
 
 # ---------------------------------------------------------------------------------------------------------------- run

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +29,8 @@ EVERY = 30.0  # seconds between two checkpoints
 LOG_EVERY = 20  # steps between lines of metrics.jsonl
 
 Batch = TypeVar("Batch", bound=tuple[Tensor, ...])
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Warmup = Annotated[int | Annotated[float, Field(lt=1)], Field(ge=0, description="steps; below 1: share of the training")]
 Losses = dict[str, Tensor]  # "loss" and its parts: scalars, each a line of the log
 
 # -------------------------------------------------------------------------------------------------------------- the loop
@@ -42,8 +44,8 @@ class Optimization(Settings):
     batch_size: int = Field(160, ge=1)
     lr: float = Field(1e-4, gt=0)
     lr_schedule: diffusion.LrSchedule = "constant"
-    warmup: int = Field(0, ge=0, description="steps")
-    betas: tuple[float, float] = (0.9, 0.999)
+    warmup: Warmup = 0
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     weight_decay: float = Field(0.01, ge=0)
     max_norm: float = Field(0.0, ge=0, description="gradients are clipped to this length; 0: not")
     ema_limit: float = Field(0.9999, ge=0, lt=1, description="highest decay of the weight average (DCFace)")

@@ -15,7 +15,7 @@ from synthbench.types import Context, Score, Skipped
 class Faces:
     """Identities and columns of a face set; whoever needs pixels gives `pixels` (N, 3, R, R) uint8."""
 
-    mixed, whole = FaceSet.mixed, FaceSet.whole
+    mixed, whole, made = FaceSet.mixed, FaceSet.whole, FaceSet.made
 
     def __init__(self, identity, columns=None, names=None, pixels=None):
         self.identity = np.asarray(identity, np.int64)

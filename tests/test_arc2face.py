@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from synthbench import heads, testing
-from synthbench.config import Layer, build, config_path, read_layer
+from synthbench.config import Layer, build, config_path, parse_set, read_layer
 from synthbench.data import sources
 from synthbench.generators import arc2face
 from synthbench.generators.arc2face import Arc2Face, Config
@@ -21,7 +21,7 @@ from synthbench.models.encoder import read_tensors, save_encoder
 from synthbench.models.size import count
 from synthbench.seeds import torch_generator
 from synthbench.testing.world import rendered, tiny_encoder
-from synthbench.types import Context, DataMissing, Slot, UserError
+from synthbench.types import Context, DataMissing, Slot, UserError, Volume
 
 transformers = pytest.importorskip("transformers")
 WORDS = ["photo</w>", "of</w>", "a</w>", "id</w>", "person</w>", "<|startoftext|>", "<|endoftext|>"]
@@ -214,9 +214,17 @@ def test_files_that_do_not_fit_are_named(weights: Path, tmp_path: Path) -> None:
 
 
 def test_without_transformers_it_says_what_to_install(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
+    made = generator(weights)
+    made.check(Volume.parse("9x9"), None)
+    monkeypatch.setattr(arc2face.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'synthbench\[arc2face\]'"):
-        arc2face.load(weights, torch.device("cpu"))
+        made.check(Volume.parse("9x9"), None)
+
+
+@pytest.mark.parametrize("setting", ["crop=[0.5,0.5,0]", "crop=[1.2,0,0.5]", "crop=[-0.1,0,0.5]", "steps=1000"])
+def test_settings_without_a_picture_are_refused(setting: str) -> None:
+    with pytest.raises(UserError, match=r"sample\."):
+        build(Config, parse_set([f"sample.{setting}"]))
 
 
 def test_the_file_is_the_default_and_the_size_that_of_stable_diffusion() -> None:

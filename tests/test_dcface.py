@@ -117,7 +117,7 @@ def test_style_tokens_say_where():
     E_sty = StyleEncoder(3, 7, 8, 3, "official", 0.3)
     assert E_sty.side == 6
     x = torch.randn(1, 3, 7, 7)
-    E_sty.settle(torch.randn(4, 3, 7, 7))
+    E_sty.settle(torch.randn(4, 3, 7, 7), torch.ones(4, 3, 6, 6))
     changed = x.clone()
     changed[..., 0, 0] += 3
     moved = (E_sty(changed) - E_sty(x)).abs().amax((0, 2)) > 1e-4
@@ -137,10 +137,14 @@ def test_style_dropout_and_batch_norm():
     with torch.no_grad():
         in_training = E_sty(features, everything)
         assert not torch.allclose(E_sty(features), in_training, atol=1e-2)  # nothing was settled yet
-        E_sty.settle(features)
+        E_sty.settle(features, everything)
         torch.testing.assert_close(E_sty(features), in_training, atol=1e-3, rtol=0)
         torch.testing.assert_close(E_sty(features[:3]), E_sty(features)[:3])  # no neighbours
         assert not torch.allclose(E_sty(features, keep), in_training, atol=1e-2)
+        clean, variance = E_sty.norm.running_var.clone(), torch.var_mean(E_sty.mixed(features, keep), (0, 2, 3))[0]
+        E_sty.settle(features, keep)
+        torch.testing.assert_close(E_sty.norm.running_var, variance)  # of training, with dropout: larger
+        assert (E_sty.norm.running_var > 1.1 * clean).all()
 
 
 def test_positions_start_as_waves():
@@ -195,6 +199,58 @@ def test_identity_loss_against_a_loop():
     assert dcface.identity_loss(style, who, style, 0 * one).item() == pytest.approx(0, abs=1e-6)  # t = 0: the style image
 
 
+def test_objective_against_a_loop_and_what_it_teaches(encoder):
+    torch.manual_seed(0)
+    train = settings(prediction="epsilon", identity_weight=0.7, clip_x0=True, weighting="plain")
+    denoiser = wake(Denoiser(train, R, encoder))
+    x0, x_id, noise = torch.randn(3, 4, 3, R, R).clamp(-1, 1)
+    t, style, who = torch.tensor([5, 300, 600, 950]), encoder(x0).detach(), encoder(x_id).detach()
+    keep = denoiser.E_sty.keep(4, torch.Generator().manual_seed(0), torch.device("cpu"))
+    abar = train.signal[t]
+    found = dcface.objective(denoiser, encoder, dcface.Batch(x0, x_id, keep, style, who, t, abar, noise), train)
+    a = abar[:, None, None, None]
+    x_t = a.sqrt() * x0 + (1 - a).sqrt() * noise
+    output = denoiser(x_t, t, denoiser.condition(x_id, encoder.maps(x0, 1)[0], keep))
+    estimate = ((x_t - (1 - a).sqrt() * output) / a.sqrt()).clamp(-1, 1)
+    to_id, to_style = (1 - F.cosine_similarity(encoder(estimate), v) for v in (who, style))
+    matching = (t / 1000 * to_id + (1 - t / 1000) * to_style).mean()
+    assert found["mse"].item() == pytest.approx((output - noise).square().mean().item(), rel=1e-4)
+    assert found["identity_loss"].item() == pytest.approx(matching.item(), rel=1e-4)
+    assert found["loss"].item() == pytest.approx((found["mse"] + 0.7 * found["identity_loss"]).item(), rel=1e-5)
+    assert torch.autograd.grad(found["identity_loss"], next(denoiser.unet.parameters()))[0].any()  # through the frozen encoder
+
+
+def test_a_step_sees_the_images_and_the_embeddings_of_style_and_person(tmp_path, faces, encoder, monkeypatch):
+    batches, plain = [], dcface.objective
+    monkeypatch.setattr(dcface, "objective", lambda d, e, batch, s: batches.append(batch) or plain(d, e, batch, s))
+    dcface.train(settings(steps=2), context(tmp_path, faces, encoder))
+    for batch in batches:
+        for image, code in ((batch.x0, batch.style), (batch.x_id, batch.who)):
+            torch.testing.assert_close(encoder(image), code, atol=1e-4, rtol=1e-3)
+        assert not torch.equal(batch.x0, batch.x_id)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        (["enroll.source=real"], r"set enroll\.novelty=1"),
+        (["enroll.sampler.steps=900", "train.unconditional.T=500"], r"900 is more than train\.unconditional\.T 500"),
+    ],
+)
+def test_what_enrolment_would_refuse_is_refused_at_once(setting, said):
+    with pytest.raises(UserError, match=said):
+        build(Config, parse_set(setting))
+
+
+def test_made_id_images_are_no_photographs(trained, faces, encoder, tmp_path):
+    generator, inputs = trained
+    for source, real in (("real", 1), ("world", 0)):
+        config = generator.config.model_copy(update={"enroll": generator.config.enroll.model_copy(update={"source": source})})
+        (batch,) = DCFace(config).generate([Slot(0, 0), Slot(0, -1)], context(tmp_path, faces, encoder, inputs=inputs))
+        assert batch.columns["real"].tolist() == [0, real]
+        assert FaceSet.from_arrays(batch.images, batch.identity, columns=batch.columns).made.tolist() == [True, False]
+
+
 def test_pairs_are_of_one_person_and_near_its_centre():
     rng = np.random.default_rng(0)
     identity = rng.permutation(np.repeat(np.arange(6), [2, 3, 5, 10, 20, 40]))
@@ -208,7 +264,9 @@ def test_pairs_are_of_one_person_and_near_its_centre():
         centre = F.normalize(unit[mine].sum(0), dim=0)
         torch.testing.assert_close(people.centres[person], centre)
         ranked = mine[np.argsort(-(unit[mine] @ centre).numpy())]
-        inliers, best = set(ranked[: len(mine) - len(mine) // 10]), set(ranked[:4])
+        similarity = unit[mine] @ centre
+        inliers = set(mine[(similarity >= similarity.double().quantile(0.1) - 1e-6).numpy()])
+        best = set(ranked[:4])
         here = identity[rows] == person
         assert set(style[here]) == inliers and set(who[here]) == best  # all of them come, and no other
         kept = here & np.isin(rows, list(inliers))

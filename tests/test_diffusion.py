@@ -174,6 +174,12 @@ def test_plain_weight_leaves_the_error_of_the_output(prediction):
     assert diffusion.weight(torch.tensor([0.1, 0.9]), prediction, "plain").tolist() == [1, 1]
 
 
+def test_a_warm_up_below_1_is_a_share():
+    for warmup in (0.05, 10):
+        factors = [diffusion.lr_factor("cosine", warmup, step, 200) for step in range(200)]
+        assert factors[:11] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1])
+
+
 def test_restarts_double_in_length():
     """IDiff-Face: 150,000 steps with restarts after 10,000, 30,000 and 70,000."""
     factors = [diffusion.lr_factor("restarts", 0, step, 150) for step in range(150)]

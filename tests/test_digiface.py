@@ -81,7 +81,9 @@ def test_a_cap_covers_the_top_of_the_head_and_nothing_else() -> None:
 
 
 def test_what_makes_an_identity_does_not_vary_within_it() -> None:
-    people, _ = scene(Sample(), 30, 36)
+    people, worn = scene(Sample(), 30, 36)
+    age = worn["age"].view(30, 36)
+    assert (age == age[:, :1]).all() and age[:, 0].unique().numel() > 20
     own = people.view(30, 36, -1)
     varies = (own - own[:, :1]).abs().amax((0, 1)) > 0
     names = list(procedural.PERSON)

@@ -127,7 +127,9 @@ def test_deviation_against_a_loop():
         group = x[first::2]
         expected = ((group - group.mean(0)).square().mean(0) + 1e-8).sqrt().mean()
         assert torch.allclose(found[first::2], expected.expand(4, 1, 2, 2))
-    assert gan.deviation(x[:6], 4).shape == (6, 1, 2, 2)  # groups of two
+    three, all_five = gan.deviation(x[:6], 4), gan.deviation(x[:5], 4)  # groups of three, and of all
+    assert torch.allclose(three[::2, 0, 0, 0], ((x[:6:2] - x[:6:2].mean(0)).square().mean(0) + 1e-8).sqrt().mean())
+    assert torch.allclose(all_five, ((x[:5] - x[:5].mean(0)).square().mean(0) + 1e-8).sqrt().mean())
     assert gan.deviation(x[:1].expand(4, -1, -1, -1), 4).max() < 1e-3
 
 

@@ -17,14 +17,27 @@ def job(name: str, volume: str, folder, *settings: str) -> Job:
 
 
 @pytest.mark.parametrize(
-    ("name", "volume", "said"),
-    [("sface", "301x2", r"300x2 or less"), ("vigface", "201x2", r"at most 200 identities, or raise train\.virtual")],
+    ("name", "volume", "setting", "said"),
+    [
+        ("sface", "301x2", (), r"300x2 or less"),
+        ("vigface", "201x2", (), r"at most 200 identities, or raise train\.virtual"),
+        ("cemiface", "301x2", ("enroll.source=real",), r"at most 300 identities, or give another enroll\.source"),
+        ("dcface", "301x2", ("enroll.source=real", "enroll.novelty=1"), r"at most 300 identities"),
+        ("idiffface", "301x2", ("enroll.source=real",), r"at most 300 identities"),
+    ],
 )
-def test_more_identities_than_there_can_be_are_refused_by_the_plan(name, volume, said, tmp_path):
+def test_more_identities_than_there_can_be_are_refused_by_the_plan(name, volume, setting, said, tmp_path):
     with pytest.raises(UserError, match=said):
-        job(name, volume, tmp_path).steps(0)
-    assert job(name, "200x2", tmp_path).steps(0)
+        job(name, volume, tmp_path, *setting).steps(0)
+    assert job(name, "200x2", tmp_path, *setting).steps(0)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("source", ["world", "unconditional"])
+def test_vec2face_imitates_labelled_images_only(source, tmp_path, monkeypatch):
+    monkeypatch.setenv("SYNTHBENCH_DATA", str(tmp_path / "data"))
+    with pytest.raises(UserError, match=source):
+        job("vec2face", "4x2", tmp_path, f"enroll.source={source}").steps(0)
 
 
 def test_missing_lpips_is_refused_by_the_plan(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from synthbench import training
 from synthbench.config import CONFIGS, build, read_layer
 from synthbench.data.faces import FaceSet, ShardWriter, open_faces
 from synthbench.generators import synface
@@ -158,6 +159,22 @@ def test_identity_loss_against_a_loop():
     expected = [max(0.3, 1 - float(a @ b / a.norm())) for a, b in zip(found, wanted)]
     assert expected[0] == 0.3
     assert float(synface.identity_loss(found, wanted, 0.3)) == pytest.approx(np.mean(expected), abs=1e-6)
+
+
+def test_the_identity_loss_of_a_step(tmp_path, faces, encoder, monkeypatch):
+    """Weighted, above the floor, and of the identity code, also where style mixing takes other attributes."""
+    caught = []
+    monkeypatch.setattr(synface.adversarial.Rivals, "update", lambda self, batch, step, extra: caught.append((batch, extra)) or {})
+    train = settings(identity_weight=3.0, identity_floor=0.3, style_mixing=0.9, steps=1)
+    monkeypatch.setattr(
+        synface.training, "loop", lambda update, *a: update(training.Step(0, 1, np.arange(16), torch.Generator().manual_seed(0)))
+    )
+    synface.train(train, context(tmp_path, faces, encoder))
+    ((batch, extra),) = caught
+    assert torch.equal(batch.other[:, :4], batch.z[:, :4]) and not torch.equal(batch.other[:, 4:], batch.z[:, 4:])
+    basis, images = synface.fitted(train, context(tmp_path / "again", faces, encoder)), torch.randn(16, 3, R, R)
+    distance = 1 - F.cosine_similarity(encoder(images), basis(batch.z[:, :4]))
+    assert extra(images, batch)["identity_loss"].item() == pytest.approx(3 * distance.clamp(min=0.3).mean().item(), rel=1e-5)
 
 
 def test_the_painted_face_is_the_person_of_its_code(trained, faces, encoder, tmp_path):

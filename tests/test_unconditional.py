@@ -1,7 +1,6 @@
 """The unconditional model: it learns, resumes, and its n-th image is a matter of n alone; identities chosen among its images."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from torch import nn
 
 from synthbench import inquiries, training, unconditional
 from synthbench.data.faces import FaceSet
-from synthbench.generators.cemiface import CemiFace, Config
+from synthbench.generators.cemiface import CemiFace
 from synthbench.models.encoder import Encoder
 from synthbench.models.unet import Shape
 from synthbench.types import Context, UserError
@@ -116,5 +115,5 @@ def test_a_model_that_is_not_there_is_named(trained, faces, encoder, tmp_path):
         unconditional.sampler(tmp_path, SAMPLE, context(tmp_path / "a", faces, encoder))
     with pytest.raises(UserError, match=r"steps 1001 is more than the 1000"):
         unconditional.sampler(trained, unconditional.Sample(steps=1001), context(tmp_path / "b", faces, encoder))
-    with pytest.raises(UserError, match="has no such model"):
-        CemiFace(Config(enroll={"source": "unconditional"})).enroll(2, context(tmp_path / "c", SimpleNamespace(), encoder))
+    with pytest.raises(ValueError, match="this generator trains no such model"):
+        CemiFace.Config(enroll={"source": "unconditional"})

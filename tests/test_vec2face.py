@@ -387,7 +387,7 @@ def test_vectors_have_mean_and_covariance_of_the_identities(faces, encoder, trai
         vec2face.distribution(Enroll(), network, context(tmp_path, lonely, encoder))
 
 
-def test_attrop_brings_images_nearer_and_stops_at_its_cap(trained, tmp_path, faces, encoder):
+def test_attrop_brings_images_nearer_and_stops_at_its_cap(trained, tmp_path, faces, encoder, monkeypatch):
     generator, inputs = trained
     ctx = context(tmp_path, faces, encoder, inputs=inputs)
     network = vec2face.load(generator.config.train, ctx)
@@ -406,8 +406,16 @@ def test_attrop_brings_images_nearer_and_stops_at_its_cap(trained, tmp_path, fac
     assert met.any() and (away(moved)[met] < 0.301).all() and moved.shape == vectors.shape
     untouched, none = vec2face.optimized(vectors, 0, network, Config(enroll=Enroll(attrop_steps=0)), ctx)
     assert torch.equal(untouched, vectors) and not none.any()
+
+    def length(v):
+        with torch.no_grad():
+            return encoder(fmae.paint(network, v, *mask)).norm(dim=1)
+
     never = Config(train=generator.config.train, enroll=Enroll(attrop_steps=2, quality=1e6))
     assert not vec2face.optimized(vectors, 0, network, never, ctx)[1].any()
+    monkeypatch.setattr(vec2face, "QUALITY", 1e5)  # so that quality, the length of E_id's feature, is what is bettered
+    longer = Config(train=generator.config.train, enroll=Enroll(attrop_steps=25, quality=1e6))
+    assert (length(vec2face.optimized(vectors, 0, network, longer, ctx)[0]) > 1.05 * length(vectors)).all()
 
 
 # --------------------------------------------------------------------------------------------------------------- sampling

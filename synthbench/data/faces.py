@@ -63,6 +63,12 @@ class FaceSet:
         """(N,) bool: the images that show one identity, which is what statistics of classes are made of."""
         return self.columns["weight"] >= 1 if self.mixed else np.ones(len(self), bool)
 
+    @property
+    def made(self) -> np.ndarray:
+        """(N,) bool: what a generator made: no photograph of a real person (column `real`), no copy of an inquiry (`sample` below 0)."""
+        none = np.zeros(len(self))
+        return (self.columns.get("real", none) == 0) & (self.columns.get("sample", none) >= 0)
+
     def images(self, rows: slice | Sequence[int] | np.ndarray | torch.Tensor) -> torch.Tensor:
         """(B, 3, R, R) uint8 RGB of `rows` (slice, indices or mask), a copy; memory is NHWC, which is what channels_last means."""
         if isinstance(rows, slice):

@@ -57,7 +57,7 @@ class Similarity(Evaluator[SimilarityConfig]):
 
     def evaluate(self, subject: Subject, context: Context) -> list[Score | Skipped]:
         columns = subject.faces.columns
-        made = subject.faces.whole & (columns["real"] == 0 if "real" in columns else np.ones(len(subject.faces), bool))
+        made = subject.faces.whole & subject.faces.made
         if not made.any():
             raise Skipped("every image of the set is a photograph of a real person, or a mixture; none was asked to resemble an inquiry")
         identity = subject.faces.identity[made]

@@ -10,6 +10,7 @@ most; the ControlNet for pose, which needs EMOCA; LCM-LoRA.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import threading
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -31,7 +32,7 @@ from synthbench.models.checkpoints import load_checkpoint
 from synthbench.models.encoder import Encoder, read_tensors
 from synthbench.plugin import Generator, Traits
 from synthbench.seeds import torch_generator
-from synthbench.types import Context, FaceBatch, Slot, UserError
+from synthbench.types import Context, FaceBatch, Slot, UserError, Volume
 
 # ---------------------------------------------------------------------------------------------------------------- config
 
@@ -46,13 +47,20 @@ class Enroll(inquiries.Inquiries):
 
 
 class Sample(Settings):
-    steps: int = Field(25, ge=2, description="of DPM-Solver++, second order, multistep")
+    steps: int = Field(25, ge=2, le=999, description="of DPM-Solver++, second order, multistep")
     guidance: float = Field(3.0, ge=1, description="weight of the identity against the empty prompt")
     crop: tuple[float, float, float] = Field(
         (0.126, 0.120, 0.749),
         description="left, top and side of what is kept, in shares of the picture: FFHQ's mean face on the ArcFace template",
     )
     precision: Literal["bf16", "fp32"] = Field("bf16", description="bf16 only where the device is CUDA (authors: fp16)")
+
+    @model_validator(mode="after")
+    def _inside(self) -> Sample:
+        left, top, side = self.crop
+        if side <= 0 or min(left, top) < 0 or max(left, top) + side > 1:
+            raise ValueError(f"crop {self.crop}: left, top and side are shares, and the square lies inside the picture")
+        return self
 
 
 class Config(Settings):
@@ -79,6 +87,16 @@ class Arc2Face(Generator[Config]):
     def sources(self, resolution: int) -> dict[str, str]:
         own = {} if self.config.enroll.source == "pca" else inquiries.digests(self.config.enroll)
         return {"weights": sources.digest_of(folder(self.config.enroll.weights))} | own
+
+    def check(self, volume: Volume, people: int | None) -> None:
+        settings = self.config.enroll
+        inquiries.check(settings, volume, people)
+        needed = {"transformers": "arc2face"} | (
+            {} if (folder(settings.weights) / "arcface").is_dir() else {"onnx": "onnx", "onnx2torch": "onnx"}
+        )
+        for package, extra in needed.items():
+            if importlib.util.find_spec(package) is None:
+                raise UserError(f"Arc2Face needs the package {package}, which is not installed: pip install 'synthbench[{extra}]'")
 
     def enroll(self, count: int, context: Context) -> None:
         settings = self.config.enroll
@@ -121,7 +139,7 @@ class Arc2Face(Generator[Config]):
 def cropped(pictures: Tensor, crop: tuple[float, float, float], resolution: int) -> Tensor:
     """(B, 3, S, S) in [-1, 1] -> the square `crop` of it as (B, 3, resolution, resolution) uint8."""
     left, top, side = (round(share * pictures.shape[-1]) for share in crop)
-    window = pictures[:, :, max(top, 0) : top + side, max(left, 0) : left + side]
+    window = pictures[:, :, top : top + side, left : left + side]
     small = F.interpolate(window, (resolution, resolution), mode="bilinear", align_corners=False, antialias=True)
     return diffusion.to_uint8(small)
 
@@ -190,15 +208,12 @@ def folder(weights: str) -> Path:
 
 
 def load(path: Path, device: torch.device) -> Parts:
-    """The networks in the folder `path`. Raises UserError when transformers is not there or a file does not hold what it should."""
-    try:
-        from transformers import CLIPTextModel
-    except ImportError:
-        raise UserError("Arc2Face needs the package transformers, which is not installed: pip install 'synthbench[arc2face]'") from None
+    """The networks in the folder `path`. Raises UserError when a file does not hold what it should, or what does not fit the others."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel
 
     kinds = {"arc2face": UNet2DConditionModel, "vae": AutoencoderKL, "encoder": CLIPTextModel}
-    found = {}
+    found: dict[str, Any] = {}
     for name, kind in kinds.items():
         try:
             network, told = kind.from_pretrained(path / name, local_files_only=True, output_loading_info=True)
@@ -209,7 +224,15 @@ def load(path: Path, device: torch.device) -> Parts:
         if absent := sorted(told["missing_keys"]):
             raise UserError(f"{path / name} has no {absent[0]}, which {kind.__name__} needs: the file is of another network, or not whole")
         found[name] = ready(network, device).eval().requires_grad_(False)
-    return Parts(found["arc2face"], found["vae"], found["encoder"], tokens(path / "tokenizer" / "vocab.json").to(device))
+    unet, vae, text = found["arc2face"], found["vae"], found["encoder"]
+    words = tokens(path / "tokenizer" / "vocab.json").to(device)
+    if unet.config.cross_attention_dim != text.config.hidden_size:
+        raise UserError(f"{path}: arc2face attends to {unet.config.cross_attention_dim} numbers, encoder tells {text.config.hidden_size}")
+    if unet.config.in_channels != vae.config.latent_channels:
+        raise UserError(f"{path}: arc2face has {unet.config.in_channels} channels of latents, vae {vae.config.latent_channels}")
+    if int(words.max()) >= text.config.vocab_size or text.config.max_position_embeddings < LENGTH:
+        raise UserError(f"{path}: tokenizer and encoder do not belong together")
+    return Parts(unet, vae, text, words)
 
 
 def tokens(path: Path) -> Tensor:

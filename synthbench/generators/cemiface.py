@@ -143,7 +143,7 @@ class CemiFace(Generator[Config]):
     """Faces at a chosen similarity m to an inquiry: a conditional diffusion model, sampled with DDIM."""
 
     Config = Config
-    version = 1
+    version = 2  # 2: column `real` is 0 for rendered inquiries
     traits = Traits(
         paper="CemiFace: Center-based Semi-hard Synthetic Face Generation for Face Recognition, arXiv 2409.18876",
         licence="paper CC BY 4.0; this is an independent implementation",
@@ -165,6 +165,9 @@ class CemiFace(Generator[Config]):
         denoiser = Denoiser(self.config.train, resolution, dim)
         condition = denoiser.condition(torch.empty(1, dim), torch.empty(1))
         return {"denoiser": (denoiser, (torch.empty(1, 3, resolution, resolution), torch.empty(1), condition))}
+
+    def check(self, volume: Volume, people: int | None) -> None:
+        inquiries.check(self.config.enroll, volume, people)
 
     def train(self, context: Context) -> None:
         train(self.config.train, context)
@@ -199,7 +202,7 @@ class CemiFace(Generator[Config]):
                 reached = (encoder.embed(images).float() * F.normalize(codes.to(context.device), dim=1)).sum(1)
             return images, {"m": wanted, "similarity": reached}
 
-        yield from sampling.generate(make, slots, context, ("m", "similarity"), known.faces)
+        yield from sampling.generate(make, slots, context, ("m", "similarity"), known.faces, self.config.enroll.photographs)
 
 
 def requested(m: float | tuple[float, ...] | Interval, slot: Slot, seed: int) -> float:

@@ -84,6 +84,11 @@ class Config(Settings):
         denoising.refuse_steps(self.sample, self.train)
         if self.enroll.source == "unconditional" and self.train.unconditional is None:
             raise ValueError("enroll.source unconditional needs the model of train.unconditional, which is null")
+        if self.enroll.source == "real" and self.enroll.novelty < 1:
+            raise ValueError("people of the real set resemble themselves: set enroll.novelty=1, or another enroll.source")
+        first = self.train.unconditional
+        if first and self.enroll.source == "unconditional" and self.enroll.sampler.steps > first.T:
+            raise ValueError(f"enroll.sampler.steps {self.enroll.sampler.steps} is more than train.unconditional.T {first.T}")
         return self
 
 
@@ -149,7 +154,7 @@ class DCFace(Generator[Config]):
     """New people in the styles of real photographs: a diffusion model with two conditions, sampled with DDIM."""
 
     Config = Config
-    version = 1
+    version = 2  # 2: style tokens have the scale of training, `trim` also for few images, column `real` is 0 for made ID images
     traits = Traits(
         paper="DCFace: Synthetic Face Generation with Dual Condition Diffusion Model, arXiv 2304.07060",
         licence="this is an independent implementation",
@@ -182,9 +187,10 @@ class DCFace(Generator[Config]):
             found["unconditional"] = (UNet(settings.unconditional.unet, resolution, 0), (image, t))
         return found
 
+    def check(self, volume: Volume, people: int | None) -> None:
+        inquiries.check(self.config.enroll, volume, people)
+
     def train(self, context: Context) -> None:
-        if self.config.train.unconditional:
-            unconditional.train(self.config.train.unconditional, context)
         train(self.config.train, context)
 
     def enroll(self, count: int, context: Context) -> None:
@@ -221,7 +227,7 @@ class DCFace(Generator[Config]):
                 reached = (encoder.embed(images).cpu() * F.normalize(codes[who], dim=1)).sum(1)
             return images, {"style": torch.from_numpy(rows), "similarity": reached}
 
-        yield from sampling.generate(make, slots, context, ("style", "similarity"), inquired)
+        yield from sampling.generate(make, slots, context, ("style", "similarity"), inquired, self.config.enroll.photographs)
 
 
 class StyleBank:
@@ -253,7 +259,7 @@ SETTLE = 256  # style images from which the batch norm's statistics are taken
 
 
 def train(settings: Train, context: Context) -> None:
-    """Stage two. Writes weights.safetensors (averaged), centres.safetensors (of real people) and metrics.jsonl into context.out; resumes.
+    """Both stages. Writes weights.safetensors (averaged), centres.safetensors (of real people) and metrics.jsonl into context.out; resumes.
 
     Raises UserError for an encoder without gradients or feature maps, and for a set in which nobody has two images.
     """
@@ -262,9 +268,12 @@ def train(settings: Train, context: Context) -> None:
         return
     faces, encoder, device = context.faces, context.encoder, context.device
     encoder.need_gradients("DCFace")
+    Denoiser(settings, context.resolution, encoder)  # what does not fit is refused before anything is trained
     usable = np.flatnonzero(np.bincount(faces.identity, minlength=1)[faces.identity] > 1) if faces.identities else np.empty(0, np.int64)
     if not len(usable):
         raise UserError("nobody in the real set has two images, and DCFace learns from pairs of images of one person: give a labelled set")
+    if settings.unconditional:
+        unconditional.train(settings.unconditional, context)
     codes = raw_codes(encoder, faces, settings.flip, context.out / "codes.safetensors", context.progress)
     people = People(F.normalize(codes[0], dim=1), faces.identity)
     abar = settings.signal
@@ -290,7 +299,8 @@ def train(settings: Train, context: Context) -> None:
     average: Denoiser = learner.average.model  # type: ignore[assignment]
     some = usable[np.linspace(0, len(usable) - 1, SETTLE).astype(np.int64)]
     with torch.no_grad():
-        average.E_sty.settle(encoder.maps(send(faces.images(some), device).float() / 127.5 - 1, 1)[0])
+        features = encoder.maps(send(faces.images(some), device).float() / 127.5 - 1, 1)[0]
+        average.E_sty.settle(features, average.E_sty.keep(SETTLE, torch_generator(context.seed, "settle"), device))
     with writing(context.out / "centres.safetensors") as temporary:
         save_file({"centres": people.centres}, temporary)
     training.finish(average, weights, "codes.safetensors")
@@ -318,7 +328,8 @@ class People:
         """
         first, count = self.first[self.identity[rows]], self.count[self.identity[rows]]
         chance = torch.rand(2, len(rows), generator=draw).double().numpy()
-        inside = count - (trim * count).astype(np.int64)
+        below = np.ceil(trim * (count - 1) - 1e-9).astype(np.int64)  # the quantile `trim`
+        inside = count - np.where(count > 2, below, 0)  # two are equally far from their centre
         rank = np.where(self.rank[rows] < inside, self.rank[rows], (chance[0] * inside).astype(np.int64))
         near_by = np.minimum(near, count)
         others = near_by - (rank < near_by)

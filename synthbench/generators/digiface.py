@@ -74,7 +74,7 @@ class DigiFace(Generator[Config]):
     """New rendered people with sets of accessories and DigiFace's augmentation: a stand-in, not the released DigiFace-1M."""
 
     Config = Config
-    version = 1
+    version = 2  # 2: a person has one age
     traits = Traits(
         paper="DigiFace-1M: 1 Million Digital Face Images for Face Recognition, arXiv 2210.02579; DigiFace-style, with another renderer",
         licence="MIT; the scans and assets of DigiFace-1M are Microsoft's and are not used",
@@ -134,6 +134,7 @@ def render(sample: Sample, identity: Tensor, number: Tensor, outfit: Tensor, res
     own = derive(seed, "digiface")
     people = procedural.draw(procedural.PERSON, PART, identity, torch.zeros_like(identity), own, procedural.IDENTITY_SPREAD)
     scene = procedural.nuisance(PART, identity, number, own)
+    scene["age"] = procedural.nuisance(PART, identity, torch.zeros_like(identity), derive(own, "age"))["age"]  # shapes head and skin
     worn = procedural.nuisance(PART, identity, outfit, derive(own, "accessories"))
     pose = dict(zip(POSE, procedural.draw(POSE, PART, identity, number, own).unbind(1)))
     wardrobe = dict(zip(WARDROBE, procedural.draw(WARDROBE, PART, identity, outfit, own).unbind(1)))

@@ -3,7 +3,8 @@
 arXiv 2308.04995. A latent diffusion model is told an identity, the unit embedding of a face. Partial dropout of the projected components
 of that embedding (CPD) keeps it from painting one face only per identity. New identities are random directions, or the embeddings of
 faces that do not exist (two-stage). No labels. Samplers on top, all off by default: classifier-free guidance with a learnt empty context
-(UIFace, ICLR 2025), a push away from another identity (NegFaceDiff, ICCVW 2025), and IDperturb (arXiv 2602.18831).
+(UIFace, ICLR 2025), a push away from another identity (NegFaceDiff, ICCVW 2025), and IDperturb (arXiv 2602.18831). Left out: UIFace's two
+stages of sampling with injected attention, and of NegFaceDiff's the median and farthest identities and the weight that grows with t.
 """
 
 from __future__ import annotations
@@ -78,6 +79,8 @@ class Config(Settings):
         hypersphere.lowest(sample.perturb, self.enroll.threshold)
         if sample.copies and self.enroll.source == "uniform":
             raise ValueError("sample.copies needs inquiries to copy, and enroll.source uniform has none")
+        if self.enroll.source == "unconditional" and train.unconditional is None:
+            raise ValueError("enroll.source unconditional needs the model of train.unconditional, which is null")
         return self
 
 
@@ -154,6 +157,9 @@ class IDiffFace(Generator[Config]):
             "autoencoder": (painter, (torch.empty(1, 3, pixels, pixels),)),
         }
 
+    def check(self, volume: Volume, people: int | None) -> None:
+        inquiries.check(self.config.enroll, volume, people)
+
     def train(self, context: Context) -> None:
         train(self.config.train, context)
 
@@ -198,7 +204,7 @@ class IDiffFace(Generator[Config]):
                 reached = (encoder.embed(images).float() * F.normalize(own.to(device), dim=1)).sum(1)
             return images, {"similarity": reached}
 
-        yield from sampling.generate(make, slots, context, ("similarity",), known.faces)
+        yield from sampling.generate(make, slots, context, ("similarity",), known.faces, self.config.enroll.photographs)
 
 
 def opposite(denoiser: Denoiser, sample: Sample, codes: Tensor, slots: list[Slot], context: Context) -> Tensor:
@@ -234,15 +240,17 @@ def train(settings: Train, context: Context) -> None:
     weights = context.out / "weights.safetensors"
     if weights.exists():
         return
-    if settings.unconditional is not None:
-        unconditional.train(settings.unconditional, context)
     faces, encoder, device = context.faces, context.encoder, context.device
     pixels = settings.pixels or context.resolution
+    side = pixels // 2 ** (len(settings.autoencoder.channels) - 1)
+    with torch.device("meta"):  # a side that cannot be halved is refused before anything is trained
+        Denoiser(settings, side, encoder.dim)
+    if settings.unconditional is not None:
+        unconditional.train(settings.unconditional, context)
     autoencoder.train(settings.autoencoder, pixels, context, context.out / FOLDER)
     painter = autoencoder.load(settings.autoencoder, context.out / FOLDER, device)
     codes = raw_codes(encoder, faces, settings.flip, context.out / "codes.safetensors", context.progress)
     abar = settings.signal
-    side = pixels // painter.factor
     torch.manual_seed(derive(context.seed, "weights"))
     denoiser = Denoiser(settings, side, encoder.dim).eval()  # nothing in it depends on the mode: what is dropped comes with the batch
     learner = training.Learner(denoiser, settings, device)

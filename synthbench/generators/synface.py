@@ -44,7 +44,7 @@ class Train(adversarial.Adversarial):
 
     r1: float = Field(10.0, ge=0, description="gamma of R1 (DiscoFaceGAN)")
     path_length: float = Field(0.0, ge=0, description="weight of the path length penalty; StyleGAN, the base of DiscoFaceGAN, has none")
-    style_mixing: float = Field(0.0, ge=0, le=1, description="0: a second code would be another identity")
+    style_mixing: float = Field(0.0, ge=0, le=1, description="share of the images painted from two attribute codes")
 
 
 class Sample(Settings):
@@ -216,7 +216,9 @@ def train(settings: Train, context: Context) -> None:
     side, width = gan.side_for(context.resolution), settings.identity
 
     def update(step: training.Step) -> training.Losses:
-        return rivals.update(adversarial.draw(faces, step, painter, side, width + settings.attributes, settings), step, keep)
+        batch = adversarial.draw(faces, step, painter, side, width + settings.attributes, settings)
+        batch.other[:, :width] = batch.z[:, :width]  # style mixing mixes attributes
+        return rivals.update(batch, step, keep)
 
     def keep(images: Tensor, batch: adversarial.Batch) -> training.Losses:
         """The painted face is the person of its identity code, whatever the other code is."""

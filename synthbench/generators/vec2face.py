@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from synthbench import console, diffusion, inquiries, sampling, training
 from synthbench.config import Settings
 from synthbench.data import faces as data
+from synthbench.data import sources
 from synthbench.data.shards import ShardWriter
 from synthbench.device import autocast, ready, send
 from synthbench.models import fmae, perceptual
@@ -53,8 +54,8 @@ class Train(training.Optimization):
     batch_size: int = Field(128, ge=1)
     lr: float = Field(4.57e-5, gt=0)
     lr_schedule: diffusion.LrSchedule = "cosine"
-    warmup: int = Field(40_000, ge=0, description="steps")
-    betas: tuple[float, float] = (0.9, 0.99)
+    warmup: training.Warmup = 0.05
+    betas: tuple[training.Beta, training.Beta] = (0.9, 0.99)
     weight_decay: float = Field(0.05, ge=0)
     max_norm: float = Field(2.0, ge=0)
     ema_limit: float = Field(0.0, ge=0, lt=1, description="highest decay of the weight average; 0: none, as in the paper")
@@ -171,10 +172,7 @@ class Vec2Face(Generator[Config]):
     )
     tiny = {
         "train": {
-            "steps": 6,
-            "batch_size": 8,
-            "perceptual": "encoder",
-            "discriminator_channels": 8,
+            "steps": 6, "batch_size": 8, "perceptual": "encoder", "discriminator_channels": 8,
             "network": {"width": 32, "depth": 1, "heads": 2, "decoder_depth": 1, "decoder_heads": 2, "latent": 16, "channels": 8,
                         "multipliers": [1, 1, 2, 2], "blocks": 1, "groups": 4},
         },
@@ -182,7 +180,8 @@ class Vec2Face(Generator[Config]):
     }  # fmt: skip
 
     def sources(self, resolution: int) -> dict[str, str]:
-        return {} if self.config.enroll.source == "real" else inquiries.digests(inquiries.Inquiries(source=self.config.enroll.source))
+        source = self.config.enroll.source
+        return {} if source == "real" else {"inquiries": sources.digest_of(inquiries.locate(source))}
 
     def networks(self, resolution: int, dim: int) -> dict[str, tuple[nn.Module, tuple[Any, ...]]]:
         settings = self.config.train

@@ -56,7 +56,7 @@ class Train(denoising.Train):
         "equal", description="virtual embeddings of a step: as many as real ones, or (v3) k / n times as many"
     )
     sigma_decay: float = Field(0.9, ge=0, lt=1, description="alpha of Eq. 7")
-    collapse: float = Field(0.5, gt=0, le=1, description="stop after stage 1 when two virtual prototypes have this cosine")
+    collapse: float = Field(0.9, gt=0, le=1, description="ours: stop after stage 1 when two virtual prototypes have this cosine")
     vit: Shape = Shape()
     condition: Literal["image", "prototype"] = Field(
         "image", description="the embedding of each image (v1), or its person's prototype (v3)"
@@ -122,6 +122,13 @@ def joint_loss(head: Head, sigma: Tensor, embedding: Tensor, label: Tensor, chos
     return F.cross_entropy(head(torch.cat([embedding, made]), both := torch.cat([label, chosen])), both)
 
 
+def stage1_loss(head: Head, sigma: Tensor, embedding: Tensor, label: Tensor, chosen: Tensor, z: Tensor, decay: float) -> Tensor:
+    """`joint_loss` after Eq. 7, sigma <- decay sigma + (1 - decay) (that of the batch), in place."""
+    now = deviation(embedding.detach(), head.weight.detach()[label])
+    sigma.copy_(sigma.lerp(now, 1 - decay))
+    return joint_loss(head, sigma, embedding, label, chosen, z)
+
+
 def train_recognizer(settings: Train, context: Context) -> tuple[Encoder, Tensor]:
     """Stage 1: the frozen recognizer, and the unit prototypes (n + k, D), real ones first. Writes into context.out; resumes."""
     out, faces, recipe, device = context.out, context.faces, settings.recognizer, context.device
@@ -140,9 +147,8 @@ def train_recognizer(settings: Train, context: Context) -> tuple[Encoder, Tensor
             z = torch.randn(count, recipe.dim, generator=step.draw)
 
             def criterion(head: Head, embedding: Tensor, label: Tensor) -> Tensor:
-                now = deviation(embedding.detach(), head.weight.detach()[label])
-                sigma.copy_(sigma.lerp(now, 1 - settings.sigma_decay) if step.number else now)  # Eq. 7
-                return joint_loss(head, sigma, embedding, label, send(chosen, device), send(z, device))
+                decay = settings.sigma_decay if step.number else 0.0
+                return stage1_loss(head, sigma, embedding, label, send(chosen, device), send(z, device), decay)
 
             images, labels = faces.images(step.rows), torch.from_numpy(faces.identity[step.rows])
             lr = recipe.lr_at(step.number, per_epoch)
@@ -245,7 +251,7 @@ class VIGFace(Generator[Config]):
     """Faces of virtual people: prototypes learnt beside the real ones, painted by a diffusion transformer."""
 
     Config = Config
-    version = 2  # 2: positions start from sines
+    version = 2  # 2: positions of the transformer start from sines
     traits = Traits(
         paper="VIGFace: Virtual Identity Generation for Privacy-Free Face Recognition, arXiv 2403.08277",
         licence="paper CC BY 4.0; this is an independent implementation",
@@ -260,6 +266,11 @@ class VIGFace(Generator[Config]):
         },
         "sample": {"steps": 2},
     }  # fmt: skip
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        if config.enroll.prototypes == "real":  # more images of the people there are
+            self.traits = replace(self.traits, new_identities=False)  # type: ignore[misc]
 
     def networks(self, resolution: int, dim: int) -> dict[str, tuple[nn.Module, tuple[Any, ...]]]:
         width, x = self.config.train.recognizer.dim, torch.empty(1, 3, resolution, resolution)
@@ -293,7 +304,7 @@ class VIGFace(Generator[Config]):
         context.progress(count, count)
 
     def generate(self, slots: Sequence[Slot], context: Context) -> Iterator[FaceBatch]:
-        """Columns: sample, similarity (realised cosine to the prototype under the recognizer of stage 1)."""
+        """Columns: sample, similarity (realised cosine to the prototype under stage 1's recognizer); real_identity of real prototypes."""
         settings, sample = self.config.train, self.config.sample
         codes = read_tensors(context.inputs["enroll"] / "codes.safetensors")["codes"]
         recognizer = load_encoder(context.inputs["train"] / "recognizer", context.device)
@@ -317,9 +328,11 @@ class VIGFace(Generator[Config]):
             with torch.inference_mode(), autocast(context.device, sample.precision):
                 x = denoising.painted(network, noise, abar, settings, sample, sample.clip_x0)
                 images = diffusion.to_uint8(x)
-                return images, {"similarity": (recognizer.embed(images) * code).sum(1)}
+                found = {"similarity": (recognizer.embed(images) * code).sum(1)}
+            return images, found | {"real_identity": torch.tensor([slot.identity for slot in some])}
 
-        yield from sampling.generate(make, slots, context, ("similarity",))
+        real = () if self.traits.new_identities else ("real_identity",)
+        yield from sampling.generate(make, slots, context, ("similarity", *real))
 
 
 # -------------------------------------------------------------------------------------------------------------- training
@@ -333,6 +346,8 @@ def train(settings: Train, context: Context) -> None:
     faces = context.faces
     recognition.check(faces)
     recipe = settings.recognizer
+    with torch.device("meta"):  # a shape that cannot be is refused before stage 1
+        ViT(settings.vit, context.resolution, recipe.dim)
     first = recipe.epochs * (len(faces) // min(recipe.batch_size, len(faces)))
     total = first + training.plan(settings, len(faces))[1]
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 from diffusers.models.autoencoders.vae import Decoder, Encoder
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -40,9 +40,15 @@ class Train(training.Optimization):
     steps: int = Field(50_000, ge=0, description="0: epochs x images / batch_size")
     batch_size: int = Field(64, ge=1)
     lr_schedule: diffusion.LrSchedule = "cosine"
-    warmup: int = Field(1000, ge=0, description="steps")
+    warmup: training.Warmup = 1000
     weight_decay: float = Field(0.0, ge=0)
     max_norm: float = Field(1.0, ge=0, description="gradients are clipped to this length; 0: not")
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Train:
+        if wrong := [channels for channels in self.channels if channels % self.groups]:
+            raise ValueError(f"channels {wrong[0]} is not a multiple of groups {self.groups}")
+        return self
 
 
 class Autoencoder(nn.Module):

@@ -34,7 +34,7 @@ class Shape(Settings):
     group: int = Field(4, ge=1, description="images per group of the minibatch deviation")
 
     def channels(self, side: int) -> int:
-        return min(self.channel_base // side, self.channel_max)
+        return max(1, min(self.channel_base // side, self.channel_max))
 
 
 def side_for(resolution: int) -> int:
@@ -247,8 +247,11 @@ class Critic(nn.Module):
 
 
 def deviation(x: Tensor, group: int) -> Tensor:
-    """(B, 1, s, s): the standard deviation over a group of images, averaged over pixels and channels, in every pixel (1710.10196)."""
-    count = math.gcd(len(x), group)
+    """(B, 1, s, s): the standard deviation over a group of images, averaged over pixels and channels, in every pixel (1710.10196).
+
+    A group has as many images as divide B, `group` at most; all of them when B is prime.
+    """
+    count = next((n for n in range(min(group, len(x)), 1, -1) if len(x) % n == 0), len(x))
     parts = x.reshape(count, -1, *x.shape[1:])  # every (B / count)-th image is one group
     found = ((parts - parts.mean(0)).square().mean(0) + 1e-8).sqrt().mean((1, 2, 3))  # (B / count,)
     return found.repeat(count)[:, None, None, None].expand(-1, 1, *x.shape[2:])

@@ -39,19 +39,22 @@ class StyleEncoder(nn.Module):
 
     def forward(self, features: Tensor, keep: Tensor | None = None) -> Tensor:
         """keep: in training, from `keep`; the batch norm then uses the statistics of the batch, without it those of `settle`."""
-        x = F.interpolate(features, (self.side, self.side))
-        if keep is not None:
-            x = x * keep / (1 - self.dropout)
-        x, norm = self.mix(x), self.norm
+        x, norm = self.mixed(features, keep), self.norm
         given = (None, None) if keep is not None else (norm.running_mean, norm.running_var)
         x = F.batch_norm(x, *given, norm.weight, norm.bias, keep is not None, eps=norm.eps)
         return self.last((statistics(x.float(), self.grid, self.statistic) * self.weight).sum(-1) + self.position)
 
+    def mixed(self, features: Tensor, keep: Tensor | None) -> Tensor:
+        x = F.interpolate(features, (self.side, self.side))
+        return self.mix(x if keep is None else x * keep / (1 - self.dropout))
+
     @torch.no_grad()
-    def settle(self, features: Tensor) -> None:
-        """Take the batch norm's mean and variance from `features`. Once, after training: they then fit the averaged weights."""
-        x = self.mix(F.interpolate(features, (self.side, self.side)))
-        variance, mean = torch.var_mean(x, (0, 2, 3))
+    def settle(self, features: Tensor, keep: Tensor) -> None:
+        """Take the batch norm's mean and variance from `features`, with dropout as in training, which makes the variance larger.
+
+        Once, after training: they then fit the averaged weights.
+        """
+        variance, mean = torch.var_mean(self.mixed(features, keep), (0, 2, 3))
         self.norm.running_mean.copy_(mean)  # type: ignore[union-attr]
         self.norm.running_var.copy_(variance)  # type: ignore[union-attr]
 

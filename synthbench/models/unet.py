@@ -38,6 +38,10 @@ class Shape(Settings):
     def _levels(self) -> Shape:
         if unknown := [level for level in self.attention_levels if not 0 <= level < len(self.multipliers)]:
             raise ValueError(f"attention_levels has {unknown[0]}; the levels are 0 to {len(self.multipliers) - 1}, one per multiplier")
+        if wrong := [self.channels * n for n in self.multipliers if self.channels * n % self.groups]:
+            raise ValueError(f"{wrong[0]} channels of a level are not a multiple of groups {self.groups}")
+        if self.attention_width % self.head_width:
+            raise ValueError(f"attention_width {self.attention_width} is not a multiple of head_width {self.head_width}")
         return self
 
 

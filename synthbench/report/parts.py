@@ -117,7 +117,7 @@ def similarity(run: Run) -> Iterator[Block]:
     if not {"m", "similarity"} <= faces.columns.keys():
         return
     asked, got = faces.columns["m"].astype(float), faces.columns["similarity"].astype(float)
-    kept = np.isfinite(asked) & np.isfinite(got) & (faces.columns.get("real", np.zeros(len(faces))) == 0)
+    kept = np.isfinite(asked) & np.isfinite(got) & faces.made
     if not kept.any():
         return
     svg = figures.similarity("similarity", asked[kept], {"realised, by the encoder": got[kept]})
@@ -188,11 +188,10 @@ def picture(pixels: Any, alt: str, label: str = "") -> Image:
 
 
 def generated(faces: Any, identity: int) -> np.ndarray:
-    """Rows of the synthetic images of an identity, without mixtures; all of them when there are only photographs, or only mixtures."""
+    """Rows of the images made of an identity, without copies and mixtures; all of them when there is nothing else."""
     own = np.flatnonzero(faces.identity == identity)
     own = own[faces.whole[own]] if faces.whole[own].any() else own
-    real = faces.columns.get("real", np.zeros(len(faces)))[own]
-    return own[real == 0] if (real == 0).any() else own
+    return own[faces.made[own]] if faces.made[own].any() else own
 
 
 def photographs_only(faces: Any) -> bool:

@@ -99,7 +99,7 @@ def by_identity(one: Run) -> np.ndarray:
     faces = one.faces()
     if "similarity" not in faces.columns or not one.result["traits"]["new_identities"]:  # of a real person it is to the centre
         return np.empty(0)
-    kept = faces.columns.get("real", np.zeros(len(faces))) == 0
+    kept = faces.made
     counts = np.bincount(faces.identity[kept], minlength=faces.identities)
     sums = np.bincount(faces.identity[kept], faces.columns["similarity"][kept].astype(float), faces.identities)
     return sums[counts > 0] / counts[counts > 0]

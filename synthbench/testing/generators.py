@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from synthbench import registry
 from synthbench.config import Layer
-from synthbench.pipeline import batches_of
 from synthbench.plugin import Generator
 from synthbench.protocol import load_protocol
+from synthbench.steps import batches_of
 from synthbench.store import content_key
 from synthbench.testing.declarations import check_class
 from synthbench.testing.world import RESOLUTION, Trial, rendered, tiny_encoder
@@ -241,11 +241,11 @@ def check_resumed_images(trial: Trial, slots: Sequence[Slot], made: Made) -> str
 
 
 def check_seed(trial: Trial, slots: Sequence[Slot], made: Made) -> str:
-    """Another seed gives other images, and so does another slot. Photographs (column `real`) are what they are."""
+    """Another seed gives other images, and so does another slot. Photographs (column `real`) and copies are what they are."""
     if trial.plugin.traits.enrolls:
         enroll(trial, Volume.parse(VOLUME).identities, "enroll-seed-1", seed=1)
     other = generate(trial, slots, trial.context("generate", seed=1))
-    synthetic = [slot for slot in made if not made[slot][1].get("real")]
+    synthetic = [slot for slot in made if slot.sample >= 0 and not made[slot][1].get("real")]
     for slot in synthetic:
         if made[slot][0].equal(other[slot][0]):
             raise trial.fault(f"the image of slot {tuple(slot)} is the same with seeds 0 and 1; draw from seeds.derive(context.seed, ...)")
