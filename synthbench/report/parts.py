@@ -239,7 +239,8 @@ def images(run: Run, photographs: bool, people: int = PEOPLE, name: str = "sampl
     header += [str(i) for i in range(len(header), count)]
     caption = f"{run.label}: identities in rows, samples in columns"
     caption += ", from the highest to the lowest similarity m requested." if same else "."
-    caption += " Below each image: its similarity to the inquiry, by the encoder." if similar is not None else ""
+    whom = "inquiry" if inquiries is not None else "identity"
+    caption += f" Below each image: its similarity to the {whom}, by the encoder." if similar is not None else ""
     yield Images(name, caption, header, rows)
     if inquiries is not None and not free:
         yield Text(HIDDEN, quiet=True)
