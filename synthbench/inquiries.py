@@ -52,6 +52,16 @@ class NewPeople(Inquiries):
     sampler: unconditional.Sample = unconditional.Sample()
 
 
+def refuse_model(settings: NewPeople, model: unconditional.Train | None) -> None:
+    """Raise ValueError when the source is the generator's own model, and that is not trained or has fewer steps than are to be sampled."""
+    if settings.source != "unconditional":
+        return
+    if model is None:
+        raise ValueError("enroll.source unconditional needs the model of train.unconditional, which is null")
+    if settings.sampler.steps > model.T:
+        raise ValueError(f"enroll.sampler.steps {settings.sampler.steps} is more than train.unconditional.T {model.T}")
+
+
 class Codes(NamedTuple):
     """What `enroll` chose."""
 
@@ -136,10 +146,10 @@ def candidates(settings: Inquiries, context: Context, most: int) -> tuple[int, I
         return most, _blocks(most, lambda rows: _world(rows, context.resolution), lambda row: f"inquiry {row}")
     if settings.source == "real":
         faces = context.faces
-        label, rows = np.unique(faces.identity, return_index=True)  # the first image of each identity
-        names = [faces.names[one] for one in label] if faces.identities else [f"image {row}" for row in range(len(faces))]
-        rows = rows if faces.identities else np.arange(len(faces))  # without labels every image
-        return len(rows), _blocks(len(rows), lambda some: faces.images(rows[some]), lambda row: names[row])
+        if not faces.identities:  # without labels every image
+            return len(faces), _blocks(len(faces), faces.images, lambda row: f"image {row}")
+        rows = np.unique(faces.identity, return_index=True)[1]  # the first image of each identity
+        return len(rows), _blocks(len(rows), lambda some: faces.images(rows[some]), lambda row: faces.names[row])
     source = data.read_source(locate(settings.source))
     rows = np.unique(source.label, return_index=True)[1]
 

@@ -263,7 +263,6 @@ def _baseline(job: Job, plans: dict[int, list[Step]]) -> Result | None:
 
 def _samples(job: Job, made: Step, path: Path) -> None:
     """Eight identities x (the inquiry, if there is one, and eight samples)."""
-    import numpy as np
     import torch
 
     from synthbench.data.faces import open_faces
@@ -273,9 +272,6 @@ def _samples(job: Job, made: Step, path: Path) -> None:
     inquiries = open_faces(enroll[0].stage.folder / "inquiries") if enroll and (enroll[0].stage.folder / "inquiries").is_dir() else None
     rows = []
     for identity in range(min(8, faces.identities)):
-        own = np.flatnonzero(faces.identity == identity)
-        own = own[faces.whole[own]] if faces.whole[own].any() else own
-        synthetic = own[faces.made[own]] if faces.made[own].any() else own
-        images = faces.images(synthetic[:8])
+        images = faces.images(faces.shown(identity)[:8])
         rows.append(torch.cat([inquiries.images([identity]), images]) if inquiries else images)
     results.grid(rows, path)

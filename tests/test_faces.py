@@ -305,3 +305,14 @@ def test_damage_that_keeps_the_size_is_named(folder: Path, tmp_path: Path, name:
     path.write_bytes(b"x" * path.stat().st_size)
     with pytest.raises(UserError, match=rf"{name}: cannot be read .* Delete it, and run the command"):
         open_faces(tmp_path / "a")
+
+
+def test_what_is_shown_of_an_identity_is_made_and_whole():
+    """Copies (sample below 0), photographs and mixtures only where there is nothing else."""
+    images = np.zeros((8, 8, 8, 3), np.uint8)
+    columns = {"sample": [0, 1, -1, 0, 1, -1, -2, 0], "real": [0, 0, 0, 0, 1, 0, 0, 0]}
+    faces = FaceSet.from_arrays(images, [0, 0, 0, 1, 1, 2, 2, 3], columns=columns)
+    assert [faces.shown(identity).tolist() for identity in range(4)] == [[0, 1], [3], [5, 6], [7]]
+    mixed = columns | {"label2": [0, 1, 0, 0, 0, 0, 0, 0], "weight": [1.0, 0.5, 1, 0.5, 0.5, 1, 1, 1]}
+    faces = FaceSet.from_arrays(images, [0, 0, 0, 1, 1, 2, 2, 3], columns=mixed)
+    assert [faces.shown(identity).tolist() for identity in range(4)] == [[0], [3], [5, 6], [7]]

@@ -387,6 +387,18 @@ def test_columns_and_no_inquiries(trained, faces, encoder, tmp_path):
     torch.testing.assert_close(columns["similarity"], (encoder.embed(images) * centres).sum(1), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ([], r"unconditional needs the model of train\.unconditional"),
+        (["train.unconditional.T=500", "enroll.sampler.steps=900"], r"900 is more than train\.unconditional\.T 500"),
+    ],
+)
+def test_a_first_stage_that_cannot_serve_is_refused_at_once(settings, said):
+    with pytest.raises(UserError, match=said):
+        build(Config, parse_set(["enroll.source=unconditional", *settings]))
+
+
 @pytest.mark.parametrize("sample", [{}, {"guidance": 1.0, "perturb": 0.5}, {"guidance": 0.5, "against": "nearest"}])
 def test_an_image_depends_on_its_slot_alone(trained, faces, encoder, tmp_path, sample):
     slots = [Slot(identity, number) for identity in range(5) for number in range(3)]

@@ -69,6 +69,13 @@ class FaceSet:
         none = np.zeros(len(self))
         return (self.columns.get("real", none) == 0) & (self.columns.get("sample", none) >= 0)
 
+    def shown(self, identity: int) -> np.ndarray:
+        """Rows of the images made of an identity, without copies and mixtures; all of them when there is nothing else."""
+        own = np.flatnonzero(self.identity == identity)
+        for good in (self.whole, self.made):
+            own = own[good[own]] if good[own].any() else own
+        return own
+
     def images(self, rows: slice | Sequence[int] | np.ndarray | torch.Tensor) -> torch.Tensor:
         """(B, 3, R, R) uint8 RGB of `rows` (slice, indices or mask), a copy; memory is NHWC, which is what channels_last means."""
         if isinstance(rows, slice):

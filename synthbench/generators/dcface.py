@@ -82,13 +82,9 @@ class Config(Settings):
     @model_validator(mode="after")
     def _together(self) -> Config:
         denoising.refuse_steps(self.sample, self.train)
-        if self.enroll.source == "unconditional" and self.train.unconditional is None:
-            raise ValueError("enroll.source unconditional needs the model of train.unconditional, which is null")
+        inquiries.refuse_model(self.enroll, self.train.unconditional)
         if self.enroll.source == "real" and self.enroll.novelty < 1:
             raise ValueError("people of the real set resemble themselves: set enroll.novelty=1, or another enroll.source")
-        first = self.train.unconditional
-        if first and self.enroll.source == "unconditional" and self.enroll.sampler.steps > first.T:
-            raise ValueError(f"enroll.sampler.steps {self.enroll.sampler.steps} is more than train.unconditional.T {first.T}")
         return self
 
 

@@ -79,8 +79,7 @@ class Config(Settings):
         hypersphere.lowest(sample.perturb, self.enroll.threshold)
         if sample.copies and self.enroll.source == "uniform":
             raise ValueError("sample.copies needs inquiries to copy, and enroll.source uniform has none")
-        if self.enroll.source == "unconditional" and train.unconditional is None:
-            raise ValueError("enroll.source unconditional needs the model of train.unconditional, which is null")
+        inquiries.refuse_model(self.enroll, train.unconditional)
         return self
 
 

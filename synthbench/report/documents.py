@@ -368,7 +368,7 @@ def one_noise(
         if inquiries is not None and identity < len(inquiries):
             line.append(parts.picture(inquiries.images([identity])[0], f"identity {identity + 1}, inquiry", "inquiry"))
         for point, faces in sets:
-            row = int(parts.generated(faces, identity)[0])
+            row = int(faces.shown(identity)[0])
             told = f"{float(faces.columns['similarity'][row]):.2f}" if "similarity" in faces.columns else ""
             line.append(parts.picture(faces.images([row])[0], f"identity {identity + 1}, {values_of(point)}", told))
         rows.append((str(identity + 1), line))

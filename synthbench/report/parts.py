@@ -143,7 +143,7 @@ def embedding(run: Run, people: int = PEOPLE, name: str = "tsne", size: str = ""
     from sklearn.manifold import TSNE
 
     faces, inquiries = run.faces(), run.inquiries()
-    rows = np.concatenate([generated(faces, identity)[:40] for identity in range(min(people, faces.identities))])
+    rows = np.concatenate([faces.shown(identity)[:40] for identity in range(min(people, faces.identities))])
     judge = run.judge()
     vectors, identity = judge.embed(faces.images(rows)).numpy(), faces.identity[rows]
     special = np.zeros(len(rows), bool)
@@ -187,20 +187,13 @@ def picture(pixels: Any, alt: str, label: str = "") -> Image:
     return Image(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()), alt, label)
 
 
-def generated(faces: Any, identity: int) -> np.ndarray:
-    """Rows of the images made of an identity, without copies and mixtures; all of them when there is nothing else."""
-    own = np.flatnonzero(faces.identity == identity)
-    own = own[faces.whole[own]] if faces.whole[own].any() else own
-    return own[faces.made[own]] if faces.made[own].any() else own
-
-
 def photographs_only(faces: Any) -> bool:
     return bool("real" in faces.columns and (faces.columns["real"] != 0).all())
 
 
 def chosen(faces: Any, identity: int, across: int = ACROSS) -> np.ndarray:
     """Rows of one identity to show; where m varies, from the highest to the lowest."""
-    own = generated(faces, identity)
+    own = faces.shown(identity)
     if "m" not in faces.columns or len(own) < 2:
         return own[:across]
     m = faces.columns["m"][own]

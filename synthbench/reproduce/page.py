@@ -240,7 +240,7 @@ def _one_noise(ran: Sequence[Item], store: Store, folder: Path) -> Iterator[Bloc
             [parts.picture(first.images([identity])[0], f"identity {identity + 1}, inquiry", "inquiry")] if first else []
         )
         for item, faces in zip(ran, sets):
-            row = int(parts.generated(faces, identity)[0])
+            row = int(faces.shown(identity)[0])
             told = f"{float(faces.columns['similarity'][row]):.2f}" if "similarity" in faces.columns else ""
             line.append(parts.picture(faces.images([row])[0], f"identity {identity + 1}, {item.label}", told))
         rows.append((str(identity + 1), line))
