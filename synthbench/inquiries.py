@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from synthbench import console, unconditional
 from synthbench.config import Settings
 from synthbench.data import faces as data
 from synthbench.data.shards import ShardWriter
+from synthbench.plugin import Traits
 from synthbench.store import write_json, writing
 from synthbench.types import Context, FaceBatch, UserError, Volume
 
@@ -67,6 +69,12 @@ class Codes(NamedTuple):
 
     codes: Tensor  # (N, dim) float32, raw embeddings by the encoder; their directions are the identity centres
     faces: data.FaceSet | None  # the inquiries, one image each, in the same order; None for identities that are vectors alone
+
+
+def traits(of: Traits, settings: Inquiries, copies: int = 0) -> Traits:
+    """`of` as the source decides: people of the real set are not new, and `copies` of inquiries are photographs where those are."""
+    photographs = of.real_photographs if copies and settings.photographs else ""
+    return replace(of, new_identities=settings.source != "real", real_photographs=photographs)
 
 
 def check(settings: Inquiries, volume: Volume, people: int | None) -> None:

@@ -46,7 +46,7 @@ class Generator(ABC, Generic[C]):
 
     Config: ClassVar[type[Settings]] = Settings
     version: ClassVar[int] = 1
-    traits: ClassVar[Traits] = Traits()
+    traits: Traits = Traits()  # what the config decides of them is replaced in __init__
     tiny: ClassVar[Mapping[str, Any]] = {}  # settings with which all stages together take seconds at 32 px, for `synthbench test`
 
     def __init__(self, config: C) -> None:

@@ -94,3 +94,21 @@ def test_every_registered_plugin_is_registered_in_pyproject() -> None:
 def test_names_are_listed_without_importing_a_plugin() -> None:
     code = "import sys; from synthbench import registry; registry.names('generator'); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["cemiface", "dcface", "idiffface", "arc2face"])
+def test_the_traits_of_a_run_are_those_of_its_source(name: str) -> None:
+    kind = registry.load("generator", name)
+
+    def traits(source: str, copies: int) -> tuple[bool, str]:
+        sample = {"copies": copies} if "copies" in kind.Config().sample.model_dump() else {}
+        enroll = {"source": source} | ({"novelty": 1} if name == "dcface" else {})
+        found = kind(kind.Config(enroll=enroll, sample=sample)).traits
+        return found.new_identities, found.real_photographs
+
+    copied = kind.traits.real_photographs
+    assert bool(copied) == (name != "arc2face")
+    assert traits("real", 1) == (False, copied)
+    assert traits("someone/elses", 1) == (True, copied)
+    assert traits("someone/elses", 0) == traits("world", 1) == (True, "")
+    assert kind.traits.new_identities

@@ -84,6 +84,10 @@ class Arc2Face(Generator[Config]):
     )
     tiny = {"enroll": {"threshold": 1.0}, "sample": {"steps": 2}}
 
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.traits = inquiries.traits(self.traits, config.enroll)
+
     def sources(self, resolution: int) -> dict[str, str]:
         own = {} if self.config.enroll.source == "pca" else inquiries.digests(self.config.enroll)
         return {"weights": sources.digest_of(folder(self.config.enroll.weights))} | own

@@ -167,6 +167,10 @@ class DCFace(Generator[Config]):
         "sample": {"steps": 2, "copies": 1},
     }  # fmt: skip
 
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.traits = inquiries.traits(self.traits, config.enroll, config.sample.copies)
+
     def sources(self, resolution: int) -> dict[str, str]:
         return inquiries.digests(self.config.enroll)
 

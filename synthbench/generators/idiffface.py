@@ -143,6 +143,10 @@ class IDiffFace(Generator[Config]):
         "sample": {"steps": 2},
     }  # fmt: skip
 
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.traits = inquiries.traits(self.traits, config.enroll, config.sample.copies)
+
     def sources(self, resolution: int) -> dict[str, str]:
         return {} if self.config.enroll.source == "uniform" else inquiries.digests(self.config.enroll)
 

@@ -270,7 +270,7 @@ class VIGFace(Generator[Config]):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         if config.enroll.prototypes == "real":  # more images of the people there are
-            self.traits = replace(self.traits, new_identities=False)  # type: ignore[misc]
+            self.traits = replace(self.traits, new_identities=False)
 
     def networks(self, resolution: int, dim: int) -> dict[str, tuple[nn.Module, tuple[Any, ...]]]:
         width, x = self.config.train.recognizer.dim, torch.empty(1, 3, resolution, resolution)
