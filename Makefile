@@ -17,7 +17,7 @@ check: $(VENV)/ready    ## lint and types
 # --without-pip: Debian's python3 lacks ensurepip; the pip that is already there installs into the environment.
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv --without-pip $(VENV)
-	$(PYTHON) -m pip --python $(BIN)/python install --quiet --editable '.[test,onnx,lmdb]'
+	$(PYTHON) -m pip --python $(BIN)/python install --quiet --editable '.[test,onnx,lmdb,arc2face]'
 	touch $@
 
 .PHONY: run test check

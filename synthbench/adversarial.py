@@ -39,7 +39,7 @@ class Batch(NamedTuple):
     """What one step sees."""
 
     real: Tensor  # (B, 3, side, side) in [-1, 1]
-    real_label: Tensor  # (B,) int64; zeros where there are no classes
+    real_label: Tensor  # (B,) int64, -1 without labels; a network without classes does not look at it
     z: Tensor  # (B, inputs) the codes to paint from
     other: Tensor  # (B, inputs) the codes of the layers from `crossover` on
     crossover: Tensor  # (B,) int64; the number of layers: one code for all
@@ -87,6 +87,8 @@ class Rivals:
         painted = self.generator.learn(lambda part: self.painter_objective(part, path, extra), batch, step)
         if path:
             self.painter.path_mean.lerp_(painted["path_length"], 0.01)
+        if settings.path_length:
+            painted["path_mean"] = self.painter.path_mean  # there at every step, and so in the log
         return {**painted, "critic_loss": judged["loss"], "real_logit": judged["real_logit"], "fake_logit": judged["fake_logit"]}
 
     def critic_objective(self, batch: Batch, penalty: bool) -> training.Losses:

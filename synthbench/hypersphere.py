@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,6 +19,12 @@ from synthbench.seeds import torch_generator
 from synthbench.store import write_json, writing
 from synthbench.types import Context, Slot, UserError
 
+BOUND: float = Field(  # the setting sample.perturb
+    1.0,
+    ge=0,
+    le=1,
+    description="IDperturb: lowest cosine of what is told to the identity, half the angle of enroll.threshold at most; 1: off",
+)
 Draw = Callable[[torch.Generator], Tensor]  # (BLOCK, dim) vectors of any length
 
 
@@ -62,9 +69,14 @@ def lowest(lb: float, threshold: float) -> float:
     return max(lb, ((1 + threshold) / 2) ** 0.5)  # cosine of half an angle
 
 
-def perturb(codes: Tensor, slots: Sequence[Slot], lowest: float, seed: int) -> Tensor:
-    """IDperturb (arXiv 2602.18831): the identities' embeddings (B, dim), each turned as its slot says; on the CPU."""
-    return torch.stack([turned(code, lowest, torch_generator(seed, "perturb", *slot)) for code, slot in zip(codes, slots, strict=True)])
+def perturb(codes: Tensor, slots: Sequence[Slot], lowest: float | Tensor, seed: int) -> Tensor:
+    """IDperturb (arXiv 2602.18831): the identities' embeddings (B, dim), each turned as its slot says; on the CPU.
+
+    lowest: of the cosine to the identity; one, or (B,).
+    """
+    bounds = torch.as_tensor(lowest).expand(len(codes)).tolist()
+    streams = (torch_generator(seed, "perturb", *slot) for slot in slots)
+    return torch.stack([turned(*each) for each in zip(codes, bounds, streams, strict=True)])
 
 
 def turned(code: Tensor, lowest: float, draw: torch.Generator) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -78,11 +79,17 @@ def traits(of: Traits, settings: Inquiries, copies: int = 0) -> Traits:
 
 
 def check(settings: Inquiries, volume: Volume, people: int | None) -> None:
-    """Raises UserError when the real set (see Generator.check) has fewer people than are wanted of it."""
-    if settings.source == "real" and people and volume.identities > people:
+    """Raises UserError when the real set (see Generator.check), or a registered one, has fewer people than are wanted of it."""
+    from synthbench.data import sources
+
+    if settings.source in sources.names_registered():
+        people = sources.find(settings.source).identities
+    elif settings.source != "real":
+        return
+    if people and volume.identities > people:
         raise UserError(
-            f"enroll.source 'real': the real set has {people:,} people, but {volume.identities:,} identities are wanted. Ask for a volume "
-            f"of at most {people:,} identities, or give another enroll.source"
+            f"enroll.source {settings.source!r}: the set has {people:,} people, but {volume.identities:,} identities are wanted. Ask for a "
+            f"volume of at most {people:,} identities, or give another enroll.source"
         )
 
 
@@ -97,6 +104,7 @@ def enroll(count: int, settings: Inquiries, context: Context, fits: Callable[[Te
     encoder = context.encoder
     kept = torch.empty(count, encoder.dim)
     codes, names, tried, n = [], [], 0, 0
+    shutil.rmtree(context.out / "inquiries", ignore_errors=True)  # of a run that was cut short: images and codes are of one run
     writer = ShardWriter(context.out / "inquiries")
     for images, labels in batches:
         with torch.no_grad():
@@ -105,8 +113,7 @@ def enroll(count: int, settings: Inquiries, context: Context, fits: Callable[[Te
         fit = torch.arange(len(unit)) if fits is None else fits(unit).nonzero()[:, 0]
         chosen = fit[choose(unit[fit], kept[:n], settings.threshold, count - n)]
         kept[n : n + len(chosen)] = unit[chosen]
-        new = torch.arange(len(chosen)) + n >= writer.done  # the rest is on disk from a run that was cut short
-        writer.write(FaceBatch(images[chosen[new]], torch.arange(n, n + len(chosen))[new]))
+        writer.write(FaceBatch(images[chosen], torch.arange(n, n + len(chosen))))
         n += len(chosen)
         codes.append(raw[chosen])
         names += [labels[i] for i in chosen]
@@ -162,8 +169,7 @@ def candidates(settings: Inquiries, context: Context, most: int) -> tuple[int, I
     rows = np.unique(source.label, return_index=True)[1]
 
     def read(some: np.ndarray) -> Tensor:
-        images = [image for image, _ in data.read_images(source, rows[some], context.resolution)]
-        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+        return data.read_pixels(source, rows[some], context.resolution)
 
     return len(rows), _blocks(len(rows), read, lambda row: source.names[source.label[rows[row]]])
 

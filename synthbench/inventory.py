@@ -17,7 +17,7 @@ import yaml
 from synthbench import __version__, console, registry
 from synthbench.config import Layer, Settings, build, config_names, config_path, did_you_mean, read_layer
 from synthbench.data import sources
-from synthbench.plugin import Generator
+from synthbench.plugin import Generator, Traits
 from synthbench.protocol import load_protocol
 from synthbench.results import cell, damaged, find_run, read_run
 from synthbench.store import Store
@@ -57,13 +57,20 @@ def listing(what: str, runs: Path) -> Table:
 
 
 def generators() -> list[dict[str, Any]]:
-    """Every generator and preset with all its traits: `synthbench list generators --json`."""
+    """Every generator and preset with all its traits as it ships: `synthbench list generators --json`."""
     found = []
     for name in sorted(registry.names("generator")):
         kind, preset = registry.load("generator", name), registry.preset(name)
         about = {"name": name, "preset_of": preset.plugin if preset else "", "summary": _first_line(kind), "version": kind.version}
-        found.append(about | vars(kind.traits))
+        found.append(about | vars(shipped(name).traits))
     return found
+
+
+def shipped(name: str) -> Generator[Any]:
+    """The generator or preset `name` with the settings of its file."""
+    kind, plugin, preset = registry.load("generator", name), registry.plugin_name(name), registry.preset(name)
+    layer = read_layer(config_path("generators", plugin)) if plugin in config_names("generators") else Layer()
+    return kind(build(kind.Config, layer, preset.settings if preset else Layer()))
 
 
 def show_generators(found: list[dict[str, Any]]) -> None:
@@ -90,9 +97,9 @@ def show_generators(found: list[dict[str, Any]]) -> None:
     )
 
 
-def _about(name: str, kind: type[Generator[Any]]) -> Iterator[str]:
+def _about(name: str, traits: Traits) -> Iterator[str]:
     """The traits of a generator in comment lines, above its settings."""
-    preset, traits = registry.preset(name), kind.traits
+    preset = registry.preset(name)
     facts = {
         "preset of": preset.plugin if preset else "",
         "paper": traits.paper,
@@ -109,18 +116,15 @@ def _about(name: str, kind: type[Generator[Any]]) -> Iterator[str]:
 
 def describe(name: str, runs: Path) -> str:
     """The settings of a generator with its defaults, the text of a protocol or recipe, or a run's scores."""
-    preset = registry.preset(name)
-    if name in registry.names("generator") or name.endswith(".py") or preset:
-        kind, plugin = registry.load("generator", name), registry.plugin_name(name)
-        layer = read_layer(config_path("generators", plugin)) if plugin in config_names("generators") else Layer()
-        settings = build(kind.Config, layer, preset.settings if preset else Layer())
+    if name in registry.names("generator") or name.endswith(".py") or registry.preset(name):
+        generator = shipped(name)
         head = [
-            f"# {_first_line(kind)}",
-            *_about(name, kind),
-            f"# version {kind.version}; set any of these with --set NAME=VALUE",
-            *_sizes(kind(settings)),
+            f"# {_first_line(type(generator))}",
+            *_about(name, generator.traits),
+            f"# version {generator.version}; set any of these with --set NAME=VALUE",
+            *_sizes(generator),
         ]
-        return "\n".join([*head, *_explained(settings)])
+        return "\n".join([*head, *_explained(generator.config)])
     for folder in ("protocols", "recipes"):
         if name in config_names(folder):
             return config_path(folder, name).read_text().rstrip()
@@ -143,7 +147,7 @@ def _sizes(generator: Generator[Any]) -> Iterator[str]:
     with torch.device("meta"):
         for name, (network, inputs) in generator.networks(112, 512).items():
             parameters, macs = count(network, *inputs)
-            yield f"# {name} at 112 px: {parameters / 1e6:.2f} M parameters, {2 * macs / 1e9:.1f} GFLOP a forward pass of one image"
+            yield f"# {name}, images of 112 px: {parameters / 1e6:.2f} M parameters, {2 * macs / 1e9:.1f} GFLOP a forward pass of one image"
 
 
 def _explained(settings: Settings, indent: str = "") -> Iterator[str]:

@@ -135,19 +135,22 @@ class Job:
         )
 
         def train(folder: Path, progress: Progress) -> dict[str, Any]:
-            from synthbench import recognition, validation
+            from synthbench import recognition, training, validation
             from synthbench.data.faces import open_faces
 
-            seen = []
+            seen: list[float] = []
             steps = recognition.train(open_faces(faces.stage.folder), recipe, seed=seed, device=self.device, out=folder)
             if watch:
                 steps = validation.watched(steps, recipe.epochs, open_faces(self.real.stage.folder), folder, watch)
-            with open(folder / "metrics.jsonl", "a", encoding="utf-8") as log:
-                for step in steps:
-                    progress(step.number, step.total)
-                    seen.append(step.images_per_second)
-                    line = {"step": step.number, "loss": step.loss, "lr": step.lr, "images_per_second": round(step.images_per_second, 1)}
-                    log.write(json.dumps(line) + "\n")
+            log = folder / "metrics.jsonl"
+            for step in steps:
+                progress(step.number, step.total)
+                if not seen:
+                    training.cut_log(log, step.number - 1)  # of a run that was killed
+                seen.append(step.images_per_second)
+                line = {"step": step.number, "loss": step.loss, "lr": step.lr, "images_per_second": round(step.images_per_second, 1)}
+                with open(log, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
             return {"images_per_second": round(statistics.median(seen), 1)} if seen else {}
 
         work = f"{whose}recipe {recipe.name}, {recipe.epochs} epochs, seed {seed}"
@@ -217,7 +220,6 @@ class Job:
     def context(self, folder: Path, seed: int, progress: Progress, inputs: dict[str, Path]) -> Context:
         from synthbench.data.faces import open_faces
 
-        uses_encoder = self.generator.traits.trains or self.generator.traits.enrolls
         faces = open_faces(self.real.stage.folder)
         self.check(faces.identities)
         return Context(
@@ -226,7 +228,7 @@ class Job:
             resolution=self.protocol.resolution,
             device=self.device,
             faces=faces,
-            encoder=self.network("encoder") if uses_encoder else None,  # type: ignore[arg-type]
+            encoder=self.network("encoder") if self.generator.traits.uses_encoder else None,  # type: ignore[arg-type]
             inputs=inputs,
             progress=progress,
         )
@@ -245,7 +247,7 @@ class Job:
         traits, r = self.generator.traits, self.protocol.resolution
         seed = 0 if traits.finite else seed  # the images are what they are
         upstream: dict[str, Any] = {"real": self.real.stage.key}
-        if traits.trains or traits.enrolls:
+        if self.generator.traits.uses_encoder:
             upstream["encoder"] = self.network_key("encoder")
         steps: list[Step] = []
         inputs: dict[str, Path] = {}
@@ -326,7 +328,7 @@ class Job:
         protocol, traits = self.protocol, self.generator.traits
         self.check(getattr(protocol.real, "identities", None))  # of the embedded world they are known
         steps = [self.real, self.benchmarks]  # what may be refused, before anything is trained
-        if traits.trains or traits.enrolls:
+        if self.generator.traits.uses_encoder:
             steps += self.network_steps("encoder", protocol.encoder)
         made = self.generator_steps(seed)
         steps += made if traits.finite else []  # a set that cannot be had is found out first, at no cost

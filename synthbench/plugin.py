@@ -30,11 +30,16 @@ class Traits:
     licence: str = ""
     trains: bool = False  # has a train stage
     enrolls: bool = False  # has an enroll stage
+    encoder: bool = True  # whether a generator that trains or enrolls sees the protocol's encoder, and so depends on it
     needs_labels: bool = False  # of the real training set
     new_identities: bool = True  # or are the identities those of the real set
     real_photographs: str = ""  # which images of the set are photographs of real people, if any
     pretrained: str = ""  # networks it needs, and what they were trained on
     finite: bool = False  # has a fixed number of images, so that volume `all` means something
+
+    @property
+    def uses_encoder(self) -> bool:
+        return self.encoder and (self.trains or self.enrolls)
 
 
 class Generator(ABC, Generic[C]):

@@ -223,7 +223,8 @@ def cut_log(path: Path, step: int) -> None:
     """Drop the lines of metrics.jsonl that come after `step`, and a torn last one."""
     if path.exists():
         lines = path.read_text("utf-8").splitlines(keepends=True)
-        path.write_text("".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step), "utf-8")
+        with writing(path) as temporary:
+            temporary.write_text("".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step), "utf-8")
 
 
 def finish(module: nn.Module, weights: Path, *scratch: str) -> None:

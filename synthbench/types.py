@@ -134,5 +134,5 @@ class Context:
     faces: FaceSet  # the real training set
     encoder: Encoder  # frozen E_id; never the judge
     inputs: Mapping[str, Path] = field(default_factory=dict)  # folders of finished stages: "train", "enroll"
-    batch_size: int = 64  # for sampling; never changes an image
+    batch_size: int = 64  # for sampling; changes no image on a CPU, and at most the last bits on a GPU
     progress: Progress = lambda done, total: None

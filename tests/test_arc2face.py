@@ -116,6 +116,16 @@ def test_samples_are_those_of_diffusers_pipeline(weights: Path, tmp_path: Path) 
     assert batch.images.float().std() > 5 and batch.columns["sample"].tolist() == [0, 1, 5]
 
 
+def test_idperturb_turns_what_is_told(weights: Path, tmp_path: Path) -> None:
+    where = context(tmp_path / "enroll")
+    kinds = [generator(weights, enroll={"threshold": 0.999}, sample={"perturb": lowest}) for lowest in (1.0, 0.5, 0.5)]
+    kinds[0].enroll(2, where)
+    plain, one, again = (next(iter(made.generate([Slot(0, 0), Slot(1, 0)], where))).images for made in kinds)
+    assert torch.equal(one, again) and not torch.equal(plain, one)
+    with pytest.raises(UserError, match="perturb keeps an image nearer"):
+        build(Config, parse_set(["sample.perturb=0.5", "enroll.threshold=1"]))
+
+
 def test_the_crop_brings_ffhq_faces_to_the_arcface_template() -> None:
     have, want = np.array(FFHQ), np.array(heads.TEMPLATE)
     a, b = have - have.mean(0), want - want.mean(0)
@@ -228,8 +238,6 @@ def test_settings_without_a_picture_are_refused(setting: str) -> None:
 
 
 def test_the_file_is_the_default_and_the_size_that_of_stable_diffusion() -> None:
-    from diffusers import UNet2DConditionModel
-
     shipped = read_layer(config_path("generators", "arc2face"))
     assert build(Config, shipped) == Config()
     assert {key for part in ("enroll", "sample") for key in shipped.data[part]} == {
@@ -237,6 +245,6 @@ def test_the_file_is_the_default_and_the_size_that_of_stable_diffusion() -> None
         *arc2face.Sample.model_fields,
     }
     with torch.device("meta"):
-        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
-        parameters, macs = count(unet, torch.empty(1, 4, 64, 64), torch.zeros(1), torch.empty(1, 77, 768))
+        ((unet, inputs),) = Arc2Face(Config()).networks(112, 512).values()
+        parameters, macs = count(unet, *inputs)
     assert parameters == 859_520_964 and 2 * macs / 1e9 == pytest.approx(803, abs=1)

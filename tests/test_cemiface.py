@@ -271,6 +271,15 @@ def test_enroll_is_prefix_stable_and_far_apart(tmp_path, faces, encoder):
     assert all((one_each == image).flatten(1).all(1).any() for image in many.faces.images(slice(None)))
 
 
+def test_images_and_codes_of_inquiries_are_of_one_attempt(tmp_path, faces, encoder):
+    out = tmp_path / "cut"
+    writer = ShardWriter(out / "inquiries", rows_per_shard=2)  # whole shards that a killed attempt with other choices left
+    writer.write(FaceBatch(faces.images([1, 3]), torch.tensor([0, 1])))
+    CemiFace(Config(enroll={"threshold": 0.5})).enroll(4, context(out, faces, encoder))
+    found = inquiries.load(out)
+    torch.testing.assert_close(F.normalize(found.codes, dim=1), encoder.embed(found.faces.images(slice(None))), atol=1e-5, rtol=0)
+
+
 def test_enroll_says_how_many_fit(tmp_path, faces, encoder):
     generator = CemiFace(Config(enroll={"threshold": 0.1}))
     fit = len(greedy(encoder.embed(faces.images(np.arange(0, 24, 2))), 0.1))

@@ -84,7 +84,7 @@ def test_paper_size():
         found = DCFace(Config()).networks(112, 512)
         (denoiser, inputs), (first, _) = found["denoiser"], found["unconditional"]
         parameters, macs = count(denoiser, *inputs)
-    print(f"DCFace at 112 px: {parameters:,} parameters, {macs / 1e9:.2f} GMAC a step; {count(first, *inputs[:2])[0]:,} unconditional")
+        alone = count(first, *inputs[:2])
     head = 3 * (128 * 9 + 1)  # the official UNet has three more output channels, of a variance that is never trained
     style = denoiser.E_sty.parameters(), denoiser.unet.context.parameters()
     assert sum(p.numel() for part in style for p in part) == 574_977
@@ -92,6 +92,7 @@ def test_paper_size():
     assert denoiser.position.numel() + denoiser.scale.numel() == 25_601
     assert parameters == 93_563_910 - head + 574_977 + 43_585_600 + 25_601  # 137.8 M
     assert macs == pytest.approx(38.41e9, rel=0.005)  # 76.8 GFLOP
+    assert alone[0] == 93_563_910 - head and alone[1] == pytest.approx(38.35e9, rel=0.005)
     assert inputs[2].tokens[0].shape == (1, 8, 75, 64)  # 49 places of the ID and 26 of the style
 
 

@@ -127,6 +127,16 @@ def test_evaluator(tmp_path):
     assert alike["fd/judge/frechet"].value < 1e-9 < 0.01 < scores["fd/judge/frechet"].value
 
 
+def test_copies_of_inquiries_are_not_measured(tmp_path):
+    x, identity = clusters(10, 6)
+    real_embeddings, real_identity = clusters(10, 9, seed=1)
+    both, label = np.concatenate([x, x[::6].repeat(5, 0)]), np.concatenate([identity, np.arange(10).repeat(5)])
+    copied = Faces(label, {"sample": np.concatenate([np.zeros(60), np.full(50, -1)])})
+    run, real = Fidelity(FidelityConfig(subsets=10)).evaluate, (Faces(real_identity), real_embeddings)
+    plain, _ = by_name(run(subject(Faces(identity), x, *real), context(tmp_path)))
+    assert by_name(run(subject(copied, both, *real), context(tmp_path)))[0] == plain
+
+
 def test_bad_input(tmp_path):
     with pytest.raises(Skipped, match="too few"):
         Fidelity(FidelityConfig()).evaluate(subject(Faces([0, 1]), np.eye(2)), context(tmp_path))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from synthbench.config import parse_set
+from synthbench.data import sources
 from synthbench.pipeline import Job
 from synthbench.protocol import load_protocol
 from synthbench.store import Store
@@ -52,3 +53,21 @@ def test_a_generator_that_learns_from_labels_needs_two_people(tmp_path):
         job("dcface", "4x2", tmp_path).check(1)
     job("dcface", "4x2", tmp_path).check(None)
     job("idiffface", "4x2", tmp_path).check(0)
+
+
+@pytest.mark.parametrize(("name", "needed"), [("vigface", False), ("sface", False), ("procedural", False), ("dcface", True)])
+def test_the_encoder_is_trained_only_for_who_looks_at_it(name, needed, tmp_path):
+    assert ("encoder" in [step.stage.name for step in job(name, "4x2", tmp_path).steps(0)]) == needed
+
+
+def test_a_registered_source_with_too_few_people_is_refused_by_the_plan(tmp_path, monkeypatch):
+    from PIL import Image
+
+    monkeypatch.setenv("SYNTHBENCH_DATA", str(tmp_path / "data"))
+    for person in ("a", "b", "c"):
+        (tmp_path / "people" / person).mkdir(parents=True)
+        Image.new("RGB", (32, 32), (90, 60, 50)).save(tmp_path / "people" / person / "1.png")
+    sources.add("someone", tmp_path / "people", "faces")
+    with pytest.raises(UserError, match="'someone': the set has 3 people, but 4 identities are wanted"):
+        job("cemiface", "4x2", tmp_path, "enroll.source=someone").steps(0)
+    assert job("cemiface", "3x2", tmp_path, "enroll.source=someone").steps(0)

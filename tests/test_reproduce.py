@@ -298,7 +298,7 @@ def test_the_sweep_over_m_has_the_runs_of_synthbench_sweep(tmp_path: Path) -> No
     assert not table.settings and table.demo == Part(protocol="demo", note=table.demo.note)
 
 
-def test_similarity_by_identity() -> None:
+def test_similarity_by_identity(tmp_path: Path) -> None:
     import numpy as np
     import torch
 
@@ -311,10 +311,10 @@ def test_similarity_by_identity() -> None:
         "real": np.array([0, 0, 1, 0, 0, 0]),
     }
     faces = FaceSet.from_arrays(torch.zeros(6, 3, 4, 4, dtype=torch.uint8), identity, columns=columns)
-    one = SimpleNamespace(faces=lambda: faces, result={"traits": {"new_identities": True}})
-    assert page.by_identity(one) == pytest.approx([0.2, 0.45, 0.7])
-    one.result["traits"]["new_identities"] = False
+    one = SimpleNamespace(faces=lambda: faces, stages=lambda name: [{"folder": tmp_path}])
     assert not len(page.by_identity(one))  # similarity to a centre, not to an inquiry
+    (tmp_path / "inquiries").mkdir()
+    assert page.by_identity(one) == pytest.approx([0.2, 0.45, 0.7])
 
 
 # ------------------------------------------------------------------------------------------------------------ command line

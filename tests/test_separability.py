@@ -241,3 +241,23 @@ def test_degenerate_sets(tmp_path):
     assert "separability/c_intra" not in scores
     scores, _ = by_name(Separability(SeparabilityConfig(threshold=0.3)).evaluate(subject(Faces(identity), x), context(tmp_path)))
     assert scores["separability/c_intra"].value == 1
+
+
+def with_copies(made: int, copies: int, people: int = 20):
+    """Clusters, as they are and with `copies` identical embeddings of every person's inquiry beside its `made` images."""
+    x, identity = clusters(people, made)
+    inquiry, _ = clusters(people, 1, seed=3)
+    both = np.concatenate([x, np.repeat(inquiry, copies, axis=0)])
+    label = np.concatenate([identity, np.repeat(np.arange(people), copies)])
+    sample = np.concatenate([np.tile(np.arange(made), people), np.full(people * copies, -1)])
+    return (Faces(identity), x), (Faces(label, {"sample": sample}), both)
+
+
+def test_copies_of_inquiries_change_no_statistic(tmp_path):
+    run = Separability(SeparabilityConfig()).evaluate
+    real, real_embeddings = (lambda x, identity: (Faces(identity), x))(*clusters(20, 4, seed=9))
+    plain, copied = (by_name(run(subject(*each, real, real_embeddings), context(tmp_path))) for each in with_copies(4, 5))
+    assert plain == copied
+    x, identity = clusters(20, 4)  # a set of photographs is measured as it is
+    photographs = Faces(identity, {"real": np.ones(80), "sample": np.full(80, -1)})
+    assert by_name(run(subject(photographs, x, real, real_embeddings), context(tmp_path))) == plain

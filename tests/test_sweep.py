@@ -440,6 +440,8 @@ def test_nothing_is_given_up_before_some_points_are_finished_nor_at_the_end(fabr
 def test_pruning_needs_people_that_the_recognizer_does_not_know(here: Path) -> None:
     with pytest.raises(UserError, match="--prune: similarity_groups shows the people of the real set"):
         sweep.sweep(request(parameters=("group",), values=("1,2",), generator="similarity_groups", prune=True))
+    with pytest.raises(UserError, match="--prune: cemiface shows the people of the real set"):
+        sweep.sweep(request(generator="cemiface", settings=("enroll.source=real",), values=("0,1",), prune=True))
 
 
 def test_a_point_that_was_given_up_is_finished_later_as_if_nothing_had_been(here: Path, prepared: Path) -> None:

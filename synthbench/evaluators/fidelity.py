@@ -146,21 +146,22 @@ class FidelityConfig(Settings):
 
 
 class Fidelity(Evaluator[FidelityConfig]):
-    """Distances between the set and the real training set, as sets of features."""
+    """Distances between the set, without copies of its inquiries, and the real training set, as sets of features."""
 
     Config = FidelityConfig
-    version = 1
+    version = 2  # 2: without copies of inquiries
 
     def sources(self) -> dict[str, str]:
         return {"inception": find("inception-fid").digest} if registered("inception-fid") else {}
 
     def evaluate(self, subject: Subject, context: Context) -> list[Score | Skipped]:
-        n = min(len(subject.faces), len(subject.real), self.config.images)
+        measured = np.flatnonzero(subject.measured())
+        n = min(len(measured), len(subject.real), self.config.images)
         if n < 4:
             raise Skipped(f"{n} images are too few to speak of a distribution")
         random = numpy_generator(context.seed, "fidelity")
         real_rows = np.sort(random.choice(len(subject.real), n, replace=False))
-        rows = np.sort(random.choice(len(subject.faces), n, replace=False))
+        rows = measured[np.sort(random.choice(len(measured), n, replace=False))]
         people = subject.real.identity[real_rows], subject.faces.identity[rows]
         judged = subject.embeddings("real")[real_rows], subject.embeddings("faces")[rows]
         scores = self.compare("fd/judge", judged, people, context)

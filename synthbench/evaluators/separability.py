@@ -115,7 +115,7 @@ class Separability(Evaluator[SeparabilityConfig]):
     """Genuine/impostor separation, consistency, diversity, uniqueness and label noise. Writes separability.npz (histograms)."""
 
     Config = SeparabilityConfig
-    version = 1
+    version = 2  # 2: without copies of inquiries
 
     def evaluate(self, subject: Subject, context: Context) -> list[Score | Skipped]:
         config = self.config
@@ -145,7 +145,8 @@ class Separability(Evaluator[SeparabilityConfig]):
         """DCFace's D_intra, but in the judge's space; needs real images of the same people: the column `real_identity` names them."""
         if "real_identity" not in subject.faces.columns:
             return Skipped("no real images of the same identities: the set records no column real_identity", "separability/d_intra/judge")
-        own, k = np.where(subject.faces.whole, subject.faces.columns["real_identity"].astype(np.int64), -1), 5
+        shown = subject.faces.columns["real_identity"].astype(np.int64)
+        own, k = np.where(subject.faces.whole & subject.measured(), shown, -1), 5
         fake, real = subject.embeddings("faces"), subject.embeddings("real")
         values = []
         for person in np.unique(own[own >= 0]):

@@ -44,14 +44,20 @@ class Subject:
             self._embeddings[which] = embeddings
         return self._embeddings[which]
 
+    def measured(self) -> np.ndarray:
+        """(N,) bool: the images of `faces` that tell of its generator: no copies of inquiries, unless nothing else is there."""
+        made = self.faces.made
+        return made if made.any() else np.ones(len(made), bool)
+
     def classes(self) -> tuple[np.ndarray, np.ndarray, int]:
         """What statistics of classes are made of: embeddings (N, D) and identity (N,), dense, of `faces`, and how many identities.
 
-        Images of two people (soft labels) belong to no class and are left out. Raises Skipped when fewer than two identities are left.
+        Of the images `measured`; those of two people (soft labels) belong to no class and are left out. Raises Skipped when fewer than two
+        identities are left.
         """
         if self.faces.identities < 2:
             raise Skipped("the set has a single identity: nothing to separate")
-        embeddings, whole = self.embeddings("faces"), self.faces.whole
+        embeddings, whole = self.embeddings("faces"), self.faces.whole & self.measured()
         present, identity = np.unique(self.faces.identity[whole], return_inverse=True)
         if len(present) < 2:
             raise Skipped("nearly every image is a mixture of two identities: no classes to separate")

@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from synthbench import diffusion, hypersphere, inquiries, sampling
@@ -53,6 +53,7 @@ class Sample(Settings):
         (0.126, 0.120, 0.749),
         description="left, top and side of what is kept, in shares of the picture: FFHQ's mean face on the ArcFace template",
     )
+    perturb: float = hypersphere.BOUND
     precision: Literal["bf16", "fp32"] = Field("bf16", description="bf16 only where the device is CUDA (authors: fp16)")
 
     @model_validator(mode="after")
@@ -67,6 +68,11 @@ class Config(Settings):
     enroll: Enroll = Enroll()
     sample: Sample = Sample()
 
+    @model_validator(mode="after")
+    def _bound(self) -> Config:
+        hypersphere.lowest(self.sample.perturb, self.enroll.threshold)
+        return self
+
 
 # ------------------------------------------------------------------------------------------------------------- generator
 
@@ -80,6 +86,7 @@ class Arc2Face(Generator[Config]):
         paper="Arc2Face: A Foundation Model for ID-Consistent Human Faces, arXiv 2403.11641",
         licence="weights of Arc2Face and its ArcFace: from WebFace42M, non-commercial; Stable Diffusion 1.5: CreativeML OpenRAIL-M",
         enrolls=True,
+        encoder=False,
         pretrained="UNet, text encoder and ArcFace of Arc2Face (WebFace42M, FFHQ, CelebA-HQ); autoencoder of Stable Diffusion 1.5",
     )
     tiny = {"enroll": {"threshold": 1.0}, "sample": {"steps": 2}}
@@ -87,6 +94,13 @@ class Arc2Face(Generator[Config]):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.traits = inquiries.traits(self.traits, config.enroll)
+
+    def networks(self, resolution: int, dim: int) -> dict[str, tuple[nn.Module, tuple[Any, ...]]]:
+        """Stable Diffusion 1.5's, as published: it paints 512 px, whatever the resolution of the set."""
+        from diffusers import UNet2DConditionModel
+
+        unet: Any = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+        return {"UNet (paints 512 px)": (unet, (torch.empty(1, 4, 64, 64), torch.zeros(1), torch.empty(1, LENGTH, 768)))}
 
     def sources(self, resolution: int) -> dict[str, str]:
         own = {} if self.config.enroll.source == "pca" else inquiries.digests(self.config.enroll)
@@ -122,6 +136,7 @@ class Arc2Face(Generator[Config]):
         sample = self.config.sample
         codes = F.normalize(read_tensors(context.inputs["enroll"] / "codes.safetensors")["codes"], dim=1)
         parts = load(folder(self.config.enroll.weights), context.device)
+        lowest = hypersphere.lowest(sample.perturb, self.config.enroll.threshold)
         shape = (parts.unet.config.in_channels, *[parts.unet.config.sample_size] * 2)
 
         def make(some: list[Slot]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -129,7 +144,9 @@ class Arc2Face(Generator[Config]):
             solver: Any = DPMSolverMultistepScheduler(**SCHEDULE)  # keeps the steps before, so each batch has its own
             solver.set_timesteps(sample.steps)
             with torch.inference_mode(), autocast(context.device, sample.precision):
-                told = parts.told(codes[[slot.identity for slot in some]].to(context.device))
+                own = codes[[slot.identity for slot in some]]
+                own = own if lowest == 1 else hypersphere.perturb(own, some, lowest, context.seed)
+                told = parts.told(own.to(context.device))
                 x = noise.to(context.device)
                 for t in solver.timesteps:
                     empty, own = parts.unet(torch.cat([x, x]), t, told).sample.float().chunk(2)

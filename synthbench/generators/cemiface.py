@@ -65,8 +65,10 @@ class Sample(denoising.Sample):
     steps: int = Field(20, ge=1, description="DDIM steps")
     eta: float = Field(1.0, ge=0, le=1, description="open: 1 as in DCFace's code; 0 is deterministic")
     clip_x0: bool = True
-    perturb: float = Field(1.0, ge=0, le=1, description="IDperturb: lowest cosine of what is told to the inquiry; 1: off, as in the paper")
-    copies: int = Field(5, ge=0, description="copies of the inquiry added to every identity (oversampling); column `real` is 1 there")
+    perturb: float = hypersphere.BOUND
+    copies: int = Field(
+        5, ge=0, description="copies of the inquiry added to every identity (oversampling); column `real` is 1 where it is a photograph"
+    )
 
     @field_validator("m")
     @classmethod

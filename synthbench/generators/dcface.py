@@ -71,7 +71,9 @@ class Sample(denoising.Sample):
     steps: int = Field(50, ge=1, description="DDIM steps (the paper says 200 intervals, the code 50)")
     eta: float = Field(1.0, ge=0, le=1, description="1: the code's default; 0: deterministic")
     clip_x0: bool = True
-    copies: int = Field(5, ge=0, description="copies of the ID image added to every identity (oversampling); column `real` is 1 there")
+    copies: int = Field(
+        5, ge=0, description="copies of the ID image added to every identity (oversampling); column `real` is 1 where it is a photograph"
+    )
 
 
 class Config(Settings):

@@ -61,7 +61,7 @@ class Sample(denoising.Sample):
     against: Literal["empty", "nearest", "random"] = Field(
         "empty", description="other: the empty context, or the nearest or a random identity enrolled before (NegFaceDiff)"
     )
-    perturb: float = Field(1.0, ge=0, le=1, description="IDperturb: lowest cosine between the context of an image and its identity; 1: off")
+    perturb: float = hypersphere.BOUND
     copies: int = Field(0, ge=0, description="copies of the inquiry added to every identity (ADMIS: 5), where there are inquiries")
 
 
@@ -248,9 +248,9 @@ def train(settings: Train, context: Context) -> None:
     side = pixels // 2 ** (len(settings.autoencoder.channels) - 1)
     with torch.device("meta"):  # a side that cannot be halved is refused before anything is trained
         Denoiser(settings, side, encoder.dim)
+    autoencoder.train(settings.autoencoder, pixels, context, context.out / FOLDER)
     if settings.unconditional is not None:
         unconditional.train(settings.unconditional, context)
-    autoencoder.train(settings.autoencoder, pixels, context, context.out / FOLDER)
     painter = autoencoder.load(settings.autoencoder, context.out / FOLDER, device)
     codes = raw_codes(encoder, faces, settings.flip, context.out / "codes.safetensors", context.progress)
     abar = settings.signal

@@ -7,7 +7,9 @@ length is kept. Settings that are only in the authors' code are marked "code", t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -168,7 +170,7 @@ class Vec2Face(Generator[Config]):
         licence="paper CC BY 4.0; this is an independent implementation",
         trains=True,
         enrolls=True,
-        pretrained="the protocol's encoder; VGG-16 (ImageNet) with the heads of LPIPS, or with train.perceptual=encoder the encoder again",
+        pretrained="the protocol's encoder; VGG-16 (ImageNet) with the heads of LPIPS",
     )
     tiny = {
         "train": {
@@ -178,6 +180,11 @@ class Vec2Face(Generator[Config]):
         },
         "enroll": {"threshold": 0.9, "attrop_steps": 2},
     }  # fmt: skip
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        if config.train.perceptual == "encoder":
+            self.traits = replace(self.traits, pretrained="the protocol's encoder, whose feature maps compare images instead of LPIPS")
 
     def sources(self, resolution: int) -> dict[str, str]:
         source = self.config.enroll.source
@@ -243,15 +250,13 @@ def load(settings: Train, context: Context) -> fmae.FeatureMAE:
 
 
 def train(settings: Train, context: Context) -> None:
-    """Writes weights.safetensors, metrics.jsonl and perceptual.json (which networks compared the images) into context.out; resumes."""
+    """Writes weights.safetensors and metrics.jsonl into context.out; resumes."""
     weights = context.out / "weights.safetensors"
     if weights.exists():
         return
     faces, encoder, device = context.faces, context.encoder, context.device
     encoder.need_gradients("Vec2Face")
     lpips = ready(perceptual.LPIPS(), device) if settings.perceptual == "lpips" else None
-    used = "LPIPS 0.1 on VGG-16" if lpips else f"the feature maps of the encoder {encoder.name}, unweighted, instead of LPIPS"
-    write_json(context.out / "perceptual.json", {"perceptual": used})
     features = raw_codes(encoder, faces, False, context.out / "features.safetensors", context.progress)[0]
 
     torch.manual_seed(derive(context.seed, "weights"))
@@ -328,22 +333,17 @@ def distribution(settings: Enroll, network: fmae.FeatureMAE, context: Context) -
     codes = mean_features(settings, context)
     if len(codes) < 2:
         raise UserError(f"enroll.source {settings.source!r} has {len(codes)} identities; the spread of features needs at least 2")
-    mean = codes.mean(0)
-    _, lengths, directions = torch.linalg.svd(codes - mean, full_matrices=False)  # PCA with all components
+    _, lengths, directions = torch.linalg.svd(codes - (mean := codes.mean(0)), full_matrices=False)  # PCA with all components
     return mean, directions * lengths[:, None] / (len(codes) - 1) ** 0.5
 
 
 def mean_features(settings: Enroll, context: Context) -> Tensor:
     """(N, dim): the mean un-normalised feature of each identity of `settings.source`; of each face when faces have no labels."""
-    label, read = context.faces.identity, context.faces.images
+    label = context.faces.identity
+    read: Callable[[np.ndarray], Tensor] = context.faces.images
     if settings.source != "real":
         source = data.read_source(inquiries.locate(settings.source))
-        label = source.label
-
-        def read(rows: Any) -> Tensor:
-            images = [image for image, _ in data.read_images(source, rows, context.resolution)]
-            return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-
+        label, read = source.label, lambda rows: data.read_pixels(source, rows, context.resolution)
     identity = torch.arange(len(label)) if label.max() < 0 else torch.from_numpy(np.unique(label, return_inverse=True)[1])
     total = torch.zeros(int(identity.max()) + 1, context.encoder.dim)
     with torch.inference_mode():
@@ -386,8 +386,9 @@ def optimized(vectors: Tensor, block: int, network: fmae.FeatureMAE, config: Con
 def write_inquiries(vectors: Tensor, network: fmae.FeatureMAE, config: Config, context: Context) -> None:
     """The image of every vector as it is, into `inquiries/`: what evaluators compare the images of the identity with."""
     folder, size = context.out / "inquiries", sampling.CPU_CHUNK
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was cut short: images and vectors are of one run
     writer = ShardWriter(folder)
-    for first in range(writer.done, len(vectors), size):  # what is before is on disk from a run that was cut short
+    for first in range(0, len(vectors), size):
         rows = torch.arange(first, first + size).clamp(max=len(vectors) - 1)
         streams = [torch_generator(context.seed, "inquiry", int(row)) for row in rows]
         mask = fmae.masks(streams, network.rows, config.sample.mask, context.device)

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synthbench import console, denoising, diffusion, recognition, sampling, training
+from synthbench import console, denoising, diffusion, hypersphere, recognition, sampling, training
 from synthbench.augment import Augmentation, Flip
 from synthbench.config import Settings
 from synthbench.device import autocast, ready, send
@@ -83,6 +83,7 @@ class Sample(denoising.Sample):
     steps: int = Field(100, ge=1, description="DDIM steps")
     eta: float = Field(0.0, ge=0, le=1, description="0 is deterministic")
     clip_x0: bool = True
+    perturb: float = Field(1.0, ge=0, le=1, description="IDperturb: lowest cosine of what is told to the prototype; 1: off")
 
 
 class Config(Settings):
@@ -206,7 +207,7 @@ def check_prototypes(prototypes: Tensor, real: int, limit: float, path: Path) ->
         raise UserError(
             f"the virtual prototypes of VIGFace's stage 1 collapsed: two of {len(v):,} have cosine {highest:.2f}, the limit train.collapse "
             f"is {limit}; so alike, they are one person. Train stage 1 longer (more train.recognizer.epochs), make room for them "
-            "(a larger train.recognizer.dim, a smaller train.virtual), or raise train.collapse"
+            "(a larger train.recognizer.dim, a smaller train.virtual), or raise train.collapse; each trains stage 1 again"
         )
 
 
@@ -256,6 +257,7 @@ class VIGFace(Generator[Config]):
         paper="VIGFace: Virtual Identity Generation for Privacy-Free Face Recognition, arXiv 2403.08277",
         licence="paper CC BY 4.0; this is an independent implementation",
         trains=True,
+        encoder=False,
         enrolls=True,
         needs_labels=True,
     )
@@ -269,7 +271,7 @@ class VIGFace(Generator[Config]):
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        if config.enroll.prototypes == "real":  # more images of the people there are
+        if config.enroll.prototypes == "real":
             self.traits = replace(self.traits, new_identities=False)
 
     def networks(self, resolution: int, dim: int) -> dict[str, tuple[nn.Module, tuple[Any, ...]]]:
@@ -311,13 +313,13 @@ class VIGFace(Generator[Config]):
         denoiser = ViT(settings.vit, context.resolution, recognizer.dim)
         denoiser.load_state_dict(read_tensors(context.inputs["train"] / "diffusion" / "weights.safetensors"))
         ready(denoiser, context.device).eval().requires_grad_(False)
-        abar = settings.signal
+        trained = read_tensors(context.inputs["train"] / "recognizer" / "prototypes.safetensors")["prototypes"]
 
         def make(some: list[Slot]) -> tuple[Tensor, dict[str, Tensor]]:
             code = codes[[slot.identity for slot in some]].to(context.device)
             streams = [torch_generator(context.seed, "image", *slot) for slot in some]
             noise = diffusion.Noise(streams, (3, *[context.resolution] * 2), context.device)
-            told = condition(code)
+            told = condition(perturbed(code, trained, some, sample.perturb, context.seed))
 
             def network(x: Tensor, t: Tensor) -> Tensor:
                 if sample.guidance == 0:
@@ -326,13 +328,22 @@ class VIGFace(Generator[Config]):
                 return diffusion.guided(knowing, blind, sample.guidance)  # Eq. 9
 
             with torch.inference_mode(), autocast(context.device, sample.precision):
-                x = denoising.painted(network, noise, abar, settings, sample, sample.clip_x0)
+                x = denoising.painted(network, noise, settings.signal, settings, sample, sample.clip_x0)
                 images = diffusion.to_uint8(x)
                 found = {"similarity": (recognizer.embed(images) * code).sum(1)}
             return images, found | {"real_identity": torch.tensor([slot.identity for slot in some])}
 
         real = () if self.traits.new_identities else ("real_identity",)
         yield from sampling.generate(make, slots, context, ("similarity", *real))
+
+
+def perturbed(code: Tensor, prototypes: Tensor, slots: list[Slot], lowest: float, seed: int) -> Tensor:
+    """IDperturb of unit codes (B, D): by at most half the angle to the nearest other prototype (n + k, D), however many are enrolled."""
+    if lowest == 1:
+        return code
+    cosine = code.cpu() @ prototypes.T
+    nearest = cosine.masked_fill(cosine > 1 - 1e-6, -1).amax(1)  # other than the code itself
+    return hypersphere.perturb(code.cpu(), slots, ((1 + nearest) / 2).sqrt().clamp(min=lowest), seed).to(code)
 
 
 # -------------------------------------------------------------------------------------------------------------- training

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from synthbench.device import ready, send
+from synthbench.device import fp32, ready, send
 from synthbench.models.iresnet import IRSE, IResNet
 from synthbench.models.small import SmallNet
 from synthbench.store import write_json, writing
@@ -130,9 +130,10 @@ class Encoder(nn.Module):
         flip: the sum of the raw embeddings of image and mirror image, then normalised, as in insightface's verification.
         """
         x = images.to(self.device).float().div_(127.5).sub_(1)
-        raw = self(x).float()
-        if flip:
-            raw = raw + self(x.flip(3)).float()
+        with fp32(self.device):  # in a generator's autocast too: these cosines are scored
+            raw = self(x).float()
+            if flip:
+                raw = raw + self(x.flip(3)).float()
         return F.normalize(raw, dim=1)
 
     def embed_all(

@@ -220,7 +220,7 @@ class Critic(nn.Module):
 
     def __init__(self, shape: Shape, side: int, classes: int = 0) -> None:
         super().__init__()
-        self.shape, self.classes = shape, classes
+        self.shape = shape
         sides = [side >> i for i in range(side.bit_length() - 3)]  # down to 8
         self.from_rgb = Conv(3, shape.channels(sides[0]), 1)
         self.first, self.second, self.skip = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()

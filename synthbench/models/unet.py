@@ -78,7 +78,7 @@ class UNet(nn.Module):
 
     def __init__(self, shape: Shape, resolution: int, context_width: int, out_channels: int = 3) -> None:
         super().__init__()
-        self.shape, self.resolution = shape, resolution
+        self.shape = shape
         widths = [shape.channels * m for m in shape.multipliers]
         halvings = [level for level in range(len(widths) - 1) if level != shape.skip_downsample_level]
         unit = shape.patch * 2 ** len(halvings)

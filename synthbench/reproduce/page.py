@@ -97,7 +97,8 @@ def similarity_of(one: Run) -> dict[str, Any]:
 def by_identity(one: Run) -> np.ndarray:
     """Mean similarity to the inquiry of the generated images of each identity; empty when the set records none."""
     faces = one.faces()
-    if "similarity" not in faces.columns or not one.result["traits"]["new_identities"]:  # of a real person it is to the centre
+    inquiries = any((manifest["folder"] / "inquiries").is_dir() for manifest in one.stages("enroll"))
+    if "similarity" not in faces.columns or not inquiries:  # to a centre, then, or to a prototype
         return np.empty(0)
     kept = faces.made
     counts = np.bincount(faces.identity[kept], minlength=faces.identities)

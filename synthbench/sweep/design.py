@@ -101,8 +101,6 @@ def design(request: Request) -> Design:
     if "verification" not in protocol.evaluators:
         raise UserError(f"protocol {protocol.name} has no evaluator verification; a sweep needs its mean accuracy")
     kind = registry.load("generator", request.generator)
-    if request.prune and not kind.traits.new_identities:
-        raise UserError(f"--prune: {request.generator} shows the people of the real set, whose pairs validate a recognizer in training")
     short, search, fixed = registry.short_name(request.generator), request.sampler != "grid", parse_set(request.settings)
     preset = registry.preset(request.generator)
     axes = read_axes(request.parameters, request.values, request.ranges, search, kind.Config, short)
@@ -111,6 +109,9 @@ def design(request: Request) -> Design:
     axes, points = canonical(axes, request.generator, protocol, fixed)
     made = Design(request, store, protocol, tuple(axes), () if search else tuple(points), short)
     job = run.make_job(made.run(points[0], request.seeds), store, protocol)
+    for values in points if request.prune else ():
+        if not run.make_job(made.run(values, request.seeds), store, protocol).generator.traits.new_identities:
+            raise UserError(f"--prune: {request.generator} shows the people of the real set, whose pairs validate a recognizer in training")
     job.steps(0)  # what is missing shows now
     parts = {
         "generator": job.identity,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthbench import registry
+from synthbench.plugin import Generator
 from synthbench.types import Context, Progress, UserError
 
 if TYPE_CHECKING:
@@ -41,7 +42,9 @@ class Trial:
     def context(self, out: str, seed: int = 0, batch_size: int = 64, progress: Progress = lambda done, total: None) -> Context:
         folder = self.root / out
         folder.mkdir(exist_ok=True)
-        return Context(folder, seed, RESOLUTION, self.encoder.device, self.faces, self.encoder, dict(self.inputs), batch_size, progress)
+        blind = isinstance(self.plugin, Generator) and not self.plugin.traits.uses_encoder
+        encoder: Any = None if blind else self.encoder
+        return Context(folder, seed, RESOLUTION, self.encoder.device, self.faces, encoder, dict(self.inputs), batch_size, progress)
 
     @contextmanager
     def confined(self, context: Context) -> Iterator[None]:
