@@ -130,12 +130,13 @@ def flat(settings: Any, prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def cost(store: Store, result: Result) -> dict[str, Any]:
-    """What one seed of a run took, without the stages that it shares with others: hours, speed of generation, bytes on disk."""
+    """What one seed of a run took, without the stages that it shares with others: images with copies, hours, speed of generation, bytes."""
     about, own = result.get("cost", {}), sides(result)["own"]
     manifests = [store.stage(row["name"], row["key"]).manifest() for row in own]
     known, seeds = [item for item in manifests if item], len(result["seeds"])
     whole = len(known) == len(manifests)
     return {
+        "images": next((item.get("images") for item in known if item["name"] == "generate"), None),
         "hours": sum(item["seconds"] for item in known) / 3600 / seeds if whole else None,
         "images_per_second": about.get("images_per_second") or None,
         "disk_bytes": sum(sum(item["files"].values()) for item in known) / seeds if whole else None,

@@ -46,6 +46,7 @@ MEASURED = (
     Column("leakage/real_photographs", "real photographs", "%", 1, None, 100),
 )
 COSTS = (
+    Column("cost/images", "images", "", 0, group="cost"),
     Column("cost/hours", "hours per seed", "", 2, group="cost"),
     Column("cost/images_per_second", "img/s", "", 1, group="cost"),
     Column("cost/disk_bytes", "disk per seed", "MB", 0, scale=1e-6, group="cost"),

@@ -78,7 +78,7 @@ def make_run(
         base_scores += base
         if generator != "real":
             found, own = evaluation(who, skill, seed, real, pairs)
-            rows.append(stage(store, "generate", f"generate-{who}{seed}", images_per_second=5.0))
+            rows.append(stage(store, "generate", f"generate-{who}{seed}", images_per_second=5.0, images=25))
             rows.append(stage(store, "recognizer", f"recognizer-{who}{recipe}{seed}"))
             rows.append(stage(store, "evaluate", f"evaluate-{who}{recipe}{judge}{seed}", found))
             scores += own

@@ -144,7 +144,7 @@ def test_cost_is_of_the_run_s_own_stages_for_one_seed(tmp_path):
     }
     found = comparable.cost(store, result)
     disk = sum(sum((store.stage(row["name"], row["key"]).manifest() or {})["files"].values()) for row in sides["own"])
-    assert found["disk_bytes"] == disk / 2 and found["hours"] >= 0 and found["device"] == "cpu"
+    assert found["images"] == 25 and found["disk_bytes"] == disk / 2 and found["hours"] >= 0 and found["device"] == "cpu"
 
 
 def test_a_finite_generator_s_set_stands_before_the_real_one(tmp_path):

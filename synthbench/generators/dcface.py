@@ -155,7 +155,7 @@ class DCFace(Generator[Config]):
     version = 2  # 2: style tokens have the scale of training, `trim` also for few images, column `real` is 0 for made ID images
     traits = Traits(
         paper="DCFace: Synthetic Face Generation with Dual Condition Diffusion Model, arXiv 2304.07060",
-        licence="this is an independent implementation",
+        licence="the authors' repository names none; this is an independent implementation",
         trains=True,
         enrolls=True,
         needs_labels=True,

@@ -124,7 +124,7 @@ class IDiffFace(Generator[Config]):
     version = 1
     traits = Traits(
         paper="IDiff-Face: Synthetic-based Face Recognition through Fizzy Identity-Conditioned Diffusion Models, arXiv 2308.04995",
-        licence="the authors' code is CC BY-NC 4.0; this is an independent implementation",
+        licence="the authors' code is CC BY-NC-SA 4.0; this is an independent implementation",
         trains=True,
         enrolls=True,
         real_photographs="the inquiry of each identity, `sample.copies` times (column `real`), when inquiries are photographs",
