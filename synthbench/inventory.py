@@ -93,7 +93,8 @@ def show_generators(found: list[dict[str, Any]]) -> None:
     console.table("generators", header, rows, wrap=WIDTH)
     console.note(
         "labels: of the real set, needed; people: new, or those of the real set; trains: on the real set; photos: of real people, "
-        "in what it makes; nets: needs networks that it does not train. `synthbench show NAME` says which; --json has all of it"
+        "in what it makes; nets: needs networks that it does not train. All of it as shipped: settings such as enroll.source change it. "
+        "`synthbench show NAME` says which; --json has all of it"
     )
 
 
