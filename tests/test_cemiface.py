@@ -153,11 +153,58 @@ def test_grain_is_added_to_what_the_encoder_sees(faces, encoder):
     x, ones, t = torch.rand(4, 3, R, R) * 2 - 1, torch.ones(4), torch.tensor([0, 300, 600, 999])
     grain = torch.randn(4, 3, R, R)
     for amount in (0.0, 0.1):
-        batch = cemiface.Batch(x, torch.randn(4, DIM), ones, t, ones * 0.5, torch.randn_like(x), grain * amount)
+        batch = cemiface.Batch(x, torch.randn(4, DIM), ones, ones, t, ones * 0.5, torch.randn_like(x), grain * amount)
         denoiser = Denoiser(settings(), R, DIM)  # starts at zero: the estimate of x_0 is the same for every condition
         batch = batch._replace(noise=torch.zeros_like(x), code=ones[:, None].expand(4, DIM))
         cemiface.objective(denoiser, Watching(), batch, settings(similarity_noise=amount))
     torch.testing.assert_close(seen[1] - seen[0], 0.1 * grain)
+
+
+def test_without_an_inquiry_there_is_no_similarity_to_learn(encoder):
+    torch.manual_seed(0)
+    x, code, m, t = torch.rand(4, 3, R, R) * 2 - 1, torch.randn(4, DIM), torch.zeros(4), torch.tensor([10, 300, 600, 900])
+    told = torch.tensor([1.0, 0, 1, 0])
+    batch = cemiface.Batch(x, code, told, m, t, torch.full((4,), 0.5), torch.randn_like(x), torch.zeros(4))
+    denoiser = Denoiser(settings(), R, DIM)
+    nn.init.normal_(denoiser.unet.out.weight, std=0.05)
+    found = cemiface.objective(denoiser, encoder, batch, settings())
+    alone = [cemiface.objective(denoiser, encoder, cemiface.Batch(*(part[i : i + 1] for part in batch)), settings()) for i in range(4)]
+    assert float(alone[1]["similarity_loss"]) == 0 < float(alone[0]["similarity_loss"])
+    assert float(found["similarity_loss"]) == pytest.approx(sum(float(one["similarity_loss"]) for one in alone) / 4, rel=1e-4)
+    other = batch._replace(code=torch.where(told[:, None] > 0, code, torch.randn(4, DIM)))
+    assert torch.equal(cemiface.objective(denoiser, encoder, other, settings())["mse"], found["mse"])
+
+
+def test_guidance_uses_a_zero_inquiry(trained, faces, encoder, tmp_path, monkeypatch):
+    """What DDIM is given is (1 + w) f(x, c, m) - w f(x, 0, m); a network that never saw zeros is refused."""
+    networks: list = []
+    denoiser = Denoiser(settings(), R, DIM)  # one whose condition counts, which takes longer to learn than a test may
+    torch.manual_seed(0)
+    for parameter in denoiser.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    inputs = {"train": tmp_path / "train", "enroll": trained[1]["enroll"]}
+    inputs["train"].mkdir()
+    cemiface.training.save_weights(denoiser, inputs["train"] / "weights.safetensors")
+
+    def stop(network, *args):
+        networks.append(network)
+        raise InterruptedError
+
+    monkeypatch.setattr(cemiface.diffusion, "ddim", stop)
+    for w in (0.0, 1.5):
+        train = settings().model_copy(update={"empty": 0.1})
+        other = CemiFace(Config(train=train, enroll={"threshold": 0.9}, sample={"steps": 3, "m": 0.5, "copies": 0, "guidance": w}))
+        with pytest.raises(InterruptedError):
+            list(other.generate([Slot(1, 0)], context(tmp_path, faces, encoder, inputs=inputs)))
+    x, t, m = torch.randn(32, 3, R, R), torch.tensor([500]), torch.full((32,), 0.5)
+    code = inquiries.load(inputs["enroll"]).codes[1].expand(32, -1)
+    with torch.inference_mode():
+        told, untold = (denoiser(x, t, denoiser.condition(c, m)) for c in (code, torch.zeros(32, DIM)))
+        assert (told - untold).abs().max() > 1e-2
+        torch.testing.assert_close(networks[0](x, t), told, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(networks[1](x, t), 2.5 * told - 1.5 * untold, atol=1e-4, rtol=1e-3)
+    with pytest.raises(UserError, match=r"set train\.empty=0\.1"):
+        build(Config, parse_set(["sample.guidance=1"]))
 
 
 def test_a_killed_training_goes_on_bit_for_bit(tmp_path, faces, encoder, monkeypatch):

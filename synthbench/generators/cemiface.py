@@ -47,6 +47,7 @@ class Train(denoising.Train):
     norm: Literal["absolute", "squared", "batch"] = Field("absolute", description="open: |1 - cos|, its square, or the norm over the batch")
     clip_x0: bool = Field(True, description="open: clip the estimate of x_0 to [-1, 1] before the encoder (DCFace)")
     per_image: bool = Field(True, description="open: t and m for each image, or one for the batch")
+    empty: float = Field(0.0, ge=0, lt=1, description="ours: share of images without an inquiry, for sample.guidance; the paper has none")
 
     @model_validator(mode="after")
     def _range(self) -> Train:
@@ -65,6 +66,7 @@ class Sample(denoising.Sample):
     steps: int = Field(20, ge=1, description="DDIM steps")
     eta: float = Field(1.0, ge=0, le=1, description="open: 1 as in DCFace's code; 0 is deterministic")
     clip_x0: bool = True
+    guidance: float = Field(0.0, ge=0, description="ours: w of classifier-free guidance, (1 + w) with the inquiry - w without")
     perturb: float = hypersphere.BOUND
     copies: int = Field(
         5, ge=0, description="copies of the inquiry added to every identity (oversampling); column `real` is 1 where it is a photograph"
@@ -88,8 +90,10 @@ class Config(Settings):
     sample: Sample = Sample()
 
     @model_validator(mode="after")
-    def _steps(self) -> Config:
+    def _fit(self) -> Config:
         denoising.refuse_steps(self.sample, self.train)
+        if self.sample.guidance and not self.train.empty:
+            raise ValueError("sample.guidance needs a network that was also trained without inquiries: set train.empty=0.1")
         hypersphere.lowest(self.sample.perturb, self.enroll.threshold)
         return self
 
@@ -107,7 +111,10 @@ class Denoiser(nn.Module):
         self.unet = UNet(train.unet, resolution, dim if train.tokens == "separate" else 2 * dim)
 
     def condition(self, code: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values from raw embeddings (B, dim) and similarities (B,): once per image, whatever the number of steps."""
+        """Keys and values from raw embeddings (B, dim) and similarities (B,): once per image, whatever the number of steps.
+
+        A code of zeros is no inquiry.
+        """
         identity = F.normalize(code, dim=1) if self.embedding == "unit" else code
         both = torch.stack([identity, self.F1(m[:, None])], dim=1)  # (B, 2, dim)
         return self.unet.condition(both if self.tokens == "separate" else both.flatten(1)[:, None])
@@ -203,7 +210,13 @@ class CemiFace(Generator[Config]):
             noise = diffusion.Noise(streams, (3, *[context.resolution] * 2), context.device)
             with torch.inference_mode(), autocast(context.device, sample.precision):
                 condition = denoiser.condition(told.to(context.device), wanted.to(context.device))
-                x = denoising.painted(lambda x, t: denoiser(x, t, condition).float(), noise, abar, settings, sample, sample.clip_x0)
+                nobody = denoiser.condition(torch.zeros_like(told).to(context.device), wanted.to(context.device))
+
+                def network(x: Tensor, t: Tensor) -> Tensor:
+                    output = denoiser(x, t, condition).float()
+                    return diffusion.guided(output, denoiser(x, t, nobody).float(), sample.guidance) if sample.guidance else output
+
+                x = denoising.painted(network, noise, abar, settings, sample, sample.clip_x0)
                 images = diffusion.to_uint8(x)
                 reached = (encoder.embed(images).float() * F.normalize(codes.to(context.device), dim=1)).sum(1)
             return images, {"m": wanted, "similarity": reached}
@@ -245,11 +258,12 @@ def train(settings: Train, context: Context) -> None:
         if not settings.per_image:
             t, m = t[:1].expand(size), m[:1].expand(size)
         noise = torch.randn(size, 3, context.resolution, context.resolution, generator=draw)
+        told = (torch.rand(size, generator=draw) >= settings.empty).float() if settings.empty else torch.ones(size)
         grain = torch.randn(noise.shape, generator=draw) * settings.similarity_noise if settings.similarity_noise else torch.zeros(size)
 
         x0 = training.pictures(faces, step.rows, mirror, device)
         code = codes[mirror.long(), torch.from_numpy(step.rows)]
-        batch = Batch(x0, *(send(tensor, device) for tensor in (code, m, t, abar[t], noise, grain)))
+        batch = Batch(x0, *(send(tensor, device) for tensor in (code, told, m, t, abar[t], noise, grain)))
         return learner.learn(lambda part: objective(denoiser, encoder, part, settings), batch, step, settings.norm == "batch")
 
     training.loop(update, learner.state, settings, len(faces), context, "CemiFace")
@@ -257,10 +271,11 @@ def train(settings: Train, context: Context) -> None:
 
 
 class Batch(NamedTuple):
-    """What one step sees. x0, noise, grain (B, 3, R, R); code (B, dim) raw; m, t, abar (B,)."""
+    """What one step sees. x0, noise, grain (B, 3, R, R); code (B, dim) raw; told, m, t, abar (B,)."""
 
     x0: Tensor
     code: Tensor
+    told: Tensor  # 0 where there is no inquiry, and so no similarity to it
     m: Tensor
     t: Tensor
     abar: Tensor
@@ -270,9 +285,9 @@ class Batch(NamedTuple):
 
 def objective(denoiser: Denoiser, encoder: Encoder, batch: Batch, settings: Train) -> dict[str, Tensor]:
     """The loss of Eq. 13 [12] and its parts, scalars: loss, mse, similarity_loss, and the similarity reached by the estimates of x_0."""
-    x0, code, m, t, abar, noise, grain = batch
+    x0, code, told, m, t, abar, noise, grain = batch
     x_t = diffusion.add_noise(x0, noise, abar)  # Eq. 4
-    output = denoiser(x_t, t, denoiser.condition(code, m)).float()
+    output = denoiser(x_t, t, denoiser.condition(code * told[:, None], m)).float()
     mse = denoising.squared_error(output, x0, noise, abar, settings)  # L_MSE
     estimate = diffusion.estimate(output, x_t, abar, settings.prediction).x0
     if settings.clip_x0:
@@ -281,7 +296,8 @@ def objective(denoiser: Denoiser, encoder: Encoder, batch: Batch, settings: Trai
         estimate = estimate + grain
     some = slice(None, None, settings.similarity_every)
     reached = similarity(encoder(estimate[some]), code[some], settings.distance)
-    matching = similarity_loss(reached, m[some], t[some] / settings.T, settings.norm)
+    seen, wanted = (torch.where(told[some] > 0, value, 1.0) for value in (reached, m[some]))  # nothing to learn where both are 1
+    matching = similarity_loss(seen, wanted, t[some] / settings.T, settings.norm)
     loss = mse + settings.similarity_weight * matching
     return {"loss": loss, "mse": mse, "similarity_loss": matching, "similarity": reached.mean()}
 
