@@ -247,7 +247,7 @@ class Job:
         traits, r = self.generator.traits, self.protocol.resolution
         seed = 0 if traits.finite else seed  # the images are what they are
         upstream: dict[str, Any] = {"real": self.real.stage.key}
-        if self.generator.traits.uses_encoder:
+        if traits.uses_encoder:
             upstream["encoder"] = self.network_key("encoder")
         steps: list[Step] = []
         inputs: dict[str, Path] = {}
@@ -328,7 +328,7 @@ class Job:
         protocol, traits = self.protocol, self.generator.traits
         self.check(getattr(protocol.real, "identities", None))  # of the embedded world they are known
         steps = [self.real, self.benchmarks]  # what may be refused, before anything is trained
-        if self.generator.traits.uses_encoder:
+        if traits.uses_encoder:
             steps += self.network_steps("encoder", protocol.encoder)
         made = self.generator_steps(seed)
         steps += made if traits.finite else []  # a set that cannot be had is found out first, at no cost
