@@ -72,9 +72,11 @@ def lowest(lb: float, threshold: float) -> float:
 def perturb(codes: Tensor, slots: Sequence[Slot], lowest: float | Tensor, seed: int) -> Tensor:
     """IDperturb (arXiv 2602.18831): the identities' embeddings (B, dim), each turned as its slot says; on the CPU.
 
-    lowest: of the cosine to the identity; one, or (B,).
+    lowest: of the cosine to the identity; one, or (B,). 1 is off: the very codes.
     """
     bounds = torch.as_tensor(lowest).expand(len(codes)).tolist()
+    if min(bounds) == 1:
+        return codes
     streams = (torch_generator(seed, "perturb", *slot) for slot in slots)
     return torch.stack([turned(*each) for each in zip(codes, bounds, streams, strict=True)])
 

@@ -82,10 +82,10 @@ def check(settings: Inquiries, volume: Volume, people: int | None) -> None:
     """Raises UserError when the real set (see Generator.check), or a registered one, has fewer people than are wanted of it."""
     from synthbench.data import sources
 
-    if settings.source in sources.names_registered():
+    if settings.source != "real":
+        if is_path(settings.source) or settings.source not in sources.names_registered():
+            return
         people = sources.find(settings.source).identities
-    elif settings.source != "real":
-        return
     if people and volume.identities > people:
         raise UserError(
             f"enroll.source {settings.source!r}: the set has {people:,} people, but {volume.identities:,} identities are wanted. Ask for a "
@@ -174,11 +174,16 @@ def candidates(settings: Inquiries, context: Context, most: int) -> tuple[int, I
     return len(rows), _blocks(len(rows), read, lambda row: source.names[source.label[rows[row]]])
 
 
+def is_path(source: str) -> bool:
+    """Whether `source` names files of its own; a path that is there comes before a registered name."""
+    return "/" in source or "\\" in source or Path(source).exists()
+
+
 def locate(source: str) -> Path:
     """The path of a registered source, or `source` itself when it is a path. Raises UserError or DataMissing when neither."""
     from synthbench.data import sources
 
-    return Path(source) if "/" in source or "\\" in source or Path(source).exists() else Path(sources.find(source).path)
+    return Path(source) if is_path(source) else Path(sources.find(source).path)
 
 
 def digests(settings: Inquiries) -> dict[str, str]:

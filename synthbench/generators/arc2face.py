@@ -144,9 +144,8 @@ class Arc2Face(Generator[Config]):
             solver: Any = DPMSolverMultistepScheduler(**SCHEDULE)  # keeps the steps before, so each batch has its own
             solver.set_timesteps(sample.steps)
             with torch.inference_mode(), autocast(context.device, sample.precision):
-                own = codes[[slot.identity for slot in some]]
-                own = own if lowest == 1 else hypersphere.perturb(own, some, lowest, context.seed)
-                told = parts.told(own.to(context.device))
+                code = hypersphere.perturb(codes[[slot.identity for slot in some]], some, lowest, context.seed)
+                told = parts.told(code.to(context.device))
                 x = noise.to(context.device)
                 for t in solver.timesteps:
                     empty, own = parts.unet(torch.cat([x, x]), t, told).sample.float().chunk(2)

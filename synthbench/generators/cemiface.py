@@ -205,16 +205,16 @@ class CemiFace(Generator[Config]):
         def make(some: list[Slot]) -> tuple[Tensor, dict[str, Tensor]]:
             wanted = torch.tensor([requested(sample.m, slot, context.seed) for slot in some])
             codes = known.codes[[slot.identity for slot in some]]
-            told = codes if lowest == 1 else hypersphere.perturb(codes, some, lowest, context.seed)
+            told = hypersphere.perturb(codes, some, lowest, context.seed)
             streams = [torch_generator(context.seed, "image", *slot) for slot in some]
             noise = diffusion.Noise(streams, (3, *[context.resolution] * 2), context.device)
             with torch.inference_mode(), autocast(context.device, sample.precision):
                 condition = denoiser.condition(told.to(context.device), wanted.to(context.device))
-                nobody = denoiser.condition(torch.zeros_like(told).to(context.device), wanted.to(context.device))
+                nobody = denoiser.condition(0 * told.to(context.device), wanted.to(context.device)) if sample.guidance else None
 
                 def network(x: Tensor, t: Tensor) -> Tensor:
                     output = denoiser(x, t, condition).float()
-                    return diffusion.guided(output, denoiser(x, t, nobody).float(), sample.guidance) if sample.guidance else output
+                    return output if nobody is None else diffusion.guided(output, denoiser(x, t, nobody).float(), sample.guidance)
 
                 x = denoising.painted(network, noise, abar, settings, sample, sample.clip_x0)
                 images = diffusion.to_uint8(x)

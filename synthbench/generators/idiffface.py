@@ -191,7 +191,7 @@ class IDiffFace(Generator[Config]):
 
         def make(some: list[Slot]) -> tuple[Tensor, dict[str, Tensor]]:
             own = known.codes[[slot.identity for slot in some]]
-            told = own if lowest == 1 else hypersphere.perturb(own, some, lowest, context.seed)
+            told = hypersphere.perturb(own, some, lowest, context.seed)
             streams = [torch_generator(context.seed, "image", *slot) for slot in some]
             noise = diffusion.Noise(streams, (settings.autoencoder.latents, side, side), device)
             with torch.inference_mode(), autocast(device, sample.precision):

@@ -307,13 +307,13 @@ class VIGFace(Generator[Config]):
 
     def generate(self, slots: Sequence[Slot], context: Context) -> Iterator[FaceBatch]:
         """Columns: sample, similarity (realised cosine to the prototype under stage 1's recognizer); real_identity of real prototypes."""
-        settings, sample = self.config.train, self.config.sample
+        settings, sample, folder = self.config.train, self.config.sample, context.inputs["train"]
         codes = read_tensors(context.inputs["enroll"] / "codes.safetensors")["codes"]
-        recognizer = load_encoder(context.inputs["train"] / "recognizer", context.device)
+        recognizer = load_encoder(folder / "recognizer", context.device)
         denoiser = ViT(settings.vit, context.resolution, recognizer.dim)
-        denoiser.load_state_dict(read_tensors(context.inputs["train"] / "diffusion" / "weights.safetensors"))
+        denoiser.load_state_dict(read_tensors(folder / "diffusion" / "weights.safetensors"))
         ready(denoiser, context.device).eval().requires_grad_(False)
-        trained = read_tensors(context.inputs["train"] / "recognizer" / "prototypes.safetensors")["prototypes"]
+        trained = read_tensors(folder / "recognizer" / "prototypes.safetensors")["prototypes"] if sample.perturb < 1 else codes
 
         def make(some: list[Slot]) -> tuple[Tensor, dict[str, Tensor]]:
             code = codes[[slot.identity for slot in some]].to(context.device)
