@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from synthbench import recognition
 from synthbench.data.faces import FaceSet
 from synthbench.device import peak_memory, pick_device, set_threads
 from synthbench.models.encoder import Encoder, build
+from synthbench.recognition import trainer
 
 
 def main() -> None:
@@ -31,14 +31,14 @@ def main() -> None:
     options = parser.parse_args()
     set_threads()
     device, why = pick_device(options.device)
-    recipe = recognition.load_recipe(options.recipe).model_copy(update={"epochs": 1_000_000})
+    recipe = trainer.load_recipe(options.recipe).model_copy(update={"epochs": 1_000_000})
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (options.images, options.resolution, options.resolution, 3), dtype=np.uint8)
     faces = FaceSet.from_arrays(pixels, np.arange(options.images) % options.identities)
 
     rates, waits, start = [], [], time.monotonic()
     with tempfile.TemporaryDirectory() as out:
-        for step in recognition.train(faces, recipe, seed=0, device=device, out=Path(out)):
+        for step in trainer.train(faces, recipe, seed=0, device=device, out=Path(out)):
             rates.append(step.images_per_second)
             waits.append(step.waiting)
             if time.monotonic() - start > options.seconds:

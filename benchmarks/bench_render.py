@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from synthbench import procedural
+from synthbench.world import renderer
 
 
 def main() -> None:
@@ -18,9 +18,9 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     identity, sample = torch.arange(options.images) // 8, torch.arange(options.images) % 8
     for resolution in (32, 64, 112):
-        procedural.faces("train", identity[:32], sample[:32], resolution)
+        renderer.faces("train", identity[:32], sample[:32], resolution)
         wall, cpu = time.perf_counter(), time.process_time()
-        procedural.faces("train", identity, sample, resolution)
+        renderer.faces("train", identity, sample, resolution)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         rate, per_cpu = options.images / wall, options.images / cpu
         print(f"{resolution:4d} px: {rate:5.0f} images/s with {options.threads} threads, {per_cpu:5.0f} per CPU second")

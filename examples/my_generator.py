@@ -16,9 +16,9 @@ from pydantic import Field
 from safetensors.torch import load_file, save_file
 
 from synthbench.config import Settings
-from synthbench.plugin import Generator, Traits
+from synthbench.plugin import Context, Generator, Traits
 from synthbench.seeds import torch_generator
-from synthbench.types import Context, FaceBatch, Slot
+from synthbench.types import FaceBatch, Slot
 
 
 class Train(Settings):  # changing one of these trains again

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from synthbench import console
-from synthbench.comparable import cost
-from synthbench.results import Result, damaged, find_run, read_run
+from synthbench.results.comparable import cost
+from synthbench.results.record import Result, damaged, find_run, read_run
 from synthbench.store import Store
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from synthbench.config import Layer, Settings, build, config_names, config_path,
 from synthbench.data import sources
 from synthbench.plugin import Generator, Traits
 from synthbench.protocol import load_protocol
-from synthbench.results import cell, damaged, find_run, read_run
+from synthbench.results.record import cell, damaged, find_run, read_run
 from synthbench.store import Store
 from synthbench.types import UserError, Volume
 
@@ -173,7 +173,7 @@ def overlap(a: str, b: str | None, judge: str, threshold: float, device: str, ru
     from synthbench.data.faces import open_faces
     from synthbench.device import pick_device
     from synthbench.evaluators.leakage import shared_people
-    from synthbench.steps import execute, import_step, public_network
+    from synthbench.pipeline.steps import execute, import_step, public_network
 
     store = Store(runs.absolute())
     network = public_network(judge).to(pick_device(device)[0])

@@ -5,14 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import torch
-
-    from synthbench.data.faces import FaceSet
-    from synthbench.models.encoder import Encoder
 
 
 class UserError(Exception):
@@ -121,18 +117,3 @@ class Score:
 
 
 Progress = Callable[[int, int], None]  # (done, total)
-
-
-@dataclass(frozen=True)
-class Context:
-    """Where and with what a plugin works. Only `seed`, `resolution` and the inputs may change a result."""
-
-    out: Path  # the folder of the stage being built; anything in it survives a crash and is there on resume
-    seed: int
-    resolution: int
-    device: torch.device
-    faces: FaceSet  # the real training set
-    encoder: Encoder  # frozen E_id; never the judge
-    inputs: Mapping[str, Path] = field(default_factory=dict)  # folders of finished stages: "train", "enroll"
-    batch_size: int = 64  # for sampling; changes no image on a CPU, and at most the last bits on a GPU
-    progress: Progress = lambda done, total: None

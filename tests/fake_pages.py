@@ -125,7 +125,7 @@ def make(root: Path, m=(-1.0, 0.0, 1.0), tag: str = "a", generator: str = "cemif
 
 def make_many(root: Path, rows: int = 9) -> None:
     """A comparison of `rows` runs that differ in name only."""
-    from synthbench import comparison
+    from synthbench.results import comparison
 
     found = []
     for i in range(rows):
@@ -141,7 +141,7 @@ def make_many(root: Path, rows: int = 9) -> None:
 
 def make_all(root: Path) -> None:
     """Two runs, a comparison of them, and a sweep over m."""
-    from synthbench import comparison
+    from synthbench.results import comparison
 
     results = [make(root, (m,), tag, skill=skill) for m, tag, skill in ((0.0, "a", 0.6), (1.0, "b", 0.2))]
     made = comparison.compare(Store(root), results, "a-and-b", results[0]["run"], "synthbench compare a b")

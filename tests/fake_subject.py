@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from synthbench.data.faces import FaceSet
-from synthbench.evaluators.subject import Subject
-from synthbench.types import Context, Score, Skipped
+from synthbench.plugin import Context, Subject
+from synthbench.types import Score, Skipped
 
 
 class Faces:

@@ -12,8 +12,8 @@ import pytest
 from fake_runs import make_run
 
 import synthbench
-from synthbench import compare
 from synthbench.data.shards import ShardWriter
+from synthbench.pipeline import compare
 from synthbench.types import FaceBatch, UserError
 
 NOTEBOOK = Path(__file__).parents[1] / "examples" / "explore.ipynb"

@@ -12,16 +12,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from synthbench import heads, testing
+from synthbench import testing
 from synthbench.config import Layer, build, config_path, parse_set, read_layer
 from synthbench.data import sources
 from synthbench.generators import arc2face
 from synthbench.generators.arc2face import Arc2Face, Config
 from synthbench.models.encoder import read_tensors, save_encoder
 from synthbench.models.size import count
+from synthbench.plugin import Context
 from synthbench.seeds import torch_generator
 from synthbench.testing.world import rendered, tiny_encoder
-from synthbench.types import Context, DataMissing, Slot, UserError, Volume
+from synthbench.types import DataMissing, Slot, UserError, Volume
+from synthbench.world import heads
 
 transformers = pytest.importorskip("transformers")
 WORDS = ["photo</w>", "of</w>", "a</w>", "id</w>", "person</w>", "<|startoftext|>", "<|endoftext|>"]

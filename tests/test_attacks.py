@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from test_cli import RUN, synthbench  # noqa: F401
 
-from synthbench import run
 from synthbench.data import readers, sources
+from synthbench.pipeline import run
 from synthbench.protocol import load_protocol
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms.v2 import functional as tv
 
-from synthbench import augment as A
+from synthbench.recognition import augment as A
 
 
 def seeded(n=0):

@@ -9,14 +9,15 @@ from pydantic import ValidationError
 from torch import nn
 from torch.nn import functional as F
 
-from synthbench import inquiries, sampling
 from synthbench.config import CONFIGS, build, parse_set, read_layer
 from synthbench.data.faces import FaceSet, ShardWriter, open_faces
 from synthbench.generators import cemiface
 from synthbench.generators.cemiface import CemiFace, Config, Denoiser, Interval, Sample, Train
+from synthbench.identities import inquiries, sampling
 from synthbench.models.encoder import Encoder
 from synthbench.models.unet import Shape
-from synthbench.types import Context, FaceBatch, Slot, UserError, Volume
+from synthbench.plugin import Context
+from synthbench.types import FaceBatch, Slot, UserError, Volume
 
 TINY = Shape(channels=8, multipliers=(1, 2), attention_levels=(1,), attention_width=16, head_width=8, groups=4, skip_downsample_level=-1)
 R, DIM = 8, 6
@@ -120,7 +121,7 @@ def test_m_comes_from_its_grid():
 
 
 def test_training_lowers_the_loss_and_logs(tmp_path, faces, encoder, monkeypatch):
-    monkeypatch.setattr(cemiface.training, "EVERY", 1e9)
+    monkeypatch.setattr(cemiface.loop, "EVERY", 1e9)
     calls = []
     cemiface.train(
         settings().model_copy(update={"steps": 60, "lr": 5e-3}),
@@ -184,13 +185,13 @@ def test_guidance_uses_a_zero_inquiry(trained, faces, encoder, tmp_path, monkeyp
         nn.init.normal_(parameter, std=0.5)
     inputs = {"train": tmp_path / "train", "enroll": trained[1]["enroll"]}
     inputs["train"].mkdir()
-    cemiface.training.save_weights(denoiser, inputs["train"] / "weights.safetensors")
+    cemiface.loop.save_weights(denoiser, inputs["train"] / "weights.safetensors")
 
     def stop(network, *args):
         networks.append(network)
         raise InterruptedError
 
-    monkeypatch.setattr(cemiface.diffusion, "ddim", stop)
+    monkeypatch.setattr(cemiface.process, "ddim", stop)
     for w in (0.0, 1.5):
         train = settings().model_copy(update={"empty": 0.1})
         other = CemiFace(Config(train=train, enroll={"threshold": 0.9}, sample={"steps": 3, "m": 0.5, "copies": 0, "guidance": w}))
@@ -208,7 +209,7 @@ def test_guidance_uses_a_zero_inquiry(trained, faces, encoder, tmp_path, monkeyp
 
 
 def test_a_killed_training_goes_on_bit_for_bit(tmp_path, faces, encoder, monkeypatch):
-    monkeypatch.setattr(cemiface.training, "EVERY", -1)  # after every step
+    monkeypatch.setattr(cemiface.loop, "EVERY", -1)  # after every step
     cemiface.train(settings(similarity_noise=0.1), context(tmp_path / "whole", faces, encoder))
 
     def kill(done, total):
@@ -346,7 +347,7 @@ def test_enroll_from_another_data_set(tmp_path, faces, encoder):
 
 
 def test_enroll_from_the_world(tmp_path, faces, monkeypatch):
-    from synthbench import procedural
+    from synthbench.world import renderer
 
     seen = []
 
@@ -355,7 +356,7 @@ def test_enroll_from_the_world(tmp_path, faces, monkeypatch):
         pixels = np.stack([np.random.default_rng(int(i)).integers(0, 256, (3, resolution, resolution), np.uint8) for i in identity])
         return torch.from_numpy(pixels)
 
-    monkeypatch.setattr(procedural, "faces", people)
+    monkeypatch.setattr(renderer, "faces", people)
     encoder = Encoder(Projection(DIM, R), resolution=R, dim=DIM)
     CemiFace(Config(enroll={"source": "world", "threshold": 0.8})).enroll(8, context(tmp_path, SimpleNamespace(), encoder))
     assert len(inquiries.load(tmp_path).faces) == 8 and seen[0] == ("inquiry", True, 0)

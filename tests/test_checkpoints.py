@@ -154,7 +154,7 @@ def test_colour_check_finds_a_wrong_declaration(capsys):
 
 def test_a_protocol_tries_the_colours_of_its_public_networks_on_its_photographs(tmp_path, capsys, monkeypatch):
     from synthbench.data.pairs import PairSet, save_pairs
-    from synthbench.pipeline import Job
+    from synthbench.pipeline.job import Job
     from synthbench.protocol import load_protocol
     from synthbench.store import Store
     from synthbench.types import Volume

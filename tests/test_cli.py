@@ -14,9 +14,10 @@ import torch
 import yaml
 from fake_protocol import PROTOCOL, RECIPE
 
-from synthbench import cli, registry, store
+from synthbench import registry, store
+from synthbench.cli import app
 from synthbench.data.faces import open_faces
-from synthbench.steps import run_evaluators
+from synthbench.pipeline.steps import run_evaluators
 from synthbench.types import UserError
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "my_generator.py"
@@ -34,7 +35,7 @@ def synthbench(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     def call(*arguments: str) -> Result:
         monkeypatch.setattr(sys, "argv", ["synthbench", *arguments])
         capsys.readouterr()
-        code = cli._guarded()
+        code = app._guarded()
         result = Result(code, *capsys.readouterr())
         assert "Traceback" not in result.out + result.err
         return result
@@ -205,7 +206,8 @@ def test_the_example_runs(synthbench) -> None:
 
 SLOW = """
 import os, signal, sys
-from synthbench import cli, recognition
+from synthbench import cli
+from synthbench.recognition import trainer as recognition
 real = recognition.update
 count = iter(range(10**9))
 def update(*arguments):
@@ -213,7 +215,7 @@ def update(*arguments):
         os.kill(os.getpid(), signal.{signal})
     return real(*arguments)
 recognition.update = update
-recognition.REPORT, recognition.training.EVERY = 1, -1.0  # a checkpoint after every step
+recognition.REPORT, recognition.loop.EVERY = 1, -1.0  # a checkpoint after every step
 sys.argv = ["synthbench", *sys.argv[1:]]
 cli.main()
 """

@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner
 from fake_runs import make_run
 
-from synthbench import compare, run
-from synthbench.cli import cli
+from synthbench.cli.app import cli
+from synthbench.pipeline import compare, run
 from synthbench.store import Store, write_json
 from synthbench.types import UserError
 
@@ -121,10 +121,10 @@ def test_seeds_out_of_range_are_refused_before_anything_is_planned(tmp_path, nev
 
 
 def test_only_what_is_new_is_mirrored(tmp_path, never_run, monkeypatch):
-    from synthbench import tracking
+    from synthbench.tracking import mirror
 
     seen = []
-    monkeypatch.setattr(tracking, "mirror_group", lambda store, path: seen.append(path))
+    monkeypatch.setattr(mirror, "mirror_group", lambda store, path: seen.append(path))
     names = [make_run(tmp_path, name)["run"] for name in ("one", "other")]
     for chosen in (names, names, names[:1]):
         compare.compare(request(tmp_path, *chosen, name="mine", tracking=True))
@@ -211,7 +211,7 @@ def test_json_csv_markdown_and_latex(shown):
 def test_comparing_what_is_there_needs_no_torch(tmp_path):
     name = make_run(tmp_path, "one")["run"]
     code = (
-        "import sys; from pathlib import Path; from synthbench import compare;"
+        "import sys; from pathlib import Path; from synthbench.pipeline import compare;"
         f"compare.compare(compare.Request(({name!r},), Path({str(tmp_path)!r}), tracking=False)); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

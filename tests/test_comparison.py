@@ -9,8 +9,8 @@ import pytest
 from fake_runs import BENCHMARKS, config, make_run, outcome
 from scipy import stats
 
-from synthbench import comparable, comparison, inference, tables
-from synthbench.comparison import AVG, GAP
+from synthbench.results import comparable, comparison, inference, tables
+from synthbench.results.comparison import AVG, GAP
 from synthbench.store import Store
 from synthbench.types import UserError
 

@@ -7,17 +7,19 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from synthbench import inquiries, training
 from synthbench.config import CONFIGS, build, parse_set, read_layer
 from synthbench.data.faces import FaceSet
 from synthbench.generators import dcface
 from synthbench.generators.dcface import Config, DCFace, Denoiser, People, Sample, StyleBank, Train
+from synthbench.identities import inquiries
 from synthbench.models import encoder as encoders
 from synthbench.models.encoder import Encoder
 from synthbench.models.patch_style import StyleEncoder, statistics, waves
 from synthbench.models.size import count
 from synthbench.models.unet import Shape
-from synthbench.types import Context, Slot, UserError, Volume
+from synthbench.plugin import Context
+from synthbench.training import loop
+from synthbench.types import Slot, UserError, Volume
 
 TINY = Shape(channels=8, multipliers=(1, 2), attention_levels=(1,), attention_width=16, head_width=8, groups=4, skip_downsample_level=-1)
 R, DIM = 16, 12
@@ -299,7 +301,7 @@ def test_first_loss_is_the_papers(tmp_path, faces, encoder):
 
 
 def test_training_reaches_every_weight(tmp_path, faces, encoder, monkeypatch):
-    monkeypatch.setattr(training, "EVERY", 1e9)
+    monkeypatch.setattr(loop, "EVERY", 1e9)
     dcface.train(settings(steps=1), context(tmp_path / "one", faces, encoder))
     dcface.train(settings(steps=10, lr=1e-2), context(tmp_path / "many", faces, encoder))
     one, many = (encoders.read_tensors(tmp_path / name / "weights.safetensors") for name in ("one", "many"))
@@ -312,7 +314,7 @@ def test_training_reaches_every_weight(tmp_path, faces, encoder, monkeypatch):
 
 
 def test_a_killed_training_goes_on_bit_for_bit(trained, tmp_path, faces, encoder, monkeypatch):
-    monkeypatch.setattr(training, "EVERY", -1)
+    monkeypatch.setattr(loop, "EVERY", -1)
 
     def kill(done, total):
         if done == 4 and total == 6:

@@ -5,17 +5,18 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
-from synthbench import diffusion
+from synthbench.diffusion import process
+from synthbench.training import loop
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [("linear", "linear"), ("cosine", "squaredcos_cap_v2")])
 def test_signal_matches_diffusers(ours, theirs):
     reference = DDPMScheduler(1000, beta_start=1e-4, beta_end=0.02, beta_schedule=theirs).alphas_cumprod
-    torch.testing.assert_close(diffusion.signal(ours), reference, rtol=2e-4, atol=1e-9)
+    torch.testing.assert_close(process.signal(ours), reference, rtol=2e-4, atol=1e-9)
 
 
 def test_linear_signal_has_the_published_values():
-    abar = diffusion.signal("linear")
+    abar = process.signal("linear")
     assert abar[0] == pytest.approx(0.9999, abs=1e-6)
     assert abar[500] == pytest.approx(0.0778, abs=1e-4)
     assert abar[999] == pytest.approx(4.04e-5, rel=2e-3)
@@ -25,16 +26,16 @@ def test_add_noise_matches_diffusers():
     torch.manual_seed(0)
     x0, noise, t = torch.randn(5, 3, 4, 4), torch.randn(5, 3, 4, 4), torch.tensor([0, 10, 400, 800, 999])
     reference = DDPMScheduler(1000, beta_start=1e-4, beta_end=0.02).add_noise(x0, noise, t)
-    torch.testing.assert_close(diffusion.add_noise(x0, noise, diffusion.signal("linear")[t]), reference, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(process.add_noise(x0, noise, process.signal("linear")[t]), reference, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v", "x0"])
 def test_a_perfect_output_gives_back_image_and_noise(prediction):
     torch.manual_seed(0)
     x0, noise = torch.randn(4, 3, 4, 4, dtype=torch.float64), torch.randn(4, 3, 4, 4, dtype=torch.float64)
-    abar = diffusion.signal("cosine")[[1, 300, 700, 990]].double()
-    x_t = diffusion.add_noise(x0, noise, abar)
-    found = diffusion.estimate(diffusion.target(x0, noise, abar, prediction), x_t, abar, prediction)
+    abar = process.signal("cosine")[[1, 300, 700, 990]].double()
+    x_t = process.add_noise(x0, noise, abar)
+    found = process.estimate(process.target(x0, noise, abar, prediction), x_t, abar, prediction)
     torch.testing.assert_close(found.x0, x0)
     torch.testing.assert_close(found.epsilon, noise)
 
@@ -43,7 +44,7 @@ def test_v_target_matches_diffusers():
     torch.manual_seed(0)
     x0, noise, t = torch.randn(3, 3, 4, 4), torch.randn(3, 3, 4, 4), torch.tensor([5, 500, 950])
     reference = DDPMScheduler(1000, beta_start=1e-4, beta_end=0.02).get_velocity(x0, noise, t)
-    torch.testing.assert_close(diffusion.target(x0, noise, diffusion.signal("linear")[t], "v"), reference, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(process.target(x0, noise, process.signal("linear")[t], "v"), reference, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("weighting", ["uniform", "min_snr", "clamped_snr", "edm"])
@@ -51,13 +52,13 @@ def test_weight_means_the_same_whatever_is_predicted(weighting):
     """The weighted error of one wrong estimate of x0 is the same number, expressed in epsilon, v or x0."""
     torch.manual_seed(0)
     x0, noise, wrong = torch.randn(3, 3, 4, 4).double(), torch.randn(3, 3, 4, 4).double(), torch.randn(3, 3, 4, 4).double()
-    abar = diffusion.signal("linear")[[10, 400, 900]].double()
-    x_t = diffusion.add_noise(x0, noise, abar)
+    abar = process.signal("linear")[[10, 400, 900]].double()
+    x_t = process.add_noise(x0, noise, abar)
     a, s = abar.sqrt()[:, None, None, None], (1 - abar).sqrt()[:, None, None, None]
     epsilon = (x_t - a * wrong) / s
     outputs = {"x0": wrong, "epsilon": epsilon, "v": a * epsilon - s * wrong}
     losses = [
-        (output - diffusion.target(x0, noise, abar, p)).square().mean((1, 2, 3)) * diffusion.weight(abar, p, weighting)
+        (output - process.target(x0, noise, abar, p)).square().mean((1, 2, 3)) * process.weight(abar, p, weighting)
         for p, output in outputs.items()
     ]
     torch.testing.assert_close(losses[0], losses[1])
@@ -65,36 +66,36 @@ def test_weight_means_the_same_whatever_is_predicted(weighting):
 
 
 def test_weights_in_closed_form():
-    abar = diffusion.signal("linear")
-    assert torch.equal(diffusion.weight(abar, "epsilon", "uniform"), torch.ones(1000))  # the paper's plain epsilon error
+    abar = process.signal("linear")
+    assert torch.equal(process.weight(abar, "epsilon", "uniform"), torch.ones(1000))  # the paper's plain epsilon error
     snr = abar / (1 - abar)
-    torch.testing.assert_close(diffusion.weight(abar, "v", "min_snr"), torch.minimum(snr, torch.tensor(5.0)) / (snr + 1))
-    torch.testing.assert_close(diffusion.weight(abar, "x0", "clamped_snr"), snr.clamp(1, 5))
+    torch.testing.assert_close(process.weight(abar, "v", "min_snr"), torch.minimum(snr, torch.tensor(5.0)) / (snr + 1))
+    torch.testing.assert_close(process.weight(abar, "x0", "clamped_snr"), snr.clamp(1, 5))
     sigma = snr.rsqrt()
-    torch.testing.assert_close(diffusion.weight(abar, "x0", "edm"), (sigma**2 + 0.25) / (sigma * 0.5) ** 2, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(process.weight(abar, "x0", "edm"), (sigma**2 + 0.25) / (sigma * 0.5) ** 2, rtol=1e-4, atol=1e-4)
 
 
 def test_sampled_times():
-    abar = diffusion.signal("linear")
+    abar = process.signal("linear")
     draw = torch.Generator().manual_seed(0)
-    uniform = diffusion.sample_times(20_000, abar, draw)
+    uniform = process.sample_times(20_000, abar, draw)
     counts = torch.bincount(uniform // 100, minlength=10)
     assert counts.sum() == 20_000 and ((counts - 2000).abs() < 5 * np.sqrt(2000)).all()
-    one_each = diffusion.sample_times(50, abar, draw, "stratified")
+    one_each = process.sample_times(50, abar, draw, "stratified")
     assert sorted((one_each // 20).tolist()) == list(range(50)) and one_each.tolist() != sorted(one_each.tolist())
-    normal = diffusion.sample_times(20_000, abar, draw, "log_normal", mean=0.3, std=0.7)
+    normal = process.sample_times(20_000, abar, draw, "log_normal", mean=0.3, std=0.7)
     log_sigma = 0.5 * ((1 - abar) / abar).log()[normal]
     assert log_sigma.mean() == pytest.approx(0.3, abs=0.03) and log_sigma.std() == pytest.approx(0.7, abs=0.03)
-    mixture = diffusion.sample_times(20_000, abar, draw, "mixture", mean=-2.0, std=0.1)
+    mixture = process.sample_times(20_000, abar, draw, "mixture", mean=-2.0, std=0.1)
     assert (mixture[:10_000] > 500).float().mean() == pytest.approx(0.5, abs=0.03) and (mixture[10_000:] < 500).all()
 
 
 def test_time_steps_match_dcface_and_diffusers():
-    assert diffusion.time_steps(20) == list(range(950, -1, -50))
+    assert process.time_steps(20) == list(range(950, -1, -50))
     for steps, spacing in [(50, "leading"), (20, "leading"), (12, "trailing"), (20, "trailing"), (1000, "leading")]:
         scheduler = DDIMScheduler(1000, timestep_spacing=spacing)
         scheduler.set_timesteps(steps)
-        assert diffusion.time_steps(steps, 1000, spacing) == scheduler.timesteps.tolist()
+        assert process.time_steps(steps, 1000, spacing) == scheduler.timesteps.tolist()
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
@@ -112,10 +113,10 @@ def test_every_ddim_step_matches_diffusers(eta, prediction, spacing):
         1000, beta_start=1e-4, beta_end=0.02, prediction_type=names[prediction], clip_sample=True, timestep_spacing=spacing
     )
     scheduler.set_timesteps(20)
-    noise = diffusion.Noise([torch.Generator().manual_seed(i) for i in range(2)], (3, 8, 8))
-    same = diffusion.Noise([torch.Generator().manual_seed(i) for i in range(2)], (3, 8, 8))
+    noise = process.Noise([torch.Generator().manual_seed(i) for i in range(2)], (3, 8, 8))
+    same = process.Noise([torch.Generator().manual_seed(i) for i in range(2)], (3, 8, 8))
     x = same()
-    ours = list(diffusion.ddim(network, noise, diffusion.signal("linear"), 20, eta, prediction, spacing=spacing))
+    ours = list(process.ddim(network, noise, process.signal("linear"), 20, eta, prediction, spacing=spacing))
     assert len(ours) == 20
     for t, step in zip(scheduler.timesteps, ours):
         extra = same() if eta > 0 and t != scheduler.timesteps[-1] else torch.zeros_like(x)
@@ -129,27 +130,27 @@ def test_every_ddim_step_matches_diffusers(eta, prediction, spacing):
 def test_ddim_finds_a_point_distribution():
     """With the exact denoiser of one image, any number of steps and any eta lands on that image."""
     image = torch.rand(1, 3, 4, 4) * 1.6 - 0.8
-    abar = diffusion.signal("linear")
+    abar = process.signal("linear")
     for steps, eta in [(1, 0.0), (7, 0.0), (20, 1.0)]:
-        noise = diffusion.Noise([torch.Generator().manual_seed(3)], (3, 4, 4))
-        *_, last = diffusion.ddim(lambda x, t: image.expand_as(x), noise, abar, steps, eta, "x0")
+        noise = process.Noise([torch.Generator().manual_seed(3)], (3, 4, 4))
+        *_, last = process.ddim(lambda x, t: image.expand_as(x), noise, abar, steps, eta, "x0")
         torch.testing.assert_close(last.x, image, atol=1e-5, rtol=0)
 
 
 def test_noise_of_an_image_does_not_depend_on_its_neighbours():
-    alone = diffusion.Noise([torch.Generator().manual_seed(7)], (3, 8, 8))
-    among = diffusion.Noise([torch.Generator().manual_seed(s) for s in (1, 7, 3)], (3, 8, 8))
+    alone = process.Noise([torch.Generator().manual_seed(7)], (3, 8, 8))
+    among = process.Noise([torch.Generator().manual_seed(s) for s in (1, 7, 3)], (3, 8, 8))
     for _ in range(3):
         assert torch.equal(alone()[0], among()[1])
 
 
 def test_steps_outside_the_schedule_are_refused():
     with pytest.raises(ValueError, match=r"1\.\.1000"):
-        diffusion.time_steps(0)
+        process.time_steps(0)
 
 
 def test_snr_scale_multiplies_the_ratio() -> None:
-    plain, scaled = diffusion.signal("cosine")[100:900].double(), diffusion.signal("cosine", snr_scale=8.0)[100:900].double()
+    plain, scaled = process.signal("cosine")[100:900].double(), process.signal("cosine", snr_scale=8.0)[100:900].double()
     torch.testing.assert_close(scaled / (1 - scaled), 8 * plain / (1 - plain), rtol=2e-3, atol=1e-9)
 
 
@@ -158,31 +159,31 @@ def test_guidance_means_the_same_whatever_is_predicted(prediction):
     """Guiding the estimates of x0 and guiding the network's outputs is one and the same; without guidance the condition rules."""
     torch.manual_seed(0)
     x_t, conditional, unconditional = (torch.randn(3, 3, 4, 4).double() for _ in range(3))
-    abar = diffusion.signal("cosine")[[10, 400, 900]].double()
+    abar = process.signal("cosine")[[10, 400, 900]].double()
 
     def x0(output):
-        return diffusion.estimate(output, x_t, abar, prediction).x0
+        return process.estimate(output, x_t, abar, prediction).x0
 
-    torch.testing.assert_close(diffusion.guided(conditional, unconditional, 0.0), conditional)
-    found = diffusion.guided(conditional, unconditional, 2.5)
+    torch.testing.assert_close(process.guided(conditional, unconditional, 0.0), conditional)
+    found = process.guided(conditional, unconditional, 2.5)
     torch.testing.assert_close(found - unconditional, 3.5 * (conditional - unconditional))
-    torch.testing.assert_close(x0(found), diffusion.guided(x0(conditional), x0(unconditional), 2.5))
+    torch.testing.assert_close(x0(found), process.guided(x0(conditional), x0(unconditional), 2.5))
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v", "x0"])
 def test_plain_weight_leaves_the_error_of_the_output(prediction):
-    assert diffusion.weight(torch.tensor([0.1, 0.9]), prediction, "plain").tolist() == [1, 1]
+    assert process.weight(torch.tensor([0.1, 0.9]), prediction, "plain").tolist() == [1, 1]
 
 
 def test_a_warm_up_below_1_is_a_share():
     for warmup in (0.05, 10):
-        factors = [diffusion.lr_factor("cosine", warmup, step, 200) for step in range(200)]
+        factors = [loop.lr_factor("cosine", warmup, step, 200) for step in range(200)]
         assert factors[:11] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1])
 
 
 def test_restarts_double_in_length():
     """IDiff-Face: 150,000 steps with restarts after 10,000, 30,000 and 70,000."""
-    factors = [diffusion.lr_factor("restarts", 0, step, 150) for step in range(150)]
+    factors = [loop.lr_factor("restarts", 0, step, 150) for step in range(150)]
     assert [step for step, factor in enumerate(factors) if factor == 1] == [0, 10, 30, 70]
     for begin, length in ((0, 10), (10, 20), (30, 40), (70, 80)):
         expected = [0.5 * (1 + math.cos(math.pi * i / length)) for i in range(length)]

@@ -13,15 +13,18 @@ from PIL import Image
 from scipy import stats
 from torchvision.transforms.v2 import functional as tv
 
-from synthbench import augment, distort, heads, procedural, testing
+from synthbench import testing
 from synthbench.config import Layer, build, config_path, read_layer
 from synthbench.data import sources
 from synthbench.generators import digiface
 from synthbench.generators.digiface import Config, DigiFace, Sample
-from synthbench.pipeline import load_generator
+from synthbench.pipeline.job import load_generator
+from synthbench.plugin import Context
 from synthbench.protocol import load_protocol
-from synthbench.recognition import load_recipe
-from synthbench.types import Context, DataMissing, Slot, UserError, Volume
+from synthbench.recognition import augment, distort
+from synthbench.recognition.trainer import load_recipe
+from synthbench.types import DataMissing, Slot, UserError, Volume
+from synthbench.world import heads, renderer
 
 PLAIN = {"augmentation": ()}
 
@@ -31,7 +34,7 @@ def scene(sample: Sample, count: int, number: int = 1) -> tuple[torch.Tensor, di
     caught: dict = {}
     identity, image = torch.arange(count).repeat_interleave(number), torch.arange(number).repeat(count)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(procedural, "render", lambda people, nuisance, resolution: caught.update(people=people, nuisance=nuisance))
+        patch.setattr(renderer, "render", lambda people, nuisance, resolution: caught.update(people=people, nuisance=nuisance))
         digiface.render(sample, identity, image, image // sample.set_size, 32, 0)
     return caught["people"], caught["nuisance"]
 
@@ -58,10 +61,10 @@ def test_the_shipped_yaml_is_the_default_and_the_recipe_has_its_augmentation() -
 def test_the_world_that_others_render_has_not_changed_by_a_bit() -> None:
     """Nothing in it has a cap, and a cap that is not worn changes nothing."""
     identity = torch.arange(60)
-    scene = procedural.nuisance("train", identity, identity % 7)
+    scene = renderer.nuisance("train", identity, identity % 7)
     assert not any(name.startswith("hat") for name in scene)
-    pixels = procedural.faces("train", identity, identity % 7, 32)
-    capless = procedural.render(procedural.people("train", 0, 60), scene | _cap(60, 0.0), 32)
+    pixels = renderer.faces("train", identity, identity % 7, 32)
+    capless = renderer.render(renderer.people("train", 0, 60), scene | _cap(60, 0.0), 32)
     assert torch.equal(pixels, capless)
 
 
@@ -72,9 +75,9 @@ def _cap(count: int, worn: float) -> dict:
 
 def test_a_cap_covers_the_top_of_the_head_and_nothing_else() -> None:
     identity = torch.arange(6)
-    person, n = procedural.people("inquiry", 0, 6), procedural.nuisance("inquiry", identity, identity, frontal=True)
+    person, n = renderer.people("inquiry", 0, 6), renderer.nuisance("inquiry", identity, identity, frontal=True)
     n["yaw"] = n["yaw"] * 0
-    change = (procedural.render(person, n | _cap(6, 1.0), 112).float() - procedural.render(person, n, 112).float()).abs().sum(1)
+    change = (renderer.render(person, n | _cap(6, 1.0), 112).float() - renderer.render(person, n, 112).float()).abs().sum(1)
     eyes = int(heads.TEMPLATE[0][1])
     assert (change[:, :25, 40:72].mean((1, 2)) > 30).all()  # forehead and hair
     assert change[:, eyes - 4 : 95, 35:77].max() == 0  # from the eyes down
@@ -86,7 +89,7 @@ def test_what_makes_an_identity_does_not_vary_within_it() -> None:
     assert (age == age[:, :1]).all() and age[:, 0].unique().numel() > 20
     own = people.view(30, 36, -1)
     varies = (own - own[:, :1]).abs().amax((0, 1)) > 0
-    names = list(procedural.PERSON)
+    names = list(renderer.PERSON)
     assert {names[i] for i in varies.nonzero().flatten()} <= {"hair_light", "blush"}
     assert len(torch.unique(own[:, 0], dim=0)) == 30
 
@@ -98,7 +101,7 @@ def test_accessories_are_worn_in_sets_of_18_images_in_a_row_with_the_papers_prob
     sets = {name: values[:, :, 0].flatten() for name, values in worn.items()}
     assert (worn["cloth"][:, 0, 0] != worn["cloth"][:, 1, 0]).all()
     kinds = {
-        "glasses": (sets["glasses"] < procedural.GLASSES, 0.15),
+        "glasses": (sets["glasses"] < renderer.GLASSES, 0.15),
         "makeup": (sets["makeup"] > 0, 0.15),
         "headwear": (sets["hat"] == 1, 0.15),
         "facewear": ((sets["occlusion"] >= heads.LOCK) & (sets["occlusion"] < heads.MASK), 0.01 * 0.99),  # a hand goes before a mask
@@ -126,7 +129,7 @@ def test_yaw_is_normal_cut_at_90_where_it_is_a_thousandth_as_likely() -> None:
 
 def test_people_are_others_than_those_of_the_procedural_generator() -> None:
     people, _ = scene(Sample(), 50)
-    other = procedural.people("generator", 0, 50)
+    other = renderer.people("generator", 0, 50)
     assert torch.cdist(people, other).min() > 10
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from synthbench.models.ema import EMA, decay
+from synthbench.training.ema import EMA, decay
 
 
 def test_decay_is_dcfaces():

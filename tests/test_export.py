@@ -16,7 +16,8 @@ from synthbench.data.export import export_faces
 from synthbench.data.faces import FaceSet, import_faces
 from synthbench.generators.folder import Folder, FolderConfig
 from synthbench.generators.real import Real, RealConfig
-from synthbench.types import Context, Slot, UserError, Volume
+from synthbench.plugin import Context
+from synthbench.types import Slot, UserError, Volume
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 3, 12, 12), dtype=np.uint8)
 LABELS = [1, 0, 1, 2, 0, 1, 2]

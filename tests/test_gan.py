@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from synthbench import adversarial
 from synthbench.models import gan
 from synthbench.models.gan import Conv, Critic, Linear, Painter, Shape, StyledConv, side_for
+from synthbench.training import adversarial
 
 TINY = Shape(channel_base=64, channel_max=8, latent=8, label_layers=1)
 

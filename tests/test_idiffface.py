@@ -8,16 +8,18 @@ from fake_encoder import Projection
 from torch import nn
 from torch.nn import functional as F
 
-from synthbench import diffusion, hypersphere, inquiries
 from synthbench.config import CONFIGS, build, parse_set, read_layer
 from synthbench.data.faces import FaceSet
+from synthbench.diffusion import autoencoder, process
 from synthbench.generators import cemiface, idiffface
 from synthbench.generators.idiffface import Config, Denoiser, IDiffFace, Train
-from synthbench.models import autoencoder, context_unet
+from synthbench.identities import hypersphere, inquiries
+from synthbench.models import context_unet
 from synthbench.models.context_unet import ContextUNet, Shape
 from synthbench.models.encoder import Encoder
 from synthbench.models.size import count
-from synthbench.types import Context, Slot, UserError, Volume
+from synthbench.plugin import Context
+from synthbench.types import Slot, UserError, Volume
 
 R, DIM = 8, 6
 SHAPE = Shape(channels=8, multipliers=(1, 2), layers=1, attention_levels=(1,), head_width=4, groups=4, components=8, tokens=3)
@@ -265,7 +267,7 @@ def test_first_loss_is_the_papers(tmp_path, faces, encoder):
 
 
 def test_a_killed_training_goes_on_bit_for_bit(tmp_path, faces, encoder, monkeypatch):
-    monkeypatch.setattr(idiffface.training, "EVERY", -1)  # after every step
+    monkeypatch.setattr(idiffface.loop, "EVERY", -1)  # after every step
     idiffface.train(settings(), context(tmp_path / "whole", faces, encoder))
     for stop in (3, 1 + 1 + 3):  # in the autoencoder; then, after the rest of it and the embeddings, in the denoiser
         calls = []
@@ -420,9 +422,9 @@ def test_options_change_images_and_off_means_off(trained, faces, encoder, tmp_pa
 
 def test_guidance_is_the_papers_formula(trained, faces, encoder, tmp_path, monkeypatch):
     """(1 + w) conditional - w empty, at every step, and not the other way round."""
-    seen, plain = [], diffusion.guided
+    seen, plain = [], process.guided
     monkeypatch.setattr(Denoiser, "forward", lambda self, z, t, c: torch.where((c == self.empty).all(1)[:, None, None, None], 1.0, z * 0))
-    monkeypatch.setattr(diffusion, "guided", lambda a, b, w: seen.append((a.max().item(), b.min().item(), w)) or plain(a, b, w))
+    monkeypatch.setattr(process, "guided", lambda a, b, w: seen.append((a.max().item(), b.min().item(), w)) or plain(a, b, w))
     generate(trained, [Slot(0, 0)], faces, encoder, tmp_path, guidance=2.0, steps=2)
     assert seen == [(0.0, 1.0, 2.0)] * 2
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from synthbench import inference
+from synthbench.results import inference
 
 
 def crossed(random, seeds, pairs, seed_sd, pair_sd, rest_sd, mean=0.8, pair=None):

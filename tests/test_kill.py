@@ -48,9 +48,9 @@ precision: fp32
 """
 # Checkpoints as often as possible, so that a kill in the middle leaves something to continue from.
 DRIVER = """
-import synthbench.recognition, synthbench.generators.cemiface
-from synthbench import training
-training.EVERY = 0.0
+import synthbench.recognition.trainer, synthbench.generators.cemiface
+from synthbench.training import loop
+loop.EVERY = 0.0
 from synthbench.cli import main
 main()
 """

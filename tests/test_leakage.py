@@ -14,8 +14,8 @@ from synthbench import inventory
 from synthbench.data import sources
 from synthbench.data.faces import open_faces
 from synthbench.evaluators.leakage import Leakage, LeakageConfig, overlap, real_impostors, shared_people
-from synthbench.evaluators.statistics import class_centres, unit
-from synthbench.steps import execute, import_step
+from synthbench.models.embeddings import class_centres, unit
+from synthbench.pipeline.steps import execute, import_step
 from synthbench.store import Store
 from synthbench.types import UserError
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from synthbench.models.margin import Head, adaface, arcface, cosface
+from synthbench.recognition.margin import Head, adaface, arcface, cosface
 
 B, C, D = 64, 1000, 32
 

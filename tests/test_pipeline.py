@@ -7,7 +7,7 @@ import torch
 
 from synthbench.config import parse_set
 from synthbench.data import sources
-from synthbench.pipeline import Job
+from synthbench.pipeline.job import Job
 from synthbench.protocol import load_protocol
 from synthbench.store import Store
 from synthbench.types import DataMissing, UserError, Volume

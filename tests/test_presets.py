@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from synthbench import inventory, registry, run, testing
+from synthbench import inventory, registry, testing
 from synthbench.config import config_names, parse_set
-from synthbench.pipeline import Job, load_generator
+from synthbench.pipeline import run
+from synthbench.pipeline.job import Job, load_generator
 from synthbench.plugin import Generator
 from synthbench.protocol import Protocol, load_protocol
 from synthbench.store import Store

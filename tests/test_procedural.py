@@ -6,11 +6,12 @@ import torch
 from scipy import stats
 from scipy.spatial.transform import Rotation
 
-from synthbench import heads, procedural
 from synthbench.generators.procedural import Config, Procedural
+from synthbench.plugin import Context
 from synthbench.seeds import derive
-from synthbench.types import Context, Slot, UserError
-from synthbench.world_pairs import ALIKE, GROUP, WORLD_BENCHMARKS, world_pairs
+from synthbench.types import Slot, UserError
+from synthbench.world import heads, renderer
+from synthbench.world.pairs import ALIKE, GROUP, WORLD_BENCHMARKS, world_pairs
 
 
 def some(count: int, part: str = "train") -> tuple[dict, dict]:
@@ -20,7 +21,7 @@ def some(count: int, part: str = "train") -> tuple[dict, dict]:
     original = heads.render
     try:
         heads.render = lambda p, n, resolution: caught.update(p=p, n=n)
-        procedural.faces(part, identity, identity * 0, 32)
+        renderer.faces(part, identity, identity * 0, 32)
     finally:
         heads.render = original
     return {k: v.double() for k, v in caught["p"].items()}, {k: v.double() for k, v in caught["n"].items()}
@@ -33,7 +34,7 @@ def test_draws_are_splitmix64_of_the_address():
         return x ^ (x >> 31)
 
     golden, table = 0x9E3779B97F4A7C15, {"a": ("uniform", 2.0, 5.0), "b": ("normal", 1.0, 0.5)}
-    got = procedural.draw(table, "judge", torch.tensor([7, 8]), torch.tensor([3, 3]), seed=5)
+    got = renderer.draw(table, "judge", torch.tensor([7, 8]), torch.tensor([3, 3]), seed=5)
     key = derive(5, "world", "judge", "a", "b")
     image = mix((mix((key + 8 * golden) % 2**64) + 3 * golden) % 2**64)
     u = [((mix((image + column * golden) % 2**64) >> 11) + 0.5) / 2**53 for column in (1, 2)]
@@ -42,36 +43,36 @@ def test_draws_are_splitmix64_of_the_address():
 
 
 def test_people_follow_one_distribution_in_every_part_and_never_meet():
-    parts = [procedural.people(part, 0, 400) for part in procedural.PARTS]
-    tone, jaw = list(procedural.PERSON).index("tone"), list(procedural.PERSON).index("jaw_width")
+    parts = [renderer.people(part, 0, 400) for part in renderer.PARTS]
+    tone, jaw = list(renderer.PERSON).index("tone"), list(renderer.PERSON).index("jaw_width")
     assert stats.kstest(torch.cat(parts)[:, tone].numpy(), "uniform").pvalue > 1e-3
     assert stats.ks_2samp(parts[0][:, jaw].numpy(), parts[4][:, jaw].numpy()).pvalue > 1e-3
     assert len(torch.unique(torch.cat(parts), dim=0)) == 400 * len(parts)
-    assert torch.equal(procedural.people("train", 100, 5), parts[0][100:105])
-    assert not torch.equal(procedural.people("train", 0, 5, seed=1), parts[0][:5])
-    correlation = np.corrcoef(torch.cat(parts).numpy().T) - np.eye(len(procedural.PERSON))
+    assert torch.equal(renderer.people("train", 100, 5), parts[0][100:105])
+    assert not torch.equal(renderer.people("train", 0, 5, seed=1), parts[0][:5])
+    correlation = np.corrcoef(torch.cat(parts).numpy().T) - np.eye(len(renderer.PERSON))
     assert np.abs(correlation).max() < 0.11
 
 
 def test_unknown_part_is_the_users_mistake():
     with pytest.raises(UserError, match="train, judge"):
-        procedural.people("test", 0, 1)
+        renderer.people("test", 0, 1)
 
 
 @pytest.mark.parametrize("resolution", [32, 50, 112])
 def test_a_face_does_not_depend_on_its_company(resolution):
     identity, sample = torch.arange(11), torch.arange(11) % 3
-    together = procedural.faces("train", identity, sample, resolution)
+    together = renderer.faces("train", identity, sample, resolution)
     assert together.shape == (11, 3, resolution, resolution) and together.dtype == torch.uint8
     for i in (0, 4, 10):
-        assert torch.equal(procedural.faces("train", identity[i : i + 1], sample[i : i + 1], resolution)[0], together[i])
+        assert torch.equal(renderer.faces("train", identity[i : i + 1], sample[i : i + 1], resolution)[0], together[i])
     order = torch.tensor([9, 2, 5])
-    assert torch.equal(procedural.faces("train", identity[order], sample[order], resolution), together[order])
+    assert torch.equal(renderer.faces("train", identity[order], sample[order], resolution), together[order])
 
 
 def test_the_same_face_at_every_size():
     identity = torch.arange(8)
-    small, large = (procedural.faces("train", identity, identity * 0, r).float() for r in (32, 64))
+    small, large = (renderer.faces("train", identity, identity * 0, r).float() for r in (32, 64))
     apart = (torch.nn.functional.avg_pool2d(large, 2) - small).abs().mean(dim=(1, 2, 3))
     other = (small - small.roll(1, 0)).abs().mean(dim=(1, 2, 3))
     assert apart.max() < 3 and other.min() > 4 * apart.max()
@@ -137,10 +138,10 @@ def test_resampling_keeps_the_mean_and_blurs_by_sigma():
 def test_eyes_lie_where_the_template_wants_them():
     """Opening the eyes changes the picture at the template's eyes and nowhere else."""
     identity = torch.arange(6)
-    person, n = procedural.people("inquiry", 0, 6), procedural.nuisance("inquiry", identity, identity, frontal=True)
+    person, n = renderer.people("inquiry", 0, 6), renderer.nuisance("inquiry", identity, identity, frontal=True)
     n["yaw"] = n["yaw"] * 0
     shut = n | {"blink": torch.full_like(n["yaw"], 0.9)}
-    change = (procedural.render(person, n, 112).float() - procedural.render(person, shut, 112).float()).abs().sum(dim=(0, 1))
+    change = (renderer.render(person, n, 112).float() - renderer.render(person, shut, 112).float()).abs().sum(dim=(0, 1))
     for half, (x, y) in ((slice(0, 56), heads.TEMPLATE[0]), (slice(56, 112), heads.TEMPLATE[1])):
         weight = change[:, half] / change[:, half].sum()
         columns, lines = torch.arange(112)[half].float(), torch.arange(112).float()
@@ -151,7 +152,7 @@ def test_eyes_lie_where_the_template_wants_them():
 def test_frontal_faces_tell_people_apart():
     """Nearest neighbour on raw pixels: one neutral frontal view finds the other among 60 people."""
     identity = torch.arange(60)
-    first, second = (procedural.faces("inquiry", identity, identity * 0 + s, 32, frontal=True).float()[:, :, 4:28, 6:26] for s in (0, 1))
+    first, second = (renderer.faces("inquiry", identity, identity * 0 + s, 32, frontal=True).float()[:, :, 4:28, 6:26] for s in (0, 1))
     found = torch.cdist(first.flatten(1), second.flatten(1)).argmin(1)
     assert (found == identity).float().mean() > 0.8
 
@@ -178,12 +179,12 @@ def test_pairs_are_reproducible_and_ask_for_whole_folds():
 
 
 def test_look_alike_impostors_share_more_than_chance():
-    columns = [list(procedural.PERSON).index(name) for name in GROUP]
+    columns = [list(renderer.PERSON).index(name) for name in GROUP]
     distance = {}
     for name in ("world-mixed", *ALIKE):
         _, left, right, same = world_pairs(name, 32, pairs=200)
         first = 1_000_000 * list(WORLD_BENCHMARKS).index(name)
-        person = procedural.people("benchmark", first, 100)[:, columns]
+        person = renderer.people("benchmark", first, 100)[:, columns]
         person = person / person.std(0)
         distance[name] = (person[left[~same] // 2] - person[right[~same] // 2]).norm(dim=1).mean()
     assert max(distance[name] for name in ALIKE) < 0.7 * distance["world-mixed"]
@@ -193,7 +194,7 @@ def test_the_generator_renders_people_of_its_own_part(tmp_path):
     context = Context(tmp_path, 3, 32, torch.device("cpu"), None, None)
     slots = [Slot(2, 0), Slot(2, 1), Slot(9, 4)]
     (batch,) = Procedural(Config()).generate(slots, context)
-    want = procedural.faces("generator", torch.tensor([2, 2, 9]), torch.tensor([0, 1, 4]), 32, seed=3)
+    want = renderer.faces("generator", torch.tensor([2, 2, 9]), torch.tensor([0, 1, 4]), 32, seed=3)
     assert torch.equal(batch.images, want) and batch.identity.tolist() == [2, 2, 9]
     easy = Procedural(Config(sample={"difficulty": 0.0})).generate(slots, context)
     assert not torch.equal(next(easy).images, want)

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from synthbench import recognition
 from synthbench.config import config_names
 from synthbench.data.faces import FaceSet
 from synthbench.models.encoder import load_encoder
-from synthbench.recognition import Backbone, Recipe, load_recipe, train
+from synthbench.recognition import trainer
+from synthbench.recognition.trainer import Backbone, Recipe, load_recipe, train
 from synthbench.types import UserError
 
 CPU = torch.device("cpu")
@@ -53,7 +53,7 @@ def weights(folder):
 
 
 def test_it_learns_and_writes_an_encoder(tmp_path, monkeypatch):
-    monkeypatch.setattr(recognition, "REPORT", 8)
+    monkeypatch.setattr(trainer, "REPORT", 8)
     faces = noisy_people()
     steps = run(faces, tiny(), tmp_path)
     assert steps[-1].number == steps[-1].total == 32 and steps[-1].loss < steps[0].loss
@@ -71,9 +71,9 @@ def test_resume_is_bit_identical(tmp_path, monkeypatch, head):
     """Dropout, augmentation, order, momentum, schedule and AdaFace's running statistics all continue."""
     faces, recipe = noisy_people(), tiny(head=head)
     whole = run(faces, recipe, tmp_path / "whole")
-    monkeypatch.setattr(recognition.training, "EVERY", 0.0)
-    monkeypatch.setattr(recognition, "REPORT", 5)
-    monkeypatch.setattr(recognition, "LOOK", 1e9)
+    monkeypatch.setattr(trainer.training, "EVERY", 0.0)
+    monkeypatch.setattr(trainer, "REPORT", 5)
+    monkeypatch.setattr(trainer, "LOOK", 1e9)
     run(faces, recipe, tmp_path / "cut", stop=3)
     assert torch.load(tmp_path / "cut" / "checkpoint.pt", weights_only=True)["step"] == 12  # the end of an epoch
     rest = run(faces, recipe, tmp_path / "cut")
@@ -96,9 +96,9 @@ def test_a_set_smaller_than_a_batch(tmp_path):
 
 
 def test_checkpoint_of_something_else(tmp_path, monkeypatch):
-    monkeypatch.setattr(recognition.training, "EVERY", 0.0)
-    monkeypatch.setattr(recognition, "REPORT", 5)
-    monkeypatch.setattr(recognition, "LOOK", 1e9)
+    monkeypatch.setattr(trainer.training, "EVERY", 0.0)
+    monkeypatch.setattr(trainer, "REPORT", 5)
+    monkeypatch.setattr(trainer, "LOOK", 1e9)
     faces = noisy_people()
     run(faces, tiny(), tmp_path, stop=2)
     with pytest.raises(UserError, match="another recipe, seed or set"):
@@ -143,11 +143,11 @@ def test_schedules():
 
 def test_decay_can_leave_out_batch_norm():
     faces = noisy_people(2, 2)
-    _, head, optimizer = recognition.setup(faces, tiny(decay_norm=False), 0, CPU)
+    _, head, optimizer = trainer.setup(faces, tiny(decay_norm=False), 0, CPU)
     decayed, free = optimizer.param_groups
     assert decayed["weight_decay"] == 5e-4 and free["weight_decay"] == 0
     assert all(p.dim() == 1 for p in free["params"]) and any(p is head.weight for p in decayed["params"])
-    (everything,) = recognition.setup(faces, tiny(), 0, CPU)[2].param_groups
+    (everything,) = trainer.setup(faces, tiny(), 0, CPU)[2].param_groups
     assert len(everything["params"]) == len(decayed["params"]) + len(free["params"])
 
 
@@ -155,7 +155,7 @@ def test_decay_can_leave_out_batch_norm():
 def test_presets(name):
     recipe = load_recipe(name)
     assert recipe.name == name and name in config_names("recipes")
-    text = (recognition.config.config_path("recipes", name)).read_text()
+    text = (trainer.config.config_path("recipes", name)).read_text()
     assert text.startswith("# ")
 
 

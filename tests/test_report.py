@@ -12,7 +12,7 @@ from browser import CHROMIUM, Browser
 from click.testing import CliRunner
 
 from synthbench import report
-from synthbench.cli import cli
+from synthbench.cli.app import cli
 from synthbench.report import figures, verdict
 from synthbench.report.data import Run
 from synthbench.report.page import DARK, LIGHT

@@ -14,14 +14,16 @@ import pytest
 from click.testing import CliRunner
 from fake_runs import make_run
 
-from synthbench import compare, published, registry, run, sweep
-from synthbench.cli import cli
+from synthbench import registry, sweep
+from synthbench.cli.app import cli
 from synthbench.config import parse_set
-from synthbench.pipeline import load_generator
+from synthbench.pipeline import compare, run
+from synthbench.pipeline.job import load_generator
 from synthbench.protocol import load_protocol
-from synthbench.recognition import load_recipe
+from synthbench.recognition.trainer import load_recipe
 from synthbench.reproduce import SCALES, Request, definition, find, page, reproduce, rows, tables, work
 from synthbench.reproduce.definition import Part, published_row
+from synthbench.results import published
 from synthbench.store import write_json
 from synthbench.sweep.settings import leaves
 from synthbench.types import DataMissing, UserError

@@ -19,7 +19,6 @@ from synthbench.evaluators.separability import (
 )
 from synthbench.evaluators.statistics import (
     calibrate,
-    class_centres,
     clustered_stderr,
     d_prime,
     equal_error_rate,
@@ -27,8 +26,8 @@ from synthbench.evaluators.statistics import (
     fnmr_at_fmr,
     genuine_pairs,
     impostor_pairs,
-    unit,
 )
+from synthbench.models.embeddings import class_centres, unit
 from synthbench.types import Skipped
 
 

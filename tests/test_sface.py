@@ -13,7 +13,8 @@ from synthbench.generators.sface import CASIA, Config, SFace, Train
 from synthbench.models.encoder import read_tensors
 from synthbench.models.gan import Shape
 from synthbench.models.size import count
-from synthbench.types import Context, Slot, UserError, Volume
+from synthbench.plugin import Context
+from synthbench.types import Slot, UserError, Volume
 
 R, CLASSES = 8, 3
 TINY = Shape(channel_base=128, channel_max=16, latent=16, mapping_rate=0.1, label_layers=1)
@@ -104,7 +105,7 @@ def test_more_identities_than_classes_are_refused(trained):
 
 
 def test_a_killed_training_goes_on_bit_for_bit(tmp_path, faces, monkeypatch):
-    monkeypatch.setattr(sface.training, "EVERY", -1)
+    monkeypatch.setattr(sface.loop, "EVERY", -1)
     everything = settings(path_length=2.0, path_every=2, style_mixing=0.9, r1_every=3)
     sface.train(everything, context(tmp_path / "whole", faces))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from synthbench import inference
+from synthbench.results import inference
 from synthbench.sweep import shape as curves
 
 

@@ -12,7 +12,8 @@ import torch
 from synthbench.config import Layer, build
 from synthbench.data.faces import FaceSet
 from synthbench.generators.similarity_groups import GroupsConfig, SimilarityGroups, group_of, to_centre
-from synthbench.types import Context, UserError, Volume
+from synthbench.plugin import Context
+from synthbench.types import UserError, Volume
 
 
 class Lookup:

@@ -8,15 +8,15 @@ import torch
 from fake_subject import Faces, by_name, clusters, context, subject
 from torch.nn import functional as F
 
-from synthbench import recognition
 from synthbench.data.export import export_faces
 from synthbench.data.faces import FaceSet, ShardWriter, open_faces, read_source
 from synthbench.evaluators.leakage import Leakage, LeakageConfig
 from synthbench.evaluators.separability import Separability, SeparabilityConfig
 from synthbench.evaluators.similarity import Similarity, SimilarityConfig
 from synthbench.models.encoder import load_encoder
-from synthbench.models.margin import Head
-from synthbench.recognition import Backbone, Recipe
+from synthbench.recognition import trainer
+from synthbench.recognition.margin import Head
+from synthbench.recognition.trainer import Backbone, Recipe
 from synthbench.types import FaceBatch, Skipped, UserError
 
 B, C, D = 12, 7, 5
@@ -40,18 +40,18 @@ def test_the_loss_is_that_of_synface(kind):
         w, a, b = WEIGHT[i], first[i], SECOND[i]
         o = w * head(embedding[i : i + 1], a[None]) + (1 - w) * head(embedding[i : i + 1], b[None])
         expected.append(w * F.cross_entropy(o, a[None]) + (1 - w) * F.cross_entropy(o, b[None]))
-    found = recognition.mixed_loss(SECOND, WEIGHT)(head, embedding, first)
+    found = trainer.mixed_loss(SECOND, WEIGHT)(head, embedding, first)
     torch.testing.assert_close(found, torch.stack(expected).mean(), atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["cosface", "arcface", "adaface"])
 def test_an_unmixed_image_has_the_usual_loss(kind):
     head, embedding, first = batch(kind)
-    usual = recognition.softmax_loss(head, embedding, first)
+    usual = trainer.softmax_loss(head, embedding, first)
     whole = torch.ones(B)
-    torch.testing.assert_close(recognition.mixed_loss(SECOND, whole)(head, embedding, first), usual)
-    torch.testing.assert_close(recognition.mixed_loss(first, WEIGHT)(head, embedding, first), usual)  # mixed with itself
-    torch.testing.assert_close(recognition.mixed_loss(first, whole - 1)(head, embedding, SECOND), usual)  # wholly the second
+    torch.testing.assert_close(trainer.mixed_loss(SECOND, whole)(head, embedding, first), usual)
+    torch.testing.assert_close(trainer.mixed_loss(first, WEIGHT)(head, embedding, first), usual)  # mixed with itself
+    torch.testing.assert_close(trainer.mixed_loss(first, whole - 1)(head, embedding, SECOND), usual)  # wholly the second
 
 
 def test_adaface_sees_the_norms_of_a_batch_once():
@@ -77,7 +77,7 @@ RECIPE = Recipe(backbone=Backbone(family="small", width=8), dim=16, scale=16.0, 
 
 
 def train(faces, out, recipe=RECIPE):
-    list(recognition.train(faces, recipe, seed=0, device=torch.device("cpu"), out=out))
+    list(trainer.train(faces, recipe, seed=0, device=torch.device("cpu"), out=out))
     return (out / "weights.safetensors").read_bytes()
 
 

@@ -19,13 +19,15 @@ import optuna
 import pytest
 from fake_protocol import write_protocol
 
-from synthbench import comparable, run, sweep
-from synthbench.comparison import Entry
+from synthbench import sweep
 from synthbench.config import Layer
 from synthbench.data.faces import open_faces
 from synthbench.generators.cemiface import CemiFace
+from synthbench.pipeline import run
+from synthbench.pipeline.run import run as real_run
 from synthbench.protocol import load_protocol
-from synthbench.run import run as real_run
+from synthbench.results import comparable
+from synthbench.results.comparison import Entry
 from synthbench.store import read_json
 from synthbench.sweep import curve, settings, statement, trials, work
 from synthbench.sweep.shape import joint

@@ -6,7 +6,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from synthbench import training
 from synthbench.config import CONFIGS, build, read_layer
 from synthbench.data.faces import FaceSet, ShardWriter, open_faces
 from synthbench.generators import synface
@@ -14,8 +13,10 @@ from synthbench.generators.synface import Basis, Config, SynFace, Train
 from synthbench.models.encoder import Encoder, read_tensors
 from synthbench.models.gan import Shape
 from synthbench.models.size import count
+from synthbench.plugin import Context
 from synthbench.seeds import torch_generator
-from synthbench.types import Context, Slot, UserError
+from synthbench.training import loop
+from synthbench.types import Slot, UserError
 
 R, DIM, SEED = 8, 6, 3
 TINY = Shape(channel_base=128, channel_max=16, latent=16, mapping_rate=0.1, label_layers=1)
@@ -167,9 +168,7 @@ def test_the_identity_loss_of_a_step(tmp_path, faces, encoder, monkeypatch):
     caught = []
     monkeypatch.setattr(synface.adversarial.Rivals, "update", lambda self, batch, step, extra: caught.append((batch, extra)) or {})
     train = settings(identity_weight=3.0, identity_floor=0.3, style_mixing=0.9, steps=1)
-    monkeypatch.setattr(
-        synface.training, "loop", lambda update, *a: update(training.Step(0, 1, np.arange(16), torch.Generator().manual_seed(0)))
-    )
+    monkeypatch.setattr(synface.loop, "run", lambda update, *a: update(loop.Step(0, 1, np.arange(16), torch.Generator().manual_seed(0))))
     synface.train(train, context(tmp_path, faces, encoder))
     ((batch, extra),) = caught
     assert torch.equal(batch.other[:, :4], batch.z[:, :4]) and not torch.equal(batch.other[:, 4:], batch.z[:, 4:])

@@ -8,8 +8,8 @@ import subprocess
 
 import pytest
 
-from synthbench import tables
-from synthbench.published import read
+from synthbench.results import tables
+from synthbench.results.published import read
 
 
 def cell(value: float, stderr: float | None = None, std: float | None = None, best: bool = False, tied: bool = False) -> dict:

@@ -281,7 +281,7 @@ def test_evaluators(name: str, monkeypatch: pytest.MonkeyPatch, shared: tuple, t
 
 
 def light_subject(faces, encoder):
-    from synthbench.evaluators.subject import Subject
+    from synthbench.plugin import Subject
 
     return Subject(faces=faces, real=faces, judge=encoder, recognizer=encoder, inquiries=faces)
 

@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from synthbench import mlflow_client, mlflow_server, tracking
 from synthbench.store import Store, write_json
+from synthbench.tracking import client as mlflow_client
+from synthbench.tracking import mirror, server
 from synthbench.types import UserError
 
 mlflow = pytest.importorskip("mlflow")
@@ -101,9 +102,9 @@ def mirrored(tmp_path_factory) -> tuple[Store, dict]:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         with mlflow_client.opened(store.root):
             shutil.copy(store.root / "mlflow.db", store.root / "empty.db")
-        tracking.mirror(store, result)
-        tracking.mirror(store, result)
-        assert tracking.synchronise(store) == 0
+        mirror.add(store, result)
+        mirror.add(store, result)
+        assert mirror.synchronise(store) == 0
     return store, result
 
 
@@ -164,27 +165,27 @@ def test_each_build_of_a_stage_is_one_run_with_its_curve(mirrored):
     client = mlflow.MlflowClient(f"sqlite:///{store.root / 'mlflow.db'}")
     curve = client.get_metric_history(train.info.run_id, "loss")
     steps = [point.step for point in curve]
-    assert len(set(steps)) == len(steps) <= tracking.POINTS and steps[0] == 0 and steps[-1] == 2499
+    assert len(set(steps)) == len(steps) <= mirror.POINTS and steps[0] == 0 and steps[-1] == 2499
     assert all(point.value == 1 / (point.step + 1) for point in curve)
 
 
 def test_a_stage_built_again_is_another_run_and_changed_scores_too(ready, tmp_path):
     store, result = ready
-    tracking.mirror(store, result)
+    mirror.add(store, result)
     manifest = store.stage("train", "train0").manifest()
     write_json(store.stage("train", "train0").folder / "manifest.json", {**manifest, "finished": "2030-01-01T00:00:00Z"})
     result["scores"][0]["value"] = 91.0
-    tracking.mirror(store, result)
+    mirror.add(store, result)
     assert len(runs_of(tmp_path, "synthbench")) == 2
     assert len(runs_of(tmp_path, "synthbench-stages")) == len(result["stages"]) + 1
 
 
 def test_a_lost_mirror_is_made_again_from_files(ready, tmp_path):
     store, result = ready
-    assert tracking.synchronise(store) == 1
+    assert mirror.synchronise(store) == 1
     assert len(runs_of(tmp_path, "synthbench-stages")) == len(result["stages"])
-    assert tracking.synchronise(store) == 0
-    assert tracking.synchronise(Store(tmp_path / "empty")) == 0
+    assert mirror.synchronise(store) == 0
+    assert mirror.synchronise(Store(tmp_path / "empty")) == 0
 
 
 def test_a_run_of_a_dead_process_is_killed_and_mirrored_again(ready, tmp_path):
@@ -196,7 +197,7 @@ def test_a_run_of_a_dead_process_is_killed_and_mirrored_again(ready, tmp_path):
         where = mlflow_client.experiment(client, "synthbench")
         client.create_run(where, tags={**tags, "synthbench.pid": str(dead.pid)})
         client.create_run(where, tags={**tags, "synthbench.pid": str(os.getpid())})
-    tracking.mirror(store, result)
+    mirror.add(store, result)
     assert sorted(run.info.status for run in runs_of(tmp_path, "synthbench")) == ["FINISHED", "KILLED", "RUNNING"]
 
 
@@ -204,10 +205,10 @@ def test_a_mirror_that_fails_half_way_warns_once_and_is_completed_later(ready, t
     store, result = ready
     with monkeypatch.context() as patch:
         patch.setattr(mlflow_client, "log_model", lambda *_: 1 / 0)
-        tracking.mirror(store, result)
+        mirror.add(store, result)
     warning = capsys.readouterr().err
     assert warning.count("\n") == 1 and "ZeroDivisionError" in warning and f"synthbench sync --runs {tmp_path}" in warning
-    assert tracking.synchronise(store) == 1
+    assert mirror.synchronise(store) == 1
     assert sorted(run.info.status for run in runs_of(tmp_path, "synthbench")) == ["FAILED", "FINISHED"]
     assert "MLFLOW_TRACKING_URI" not in os.environ
 
@@ -220,27 +221,27 @@ def test_a_store_that_cannot_be_used_is_a_warning(tmp_path, monkeypatch, capsys,
     store, result = make(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     start = time.monotonic()
-    tracking.mirror(store, result)
+    mirror.add(store, result)
     warning = capsys.readouterr().err
     assert "not mirrored to MLflow" in warning and "secret" not in warning and len(warning) < 800
     assert time.monotonic() - start < 15
     assert os.environ["MLFLOW_TRACKING_URI"] == uri
     with pytest.raises(UserError, match="cannot be used"):
-        tracking.synchronise(store)
+        mirror.synchronise(store)
 
 
 def test_without_mlflow_or_without_room_the_run_is_unharmed(tmp_path, monkeypatch, capsys):
     store, result = make(tmp_path)
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "mlflow", None)
-        tracking.mirror(store, result)
+        mirror.add(store, result)
     assert "not mirrored" in capsys.readouterr().err
     (tmp_path / "mlflow.db").write_text("this is no database")
-    tracking.mirror(store, result)
+    mirror.add(store, result)
     assert "not mirrored" in capsys.readouterr().err
 
 
-CHILD = "import sys; from pathlib import Path; from synthbench import mlflow_client\nwith mlflow_client.opened(Path(sys.argv[1])): pass"
+CHILD = "import sys; from pathlib import Path; from synthbench.tracking import client\nwith client.opened(Path(sys.argv[1])): pass"
 
 
 @pytest.mark.slow
@@ -267,9 +268,9 @@ def test_ui_refuses_a_port_in_use(tmp_path):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(UserError, match="--port"):
-            mlflow_server.serve("sqlite://", tmp_path, taken.getsockname()[1], "/")
+            server.serve("sqlite://", tmp_path, taken.getsockname()[1], "/")
     with pytest.raises(UserError, match="--port"):
-        mlflow_server.serve("sqlite://", tmp_path, 70_000, "/")
+        server.serve("sqlite://", tmp_path, 70_000, "/")
 
 
 @pytest.mark.slow
@@ -278,7 +279,7 @@ def test_ui_answers_shows_the_runs_and_ends_with_ctrl_c(mirrored):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    code = "import sys; from pathlib import Path; from synthbench import tracking; tracking.ui(Path(sys.argv[1]), int(sys.argv[2]))"
+    code = "import sys; from pathlib import Path; from synthbench.tracking import mirror; mirror.ui(Path(sys.argv[1]), int(sys.argv[2]))"
     child = subprocess.Popen([sys.executable, "-c", code, store.root, str(port)], stderr=subprocess.PIPE, text=True)
     try:
         assert "starting" in child.stderr.readline()
@@ -319,7 +320,7 @@ def write_group(root: Path, value: float = 80.0) -> Path:
 def test_a_comparison_is_a_parent_with_its_best_row_s_numbers_and_a_child_per_row(ready):
     store, _ = ready
     path = write_group(store.root)
-    tracking.mirror_group(store, path)
+    mirror.mirror_group(store, path)
     runs = {run.info.run_name: run for run in runs_of(store.root, "synthbench")}
     assert set(runs) == {"mine", "one 20x4", "two m=[0, 1]"}
     parent, child = runs["mine"], runs["one 20x4"]
@@ -332,10 +333,10 @@ def test_a_comparison_is_a_parent_with_its_best_row_s_numbers_and_a_child_per_ro
 
 def test_a_comparison_is_logged_once_and_replaced_when_it_changed(ready):
     store, _ = ready
-    tracking.mirror_group(store, write_group(store.root))
-    tracking.mirror_group(store, write_group(store.root))
+    mirror.mirror_group(store, write_group(store.root))
+    mirror.mirror_group(store, write_group(store.root))
     assert len(runs_of(store.root, "synthbench")) == 3
-    tracking.mirror_group(store, write_group(store.root, 85.0))
+    mirror.mirror_group(store, write_group(store.root, 85.0))
     assert len(runs_of(store.root, "synthbench")) == 3
     (parent,) = (run for run in runs_of(store.root, "synthbench") if run.info.run_name == "mine")
     assert parent.data.metrics["verification/avg/accuracy"] == 85
@@ -354,7 +355,7 @@ def test_sync_logs_comparisons_and_sweeps_and_leaves_out_what_is_damaged(ready):
         write_json(store.root / "sweeps" / name / "sweep.json", data)
     (store.root / "comparisons" / "half").mkdir()
     (store.root / "comparisons" / "half" / "comparison.json").write_text("{")
-    assert tracking.synchronise(store) == 2 and tracking.synchronise(store) == 0
+    assert mirror.synchronise(store) == 2 and mirror.synchronise(store) == 0
     runs = {run.info.run_name: run for run in runs_of(store.root, "synthbench")}
     assert {"m", "m=0.0", "m=1.0", "mine"} <= set(runs) and "bad" not in runs
     assert runs["m"].data.metrics["verification/avg/accuracy"] == 70 and runs["m"].data.params["statement"] == "flat"
@@ -364,7 +365,7 @@ def test_sync_logs_comparisons_and_sweeps_and_leaves_out_what_is_damaged(ready):
 def test_a_failure_to_log_a_comparison_is_a_warning(tmp_path, monkeypatch, capsys):
     path = write_group(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    tracking.mirror_group(Store(tmp_path), path)
+    mirror.mirror_group(Store(tmp_path), path)
     assert "not mirrored to MLflow" in capsys.readouterr().err and path.is_file()
 
 
@@ -372,10 +373,10 @@ def test_a_folder_whose_name_cannot_be_in_a_uri(tmp_path, capsys):
     """SQLAlchemy would open another file, in a folder that MLflow makes for it."""
     store = Store(tmp_path / "50% off?")
     result = {"run": "r", "cost": {"device": "cpu"}}
-    tracking.mirror(store, result)
+    mirror.add(store, result)
     assert "not mirrored to MLflow" in capsys.readouterr().err
     (store.root / "results" / "r").mkdir(parents=True)
     (store.root / "results" / "r" / "run.json").write_text("{}")
     with pytest.raises(UserError, match="no database in a folder with % or"):
-        tracking.synchronise(store)
+        mirror.synchronise(store)
     assert [path.name for path in tmp_path.iterdir()] == ["50% off?"]

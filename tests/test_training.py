@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from synthbench import device, training
+from synthbench import device
+from synthbench.training import loop
 
 CPU = torch.device("cpu")
 
@@ -29,7 +30,7 @@ def test_gradients_of_the_parts_are_those_of_the_batch(size, whole):
         error = (net(part.x) - part.y).square().mean()
         return {"loss": error, "double": 2 * error}
 
-    losses = training.gradients(objective, batch, list(net.parameters()), "fp32", whole)
+    losses = loop.gradients(objective, batch, list(net.parameters()), "fp32", whole)
     assert sorted(sizes) == ([size] if whole or size == 1 else sorted([size // 2, size - size // 2]))
     found = [p.grad.clone() for p in net.parameters()]
     net.zero_grad()

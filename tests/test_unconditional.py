@@ -7,12 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from synthbench import inquiries, training, unconditional
 from synthbench.data.faces import FaceSet
 from synthbench.generators.cemiface import CemiFace
+from synthbench.identities import inquiries, unconditional
 from synthbench.models.encoder import Encoder
 from synthbench.models.unet import Shape
-from synthbench.types import Context, UserError
+from synthbench.plugin import Context
+from synthbench.training import loop
+from synthbench.types import UserError
 
 TINY = Shape(channels=8, multipliers=(1, 2), attention_levels=(1,), attention_width=16, head_width=8, groups=4, skip_downsample_level=-1)
 R, DIM = 8, 6
@@ -64,7 +66,7 @@ def test_an_untrained_network_has_the_loss_of_no_answer(faces):
 
 
 def test_a_killed_training_goes_on_bit_for_bit(trained, tmp_path, faces, encoder, monkeypatch):
-    monkeypatch.setattr(training, "EVERY", -1)
+    monkeypatch.setattr(loop, "EVERY", -1)
 
     def kill(done, total):
         if done == 4:

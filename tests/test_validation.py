@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from synthbench import procedural, recognition, validation
 from synthbench.data.faces import FaceSet
-from synthbench.recognition import Backbone, Recipe
+from synthbench.recognition import trainer, validation
+from synthbench.recognition.trainer import Backbone, Recipe
 from synthbench.types import UserError
+from synthbench.world import renderer
 
 RECIPE = Recipe(backbone=Backbone(family="small", width=8), dim=16, epochs=3, batch_size=8, scale=16, lr=0.05, dropout=0.2)
 CPU = torch.device("cpu")
@@ -21,7 +22,7 @@ CPU = torch.device("cpu")
 def faces(people: int, images: int) -> FaceSet:
     """Rendered people at 16 px."""
     identity, sample = (part.reshape(-1) for part in torch.meshgrid(torch.arange(people), torch.arange(images), indexing="ij"))
-    return FaceSet.from_arrays(procedural.faces("train", identity, sample, 16), identity.numpy())
+    return FaceSet.from_arrays(renderer.faces("train", identity, sample, 16), identity.numpy())
 
 
 def test_pairs_are_balanced_labelled_and_always_the_same() -> None:
@@ -70,7 +71,7 @@ def test_who_sees_the_difference_tells_all_pairs_right() -> None:
 
 
 def test_watching_changes_no_weight_and_a_stopped_training_tells_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recognition.training, "EVERY", 0.0)
+    monkeypatch.setattr(trainer.training, "EVERY", 0.0)
     generated, real = faces(4, 8), faces(6, 4)
     told: dict[str, list[tuple[int, float]]] = {"whole": [], "stopped": [], "resumed": []}
 
@@ -80,11 +81,11 @@ def test_watching_changes_no_weight_and_a_stopped_training_tells_the_same(tmp_pa
             if epoch == stop:
                 raise InterruptedError
 
-        steps = recognition.train(generated, RECIPE, seed=3, device=CPU, out=tmp_path / folder)
+        steps = trainer.train(generated, RECIPE, seed=3, device=CPU, out=tmp_path / folder)
         for _ in validation.watched(steps, RECIPE.epochs, real, tmp_path / folder, watch):
             pass
 
-    for _ in recognition.train(generated, RECIPE, seed=3, device=CPU, out=tmp_path / "plain"):
+    for _ in trainer.train(generated, RECIPE, seed=3, device=CPU, out=tmp_path / "plain"):
         pass
     run("whole", "whole")
     assert [epoch for epoch, _ in told["whole"]] == [1, 2, 3] and all(30 < value <= 100 for _, value in told["whole"])

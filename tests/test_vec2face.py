@@ -7,19 +7,20 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from synthbench import inquiries
 from synthbench.config import CONFIGS, build, parse_set, read_layer
 from synthbench.data import sources
 from synthbench.data.faces import FaceSet
 from synthbench.generators import vec2face
 from synthbench.generators.vec2face import Batch, Config, Enroll, Frozen, Sample, Train, Vec2Face
+from synthbench.identities import inquiries
 from synthbench.models import fmae, perceptual
 from synthbench.models.encoder import Encoder
 from synthbench.models.encoder import build as backbone
 from synthbench.models.size import count
+from synthbench.plugin import Context
 from synthbench.seeds import torch_generator
 from synthbench.testing.world import rendered
-from synthbench.types import Context, DataMissing, Slot, UserError, Volume
+from synthbench.types import DataMissing, Slot, UserError, Volume
 
 SHAPE = fmae.Shape(
     width=32, depth=1, heads=2, decoder_depth=1, decoder_heads=2, latent=16, channels=8, multipliers=(1, 2, 2), blocks=1, groups=4
@@ -261,7 +262,7 @@ def test_lpips_from_registered_files(tmp_path, monkeypatch):
     paths = {"vgg16-imagenet": tmp_path / "vgg.pth", "lpips-vgg": tmp_path / "heads.pth"}
     entry = type("Entry", (), {})
     monkeypatch.setattr(sources, "find", lambda name, kind: setattr(found := entry(), "path", paths[name]) or found)
-    lpips = perceptual.LPIPS()
+    lpips = perceptual.LPIPS(*sources.lpips_files())
     x = (torch.rand(1, 3, 16, 16) * 2 - 1).requires_grad_(True)
     far = lpips(x, torch.rand(1, 3, 16, 16) * 2 - 1)
     assert lpips(x, x.detach()).item() == pytest.approx(0, abs=1e-6) and far.item() > 0.01
@@ -269,7 +270,7 @@ def test_lpips_from_registered_files(tmp_path, monkeypatch):
     assert torch.autograd.grad(far.sum(), x)[0].abs().sum() > 0
     paths["lpips-vgg"] = tmp_path / "vgg.pth"
     with pytest.raises(UserError, match="are not VGG-16"):
-        perceptual.LPIPS()
+        perceptual.LPIPS(*sources.lpips_files())
 
 
 def batch_of(faces, encoder, size=4):
@@ -322,7 +323,7 @@ def test_training_lowers_the_loss_and_the_run_says_what_compared_the_images(trai
 
 def test_a_killed_training_goes_on_bit_for_bit(tmp_path, faces, encoder, monkeypatch):
     """Killed when the discriminator has joined; dropout is on."""
-    monkeypatch.setattr(vec2face.training, "EVERY", -1)
+    monkeypatch.setattr(vec2face.loop, "EVERY", -1)
     vec2face.train(settings(adversarial_from=0.5), context(tmp_path / "whole", faces, encoder))
 
     def kill(done, total):

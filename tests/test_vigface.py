@@ -10,16 +10,18 @@ from fake_encoder import Projection
 from torch import nn
 from torch.nn import functional as F
 
-from synthbench import diffusion, recognition
 from synthbench.config import CONFIGS, build, parse_set, read_layer
 from synthbench.data.faces import FaceSet
+from synthbench.diffusion import process
 from synthbench.generators import vigface
 from synthbench.generators.vigface import Batch, Config, Train, VIGFace
 from synthbench.models.encoder import Encoder, read_tensors
-from synthbench.models.margin import Head
 from synthbench.models.size import count
 from synthbench.models.vit import ViT
-from synthbench.types import Context, Slot, UserError, Volume
+from synthbench.plugin import Context
+from synthbench.recognition import trainer
+from synthbench.recognition.margin import Head
+from synthbench.types import Slot, UserError, Volume
 
 R, DIM, PEOPLE, VIRTUAL = 16, 32, 16, 40
 STAGE1 = {
@@ -138,13 +140,13 @@ def test_virtual_embeddings_move_prototypes_and_never_the_backbone():
 def test_sigma_follows_the_batches(faces, tmp_path, monkeypatch):
     """Eq. 7: alpha 0.9 of the old, 0.1 of the new; the first batch alone to begin with."""
     batches, logged = [], []
-    plain, loop = vigface.deviation, vigface.training.loop
+    plain, loop = vigface.deviation, vigface.loop.run
     monkeypatch.setattr(vigface, "deviation", lambda f, w: batches.append(plain(f, w)) or batches[-1])
 
     def watched(update, *args, **more):
         loop(lambda step: logged.append(update(step)) or logged[-1], *args, **more)
 
-    monkeypatch.setattr(vigface.training, "loop", watched)
+    monkeypatch.setattr(vigface.loop, "run", watched)
     vigface.train_recognizer(settings(recognizer={"epochs": 1}), context(tmp_path / "s", faces))
     expected = batches[0]
     for now, line in zip(batches, logged, strict=True):
@@ -160,7 +162,7 @@ def test_prototypes_spread_because_of_the_virtual_embeddings(trained, faces, tmp
     assert abs(spread["mean"]) < 0.1 and 0.5 * DIM**-0.5 < spread["std"] < 2.5 * DIM**-0.5 and spread["highest"] < 0.85
 
     def without(head, sigma, embedding, label, chosen, z):
-        return recognition.softmax_loss(head, embedding, label)
+        return trainer.softmax_loss(head, embedding, label)
 
     monkeypatch.setattr(vigface, "joint_loss", without)
     vigface.train(settings(), context(tmp_path, faces))
@@ -226,7 +228,7 @@ def batch(size=4):
     t = torch.tensor([0, 300, 600, 999])[:size]
     told = torch.tensor([1.0, 0.0, 1.0, 1.0])[:size]
     return Batch(
-        torch.rand(size, 3, R, R) * 2 - 1, torch.randn(size, DIM), told, t, diffusion.signal("cosine")[t], torch.randn(size, 3, R, R)
+        torch.rand(size, 3, R, R) * 2 - 1, torch.randn(size, DIM), told, t, process.signal("cosine")[t], torch.randn(size, 3, R, R)
     )
 
 
@@ -302,7 +304,7 @@ def test_progress_is_one_and_nothing_stays_but_weights(tmp_path, faces):
 
 @pytest.mark.parametrize("at", [3, 11])
 def test_a_killed_training_goes_on_bit_for_bit(at, tmp_path, faces, monkeypatch):
-    monkeypatch.setattr(vigface.training, "EVERY", -1)  # after every step
+    monkeypatch.setattr(vigface.loop, "EVERY", -1)  # after every step
     train = settings(recognizer={"epochs": 2, "dropout": 0.1}, collapse=1.0)
     vigface.train(train, context(tmp_path / "whole", faces))
 
@@ -387,7 +389,7 @@ def test_guidance_uses_a_zero_condition(trained, faces, tmp_path, monkeypatch):
         networks.append(network)
         raise InterruptedError
 
-    monkeypatch.setattr(vigface.diffusion, "ddim", stop)
+    monkeypatch.setattr(vigface.process, "ddim", stop)
     for w in (0.0, 1.5):
         other = VIGFace(Config(train=settings(), sample={"steps": 3, "guidance": w}))
         with pytest.raises(InterruptedError):

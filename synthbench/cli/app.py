@@ -13,8 +13,8 @@ from typing import Any
 import click
 
 from synthbench import __version__, console
-from synthbench.cli_options import DEVICE, DRY_RUN, FOLDER, JSON, NO_TRACKING, PROTOCOL, RUNS, SETTINGS, VOLUME
-from synthbench.cli_results import COMMANDS
+from synthbench.cli.options import DEVICE, DRY_RUN, FOLDER, JSON, NO_TRACKING, PROTOCOL, RUNS, SETTINGS, VOLUME
+from synthbench.cli.results import COMMANDS
 from synthbench.types import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -55,7 +55,7 @@ def run_command(as_json: bool, dry_run: bool, no_tracking: bool, **options: Any)
     synthbench run real
     synthbench run folder --set sample.path=DIR
     """
-    from synthbench import run
+    from synthbench.pipeline import run
 
     request = run.Request(tracking=not no_tracking, **options)
     if dry_run:
@@ -67,12 +67,12 @@ def run_command(as_json: bool, dry_run: bool, no_tracking: bool, **options: Any)
         return
     if result is None:
         return
-    from synthbench import results
     from synthbench.protocol import load_protocol
+    from synthbench.results import record
 
     rows = [result["baseline"], result] if result["baseline"] else [result]
     benchmarks = load_protocol(request.protocol or result["protocol"]).benchmarks
-    results.show([{**row, "title": result["title"], "skipped": result["skipped"]} for row in rows], benchmarks)
+    record.show([{**row, "title": result["title"], "skipped": result["skipped"]} for row in rows], benchmarks)
     console.note(f"samples: {result['artifacts']['samples']}")
     console.note(f"all scores: {result['artifacts']['folder']}/run.json; MLflow: synthbench ui --runs {request.runs}")
 
@@ -199,13 +199,13 @@ def test_command(plugin: str, settings: tuple[str, ...]) -> None:
 @RUNS
 def export_command(run: str, form: str, out: Path | None, runs: Path) -> None:
     """Write the data set of RUN (a name from `synthbench list runs`, its beginning, or `latest`) for other tools."""
-    from synthbench import results
     from synthbench.data.export import export_faces
     from synthbench.data.faces import open_faces
+    from synthbench.results import record
     from synthbench.store import Store
 
-    folder = results.find_run(Store(runs.absolute()), run)
-    result = results.read_run(folder / "run.json")
+    folder = record.find_run(Store(runs.absolute()), run)
+    result = record.read_run(folder / "run.json")
     if result is None:
         raise UserError(f"{folder}/run.json is not a whole result; run the command that made it again")
     faces = open_faces(Path(result["artifacts"]["faces"]))
@@ -228,19 +228,19 @@ def ui_command(port: int | None, sweep: str | None, runs: Path) -> None:
 
         dashboard.serve(runs.absolute(), sweep or None, port or 8080)
         return
-    from synthbench import tracking
+    from synthbench.tracking import mirror
 
-    tracking.ui(runs.absolute(), port or 5000)
+    mirror.ui(runs.absolute(), port or 5000)
 
 
 @cli.command("sync", short_help="Mirror runs to MLflow that are not there yet.")
 @RUNS
 def sync_command(runs: Path) -> None:
     """Rebuild the MLflow mirror from the run folders, after a tracking failure or when mlflow.db was deleted."""
-    from synthbench import tracking
     from synthbench.store import Store
+    from synthbench.tracking import mirror
 
-    console.note(f"{tracking.synchronise(Store(runs.absolute()))} runs added")
+    console.note(f"{mirror.synchronise(Store(runs.absolute()))} runs added")
 
 
 @cli.command("doctor", short_help="Versions, devices, disk, data: for a bug report.")

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from synthbench.cli_options import DEVICE, DRY_RUN, FOLDER, JSON, NO_TRACKING, PROTOCOL, RUNS, SETTINGS, VOLUME
+from synthbench.cli.options import DEVICE, DRY_RUN, FOLDER, JSON, NO_TRACKING, PROTOCOL, RUNS, SETTINGS, VOLUME
 
 
 @click.command("compare", short_help="Generators or runs side by side: is the difference real?")
@@ -35,7 +35,7 @@ def compare_command(form: str, out: Path | None, dry_run: bool, no_tracking: boo
     synthbench compare real "cemiface sample.m=0" "cemiface sample.m=0.5"
     synthbench compare cemiface-200x20-demo-588126a0 procedural --format latex
     """
-    from synthbench import compare
+    from synthbench.pipeline import compare
 
     request = compare.Request(tracking=not no_tracking, **options)
     if dry_run:
@@ -56,10 +56,10 @@ def compare_command(form: str, out: Path | None, dry_run: bool, no_tracking: boo
 
 
 def _print(comparison: dict[str, Any], form: str) -> None:
-    from synthbench import compare_table, tables
+    from synthbench.results import tables, terminal
 
     if form == "table":
-        compare_table.show(comparison)
+        terminal.show(comparison)
     elif form in ("md", "latex", "csv"):
         write = {"md": tables.table_markdown, "latex": tables.table_latex, "csv": tables.table_csv}[form]
         click.echo(write(comparison), nl=False)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,26 @@ class Source:
 _RESEARCH = "non-commercial research, no redistribution"
 _INSIGHTFACE = "https://github.com/deepinsight/insightface/tree/master/recognition/_datasets_"
 _ADAFACE = "https://github.com/mk-minchul/AdaFace"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered source, as it was when it was looked into."""
+
+    name: str
+    kind: str
+    title: str
+    path: Path
+    digest: str  # SHA-256 of the file, or over the files of a folder; of list and images together for a pair list
+    stamp: str  # quick sign of change
+    size: int  # bytes
+    added: str  # UTC
+    images: int = 0  # of a pair set: distinct images
+    identities: int = 0
+    pairs: int = 0
+    note: str = ""
+    options: dict[str, Any] = field(default_factory=dict)  # weights: colour; pair lists: pairs, the path of the list
+
 
 CATALOGUE = {
     source.name: source

@@ -16,7 +16,8 @@ import torch
 from synthbench import console
 from synthbench.config import did_you_mean
 from synthbench.data import pixels
-from synthbench.data.readers import Source, read_source, source_digest
+from synthbench.data.labelled import Source
+from synthbench.data.readers import read_source, source_digest
 from synthbench.data.shards import ShardWriter, damaged, index, locked, read_shards
 from synthbench.store import read_json, write_json
 from synthbench.types import FaceBatch, Progress, UserError

@@ -24,7 +24,7 @@ from synthbench.store import read_json, write_json, writing
 from synthbench.types import UserError
 
 if TYPE_CHECKING:
-    from synthbench.data.sources import Entry
+    from synthbench.data.catalogue import Entry
 
 FOLDS = 10  # of the public protocol
 MAX_XZ = 4 * 2**30  # bytes unpacked; ten times the largest benchmark

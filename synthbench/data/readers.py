@@ -6,8 +6,7 @@ import hashlib
 import os
 import unicodedata
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,35 +14,14 @@ import numpy as np
 
 from synthbench import console
 from synthbench.data import pixels
+from synthbench.data.labelled import Source, by_name
+from synthbench.data.recordio import read_rec, rec_files
 from synthbench.types import UserError
 
 MAX_BYTES = 256 * 2**20  # one encoded image; more than this in an archive is a bomb
 LABELS = ("label", "identity", "id", "class", "labels")  # column of a Parquet file, first found
 IMAGES = ("image", "img", "jpg", "png", "images")
 SHOWN = 3  # examples in a message
-
-
-@dataclass(frozen=True)
-class Source:
-    """N labelled images somewhere. `for name, image in source` reads them one after the other; `image(row)` any of them."""
-
-    path: Path
-    kind: str  # folder, zip, rec, parquet, lmdb
-    label: np.ndarray  # (N,) int64, index into names
-    names: list[str]
-    encoded: Callable[[int], bytes]  # row -> the bytes of its image file
-    where: Callable[[int], str]  # row -> how to name it in a message
-
-    def __len__(self) -> int:
-        return len(self.label)
-
-    def image(self, row: int) -> np.ndarray:
-        """(H, W, 3) uint8 RGB."""
-        return pixels.decode(self.encoded(row), self.where(row))
-
-    def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
-        for row in range(len(self)):
-            yield self.names[self.label[row]], self.image(row)
 
 
 def kind_of(path: Path | str) -> str:
@@ -70,8 +48,6 @@ def read_source(path: Path | str, kind: str | None = None) -> Source:
 
     Labels are read at once, images when asked for. Raises UserError for what is missing, damaged or ambiguous.
     """
-    from synthbench.data.recordio import read_rec
-
     readers = {"folder": read_folder, "zip": read_zip, "rec": read_rec, "parquet": read_parquet, "lmdb": read_lmdb}
     path = Path(path)
     chosen = kind or kind_of(path)
@@ -80,12 +56,6 @@ def read_source(path: Path | str, kind: str | None = None) -> Source:
     if chosen not in readers:
         raise UserError(f"{path}: not a data set known here; known are an image folder, .zip, .rec, .parquet (file or folder) and LMDB")
     return readers[chosen](path)
-
-
-def by_name(labels: Sequence[Any] | np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Dense labels and names, in the order of the labels: numbers as numbers, text as text."""
-    values, dense = np.unique(np.asarray(labels), return_inverse=True)
-    return dense.astype(np.int64), [str(value) for value in values]
 
 
 # ---- image folder and zip: <identity>/<image> ----
@@ -319,8 +289,6 @@ def read_lmdb(path: Path) -> Source:
 
 def source_files(path: Path | str) -> list[Path]:
     """The files a source is made of: with a .rec its .idx and lists of labels, but not the benchmarks that lie in the same folder."""
-    from synthbench.data.recordio import rec_files
-
     path = Path(path)
     if kind_of(path) == "rec":
         return rec_files(path)

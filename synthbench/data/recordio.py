@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from synthbench import console
-from synthbench.data.readers import Source, by_name
+from synthbench.data.labelled import Source, by_name
 from synthbench.types import UserError
 
 MAGIC = 0xCED7230A

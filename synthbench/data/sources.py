@@ -11,37 +11,18 @@ import json
 import os
 import re
 import time
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
 from synthbench.config import did_you_mean
-from synthbench.data.catalogue import CATALOGUE, Source
+from synthbench.data.catalogue import CATALOGUE, Entry, Source
 from synthbench.data.readers import file_digest, full_stamp, read_source, source_digest, source_files, stamp
 from synthbench.data.shards import locked
 from synthbench.store import read_json, write_json
 from synthbench.types import DataMissing, UserError
 
 KINDS = ("faces", "pairs", "weights")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A registered source, as it was when it was looked into."""
-
-    name: str
-    kind: str
-    title: str
-    path: Path
-    digest: str  # SHA-256 of the file, or over the files of a folder; of list and images together for a pair list
-    stamp: str  # quick sign of change
-    size: int  # bytes
-    added: str  # UTC
-    images: int = 0  # of a pair set: distinct images
-    identities: int = 0
-    pairs: int = 0
-    note: str = ""
-    options: dict[str, Any] = field(default_factory=dict)  # weights: colour; pair lists: pairs, the path of the list
 
 
 _KNOWN = {item.name for item in fields(Entry)}
@@ -239,6 +220,17 @@ def find(name: str, kind: str | None = None) -> Entry:
     if _stamp(_paths(entry)) != entry.stamp:
         return verify(name)
     return entry
+
+
+def lpips_files() -> tuple[Path, Path]:
+    """The registered weights of VGG-16 and of the heads. Raises DataMissing."""
+    try:
+        backbone, heads = (Path(find(name, "weights").path) for name in ("vgg16-imagenet", "lpips-vgg"))
+    except DataMissing as error:
+        raise DataMissing(
+            f"{error}\nWithout LPIPS, images are compared on the encoder's own feature maps: train.perceptual=encoder"
+        ) from None
+    return backbone, heads
 
 
 def digest_of(path: Path | str) -> str:

@@ -11,25 +11,26 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from synthbench import diffusion, training
 from synthbench.config import Settings
+from synthbench.diffusion import process
+from synthbench.training import loop
 
 
-class Train(training.Optimization):
+class Train(loop.Optimization):
     """How noise is added and what is learnt of it."""
 
-    schedule: diffusion.Schedule = "linear"
+    schedule: process.Schedule = "linear"
     snr_scale: float = Field(1.0, gt=0, description="factor on the schedule's signal-to-noise ratio (simple diffusion: (64 / pixels)^2)")
-    prediction: diffusion.Prediction = "epsilon"
-    weighting: diffusion.Weighting = Field("uniform", description="of the squared error; uniform: DDPM's")
-    times: diffusion.Times = "uniform"
+    prediction: process.Prediction = "epsilon"
+    weighting: process.Weighting = Field("uniform", description="of the squared error; uniform: DDPM's")
+    times: process.Times = "uniform"
     T: int = Field(1000, ge=2, description="diffusion steps")
     flip: bool = Field(True, description="mirror every second image")
 
     @property
     def signal(self) -> Tensor:
         """abar_t, (T,)."""
-        return diffusion.signal(self.schedule, self.T, self.snr_scale)
+        return process.signal(self.schedule, self.T, self.snr_scale)
 
 
 class Sample(Settings):
@@ -37,7 +38,7 @@ class Sample(Settings):
 
     steps: int = Field(50, ge=1, description="DDIM steps")
     eta: float = Field(1.0, ge=0, le=1, description="1: the variance of DDPM; 0: deterministic")
-    spacing: diffusion.Spacing = "leading"
+    spacing: process.Spacing = "leading"
     precision: Literal["bf16", "fp32"] = Field("bf16", description="bf16 only where the device is CUDA")
 
 
@@ -49,14 +50,14 @@ def refuse_steps(sample: Sample, train: Train) -> None:
 
 def squared_error(output: Tensor, x0: Tensor, noise: Tensor, abar: Tensor, train: Train) -> Tensor:
     """The weighted squared error of what the network predicts, a scalar; x0 and noise (B, C, H, W), abar (B,) (DDPM, Eq. 14)."""
-    error = (output - diffusion.target(x0, noise, abar, train.prediction)).square().mean((1, 2, 3))
-    return (error * diffusion.weight(abar, train.prediction, train.weighting)).mean()
+    error = (output - process.target(x0, noise, abar, train.prediction)).square().mean((1, 2, 3))
+    return (error * process.weight(abar, train.prediction, train.weighting)).mean()
 
 
 def painted(
-    network: Callable[[Tensor, Tensor], Tensor], noise: diffusion.Noise, abar: Tensor, train: Train, sample: Sample, clip_x0: bool = True
+    network: Callable[[Tensor, Tensor], Tensor], noise: process.Noise, abar: Tensor, train: Train, sample: Sample, clip_x0: bool = True
 ) -> Tensor:
     """x_0 (B, C, H, W) after all DDIM steps; network: (x_t, t) -> its output in fp32."""
-    for step in diffusion.ddim(network, noise, abar, sample.steps, sample.eta, train.prediction, clip_x0, sample.spacing):
+    for step in process.ddim(network, noise, abar, sample.steps, sample.eta, train.prediction, clip_x0, sample.spacing):
         x = step.x
     return x

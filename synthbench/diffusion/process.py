@@ -20,7 +20,6 @@ Prediction = Literal["epsilon", "v", "x0"]
 Weighting = Literal["plain", "uniform", "min_snr", "clamped_snr", "edm"]
 Times = Literal["uniform", "stratified", "log_normal", "mixture"]
 Spacing = Literal["leading", "trailing"]
-LrSchedule = Literal["constant", "cosine", "restarts"]
 
 # ------------------------------------------------------------------------------------------------------------- schedules
 
@@ -194,21 +193,3 @@ def ddim(
 def to_uint8(x: Tensor) -> Tensor:
     """[-1, 1] -> 0..255, rounded."""
     return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-# -------------------------------------------------------------------------------------------------------------- training
-
-
-def lr_factor(schedule: LrSchedule, warmup: float, step: int, total: int) -> float:
-    """Factor on the learning rate at `step` of `total`: linear warm-up over `warmup` steps (a share of all below 1), then the schedule.
-
-    `cosine`: half a cosine to zero; `restarts`: four of them, each twice as long as the one before (SGDR, 1608.03983).
-    """
-    warmup = round(warmup * total) if warmup < 1 else warmup
-    if step < warmup:
-        return (step + 1) / warmup
-    done = (step - warmup) / max(1, total - warmup)
-    if schedule == "restarts":
-        done = 1 + 15 * done  # the four begin at 1, 2, 4 and 8
-        done = done / 2 ** int(math.log2(done)) - 1
-    return 1.0 if schedule == "constant" else 0.5 * (1 + math.cos(math.pi * done))

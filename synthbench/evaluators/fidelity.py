@@ -17,11 +17,11 @@ from synthbench.config import Settings
 from synthbench.data.sources import find, registered
 from synthbench.evaluators.inception import Inception, inception_features
 from synthbench.evaluators.neighbours import kth_neighbour, squared_distances
-from synthbench.evaluators.statistics import clustered_stderr, require_finite
-from synthbench.evaluators.subject import Subject
-from synthbench.plugin import Evaluator
+from synthbench.evaluators.statistics import clustered_stderr
+from synthbench.models.embeddings import require_finite
+from synthbench.plugin import Context, Evaluator, Subject
 from synthbench.seeds import numpy_generator
-from synthbench.types import Context, DataMissing, Score, Skipped
+from synthbench.types import DataMissing, Score, Skipped
 
 # Fréchet distance
 

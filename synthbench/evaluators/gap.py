@@ -15,9 +15,8 @@ import numpy as np
 
 from synthbench.config import Settings
 from synthbench.evaluators.pairs import PairResults, open_results
-from synthbench.evaluators.subject import Subject
-from synthbench.plugin import Evaluator
-from synthbench.types import Context, Score, Skipped, UserError
+from synthbench.plugin import Context, Evaluator, Subject
+from synthbench.types import Score, Skipped, UserError
 
 
 def gap_points(real: float, synthetic: float) -> float:

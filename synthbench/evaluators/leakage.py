@@ -18,12 +18,12 @@ from pydantic import Field
 
 from synthbench.config import Settings
 from synthbench.evaluators.neighbours import cosine_blocks, nearest
-from synthbench.evaluators.statistics import calibrate, class_centres, clustered_stderr, impostor_pairs, pair_cosines, require_finite, unit
-from synthbench.evaluators.subject import Subject
-from synthbench.plugin import Evaluator
+from synthbench.evaluators.statistics import calibrate, clustered_stderr, impostor_pairs, pair_cosines
+from synthbench.models.embeddings import class_centres, require_finite, unit
+from synthbench.plugin import Context, Evaluator, Subject
 from synthbench.seeds import numpy_generator
 from synthbench.store import writing
-from synthbench.types import Context, Progress, Score, Skipped, UserError
+from synthbench.types import Progress, Score, Skipped, UserError
 
 if TYPE_CHECKING:
     from synthbench.data.faces import FaceSet

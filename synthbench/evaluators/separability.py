@@ -21,7 +21,6 @@ from synthbench.evaluators.neighbours import cosine_blocks, nearest
 from synthbench.evaluators.statistics import (
     BINS,
     calibrate,
-    class_centres,
     clustered_stderr,
     d_prime,
     equal_error_rate,
@@ -32,13 +31,12 @@ from synthbench.evaluators.statistics import (
     mean_stderr,
     pair_cosines,
     separation_stderr,
-    unit,
 )
-from synthbench.evaluators.subject import Subject
-from synthbench.plugin import Evaluator
+from synthbench.models.embeddings import class_centres, unit
+from synthbench.plugin import Context, Evaluator, Subject
 from synthbench.seeds import numpy_generator
 from synthbench.store import writing
-from synthbench.types import Context, Score, Skipped
+from synthbench.types import Score, Skipped
 
 
 def unique_literal(centres: np.ndarray, r: float, device: torch.device | str = "cpu", rows: int = 1024) -> np.ndarray:

@@ -13,11 +13,11 @@ from pydantic import Field
 from scipy.stats import rankdata
 
 from synthbench.config import Settings
-from synthbench.evaluators.statistics import bootstrap_weights, clustered_stderr, require_finite
-from synthbench.evaluators.subject import Subject
-from synthbench.plugin import Evaluator
+from synthbench.evaluators.statistics import bootstrap_weights, clustered_stderr
+from synthbench.models.embeddings import require_finite
+from synthbench.plugin import Context, Evaluator, Subject
 from synthbench.seeds import numpy_generator
-from synthbench.types import Context, Score, Skipped
+from synthbench.types import Score, Skipped
 
 LISTED = 64  # values of m that get a score of their own at most; a continuous m has none
 

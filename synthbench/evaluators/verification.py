@@ -15,11 +15,11 @@ from pydantic import Field
 
 from synthbench.config import Settings
 from synthbench.evaluators.pairs import PairResults
-from synthbench.evaluators.statistics import mean_stderr, require_finite
-from synthbench.evaluators.subject import Subject
-from synthbench.plugin import Evaluator
+from synthbench.evaluators.statistics import mean_stderr
+from synthbench.models.embeddings import require_finite
+from synthbench.plugin import Context, Evaluator, Subject
 from synthbench.seeds import numpy_generator
-from synthbench.types import Context, Score, Skipped, UserError
+from synthbench.types import Score, Skipped, UserError
 
 if TYPE_CHECKING:
     from synthbench.data.faces import FaceSet

@@ -24,15 +24,16 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synthbench import diffusion, hypersphere, inquiries, sampling
 from synthbench.config import Settings
 from synthbench.data import sources
 from synthbench.device import autocast, ready
+from synthbench.diffusion import process
+from synthbench.identities import hypersphere, inquiries, sampling
 from synthbench.models.checkpoints import load_checkpoint
 from synthbench.models.encoder import Encoder, read_tensors
-from synthbench.plugin import Generator, Traits
+from synthbench.plugin import Context, Generator, Traits
 from synthbench.seeds import torch_generator
-from synthbench.types import Context, FaceBatch, Slot, UserError, Volume
+from synthbench.types import FaceBatch, Slot, UserError, Volume
 
 # ---------------------------------------------------------------------------------------------------------------- config
 
@@ -161,7 +162,7 @@ def cropped(pictures: Tensor, crop: tuple[float, float, float], resolution: int)
     left, top, side = (round(share * pictures.shape[-1]) for share in crop)
     window = pictures[:, :, top : top + side, left : left + side]
     small = F.interpolate(window, (resolution, resolution), mode="bilinear", align_corners=False, antialias=True)
-    return diffusion.to_uint8(small)
+    return process.to_uint8(small)
 
 
 def distribution(arcface: Encoder, most: int, context: Context) -> tuple[Tensor, Tensor]:

@@ -16,14 +16,16 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synthbench import denoising, diffusion, hypersphere, inquiries, sampling, training
 from synthbench.config import Settings
 from synthbench.device import autocast, ready, send
+from synthbench.diffusion import denoising, process
+from synthbench.identities import hypersphere, inquiries, sampling
 from synthbench.models.encoder import Encoder, raw_codes, read_tensors
 from synthbench.models.unet import Shape, UNet
-from synthbench.plugin import Generator, Traits
+from synthbench.plugin import Context, Generator, Traits
 from synthbench.seeds import derive, torch_generator
-from synthbench.types import Context, FaceBatch, Slot, Volume
+from synthbench.training import loop
+from synthbench.types import FaceBatch, Slot, Volume
 
 TINY_UNET = {"channels": 16, "multipliers": [1, 2], "attention_levels": [1], "attention_width": 16, "head_width": 8, "groups": 4,
              "skip_downsample_level": -1, "patch": 2}  # fmt: skip
@@ -207,17 +209,17 @@ class CemiFace(Generator[Config]):
             codes = known.codes[[slot.identity for slot in some]]
             told = hypersphere.perturb(codes, some, lowest, context.seed)
             streams = [torch_generator(context.seed, "image", *slot) for slot in some]
-            noise = diffusion.Noise(streams, (3, *[context.resolution] * 2), context.device)
+            noise = process.Noise(streams, (3, *[context.resolution] * 2), context.device)
             with torch.inference_mode(), autocast(context.device, sample.precision):
                 condition = denoiser.condition(told.to(context.device), wanted.to(context.device))
                 nobody = denoiser.condition(0 * told.to(context.device), wanted.to(context.device)) if sample.guidance else None
 
                 def network(x: Tensor, t: Tensor) -> Tensor:
                     output = denoiser(x, t, condition).float()
-                    return output if nobody is None else diffusion.guided(output, denoiser(x, t, nobody).float(), sample.guidance)
+                    return output if nobody is None else process.guided(output, denoiser(x, t, nobody).float(), sample.guidance)
 
                 x = denoising.painted(network, noise, abar, settings, sample, sample.clip_x0)
-                images = diffusion.to_uint8(x)
+                images = process.to_uint8(x)
                 reached = (encoder.embed(images).float() * F.normalize(codes.to(context.device), dim=1)).sum(1)
             return images, {"m": wanted, "similarity": reached}
 
@@ -248,12 +250,12 @@ def train(settings: Train, context: Context) -> None:
     abar = settings.signal
     torch.manual_seed(derive(context.seed, "weights"))
     denoiser = Denoiser(settings, context.resolution, encoder.dim).eval()  # nothing in it depends on the mode
-    learner = training.Learner(denoiser, settings, device)
+    learner = loop.Learner(denoiser, settings, device)
 
-    def update(step: training.Step) -> training.Losses:
+    def update(step: loop.Step) -> loop.Losses:
         size, draw = len(step.rows), step.draw
         mirror = (torch.rand(size, generator=draw) < 0.5) & settings.flip
-        t = diffusion.sample_times(size, abar, draw, settings.times)
+        t = process.sample_times(size, abar, draw, settings.times)
         m = sample_m(size, settings, draw)
         if not settings.per_image:
             t, m = t[:1].expand(size), m[:1].expand(size)
@@ -261,13 +263,13 @@ def train(settings: Train, context: Context) -> None:
         told = (torch.rand(size, generator=draw) >= settings.empty).float() if settings.empty else torch.ones(size)
         grain = torch.randn(noise.shape, generator=draw) * settings.similarity_noise if settings.similarity_noise else torch.zeros(size)
 
-        x0 = training.pictures(faces, step.rows, mirror, device)
+        x0 = loop.pictures(faces, step.rows, mirror, device)
         code = codes[mirror.long(), torch.from_numpy(step.rows)]
         batch = Batch(x0, *(send(tensor, device) for tensor in (code, told, m, t, abar[t], noise, grain)))
         return learner.learn(lambda part: objective(denoiser, encoder, part, settings), batch, step, settings.norm == "batch")
 
-    training.loop(update, learner.state, settings, len(faces), context, "CemiFace")
-    training.finish(learner.average.model, weights, "codes.safetensors")
+    loop.run(update, learner.state, settings, len(faces), context, "CemiFace")
+    loop.finish(learner.average.model, weights, "codes.safetensors")
 
 
 class Batch(NamedTuple):
@@ -286,10 +288,10 @@ class Batch(NamedTuple):
 def objective(denoiser: Denoiser, encoder: Encoder, batch: Batch, settings: Train) -> dict[str, Tensor]:
     """The loss of Eq. 13 [12] and its parts, scalars: loss, mse, similarity_loss, and the similarity reached by the estimates of x_0."""
     x0, code, told, m, t, abar, noise, grain = batch
-    x_t = diffusion.add_noise(x0, noise, abar)  # Eq. 4
+    x_t = process.add_noise(x0, noise, abar)  # Eq. 4
     output = denoiser(x_t, t, denoiser.condition(code * told[:, None], m)).float()
     mse = denoising.squared_error(output, x0, noise, abar, settings)  # L_MSE
-    estimate = diffusion.estimate(output, x_t, abar, settings.prediction).x0
+    estimate = process.estimate(output, x_t, abar, settings.prediction).x0
     if settings.clip_x0:
         estimate = estimate.clamp(-1, 1)
     if settings.similarity_noise:

@@ -20,16 +20,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synthbench import denoising, diffusion, inquiries, sampling, training, unconditional
 from synthbench.config import Settings
 from synthbench.device import autocast, ready, send
+from synthbench.diffusion import denoising, process
+from synthbench.identities import inquiries, sampling, unconditional
 from synthbench.models.encoder import Encoder, build, raw_codes, read_tensors
 from synthbench.models.patch_style import Statistic, StyleEncoder, waves
 from synthbench.models.unet import UNet
-from synthbench.plugin import Generator, Traits
+from synthbench.plugin import Context, Generator, Traits
 from synthbench.seeds import derive, numpy_generator, torch_generator
 from synthbench.store import writing
-from synthbench.types import Context, FaceBatch, Slot, UserError, Volume
+from synthbench.training import loop
+from synthbench.types import FaceBatch, Slot, UserError, Volume
 
 TINY_UNET = {"channels": 16, "multipliers": [1, 2], "attention_levels": [1], "attention_width": 16, "head_width": 8, "groups": 4,
              "skip_downsample_level": -1, "patch": 2}  # fmt: skip
@@ -221,11 +223,11 @@ class DCFace(Generator[Config]):
                 send(images, context.device).float() / 127.5 - 1 for images in (inquired.images(who), context.faces.images(rows))
             )
             streams = [torch_generator(context.seed, "image", *slot) for slot in some]
-            noise = diffusion.Noise(streams, (3, *[context.resolution] * 2), context.device)
+            noise = process.Noise(streams, (3, *[context.resolution] * 2), context.device)
             with torch.inference_mode(), autocast(context.device, sample.precision):
                 condition = denoiser.condition(x_id, encoder.maps(x_sty, 1)[0])
                 x = denoising.painted(lambda x, t: denoiser(x, t, condition).float(), noise, abar, settings, sample, sample.clip_x0)
-                images = diffusion.to_uint8(x)
+                images = process.to_uint8(x)
                 reached = (encoder.embed(images).cpu() * F.normalize(codes[who], dim=1)).sum(1)
             return images, {"style": torch.from_numpy(rows), "similarity": reached}
 
@@ -281,23 +283,23 @@ def train(settings: Train, context: Context) -> None:
     abar = settings.signal
     torch.manual_seed(derive(context.seed, "weights"))
     denoiser = Denoiser(settings, context.resolution, encoder).eval()  # the one part that has a mode is told by `keep`
-    learner = training.Learner(denoiser, settings, device)
+    learner = loop.Learner(denoiser, settings, device)
 
-    def update(step: training.Step) -> training.Losses:
+    def update(step: loop.Step) -> loop.Losses:
         size, draw = len(step.rows), step.draw
         style, who = people.pairs(usable[step.rows], settings.near, settings.trim, draw)
         mirror = (torch.rand(2, size, generator=draw) < 0.5) & settings.flip
-        t = diffusion.sample_times(size, abar, draw, settings.times)
+        t = process.sample_times(size, abar, draw, settings.times)
         noise = torch.randn(size, 3, context.resolution, context.resolution, generator=draw)
         images, vectors = [], []
         for rows, side in zip((style, who), mirror):
-            images.append(training.pictures(faces, rows, side, device))
+            images.append(loop.pictures(faces, rows, side, device))
             vectors.append(codes[side.long(), torch.from_numpy(rows)])
         keep = denoiser.E_sty.keep(size, draw, device)
         batch = Batch(images[0], images[1], keep, *(send(tensor, device) for tensor in (*vectors, t, abar[t], noise)))
         return learner.learn(lambda part: objective(denoiser, encoder, part, settings), batch, step)
 
-    training.loop(update, learner.state, settings, len(usable), context, "DCFace")
+    loop.run(update, learner.state, settings, len(usable), context, "DCFace")
     average: Denoiser = learner.average.model  # type: ignore[assignment]
     some = usable[np.linspace(0, len(usable) - 1, SETTLE).astype(np.int64)]
     with torch.no_grad():
@@ -305,7 +307,7 @@ def train(settings: Train, context: Context) -> None:
         average.E_sty.settle(features, average.E_sty.keep(SETTLE, torch_generator(context.seed, "settle"), device))
     with writing(context.out / "centres.safetensors") as temporary:
         save_file({"centres": people.centres}, temporary)
-    training.finish(average, weights, "codes.safetensors")
+    loop.finish(average, weights, "codes.safetensors")
 
 
 class People:
@@ -358,10 +360,10 @@ def objective(denoiser: Denoiser, encoder: Encoder, batch: Batch, settings: Trai
     x0, x_id, keep, style, who, t, abar, noise = batch
     with torch.no_grad():
         features = encoder.maps(x0, 1)[0]
-    x_t = diffusion.add_noise(x0, noise, abar)
+    x_t = process.add_noise(x0, noise, abar)
     output = denoiser(x_t, t, denoiser.condition(x_id, features, keep)).float()
     mse = denoising.squared_error(output, x0, noise, abar, settings)
-    estimate = diffusion.estimate(output, x_t, abar, settings.prediction).x0
+    estimate = process.estimate(output, x_t, abar, settings.prediction).x0
     if settings.clip_x0:
         estimate = estimate.clamp(-1, 1)
     some = slice(None, None, settings.identity_every)

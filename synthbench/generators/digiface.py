@@ -16,11 +16,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from synthbench import augment, diffusion, heads, procedural
 from synthbench.config import Settings
-from synthbench.plugin import Generator, Traits
+from synthbench.diffusion import process
+from synthbench.plugin import Context, Generator, Traits
+from synthbench.recognition import augment
 from synthbench.seeds import derive, torch_generator
-from synthbench.types import Context, FaceBatch, Slot
+from synthbench.types import FaceBatch, Slot
+from synthbench.world import heads, renderer
 
 BATCH = 256  # faces rendered at a time
 PART = "generator"  # of the embedded world; another seed than other generators have, so that the people are others too
@@ -97,7 +99,7 @@ class DigiFace(Generator[Config]):
 def augmented(image: Tensor, sample: Sample, slot: Slot, seed: int) -> Tensor:
     """(3, R, R) uint8 -> (1, 3, R, R) uint8, alone, so that it does not depend on its batch."""
     x = augment.augment(image[None], sample.augmentation, torch_generator(seed, "augmentation", *slot))
-    return diffusion.to_uint8(x)
+    return process.to_uint8(x)
 
 
 # ------------------------------------------------------------------------------------------------------------- rendering
@@ -132,12 +134,12 @@ WORN = (
 def render(sample: Sample, identity: Tensor, number: Tensor, outfit: Tensor, resolution: int, seed: int) -> Tensor:
     """Faces (B, 3, resolution, resolution) uint8 of the people `identity` in their accessories `outfit`, image `number`; all (B,)."""
     own = derive(seed, "digiface")
-    people = procedural.draw(procedural.PERSON, PART, identity, torch.zeros_like(identity), own, procedural.IDENTITY_SPREAD)
-    scene = procedural.nuisance(PART, identity, number, own)
-    scene["age"] = procedural.nuisance(PART, identity, torch.zeros_like(identity), derive(own, "age"))["age"]  # shapes head and skin
-    worn = procedural.nuisance(PART, identity, outfit, derive(own, "accessories"))
-    pose = dict(zip(POSE, procedural.draw(POSE, PART, identity, number, own).unbind(1)))
-    wardrobe = dict(zip(WARDROBE, procedural.draw(WARDROBE, PART, identity, outfit, own).unbind(1)))
+    people = renderer.draw(renderer.PERSON, PART, identity, torch.zeros_like(identity), own, renderer.IDENTITY_SPREAD)
+    scene = renderer.nuisance(PART, identity, number, own)
+    scene["age"] = renderer.nuisance(PART, identity, torch.zeros_like(identity), derive(own, "age"))["age"]  # shapes head and skin
+    worn = renderer.nuisance(PART, identity, outfit, derive(own, "accessories"))
+    pose = dict(zip(POSE, renderer.draw(POSE, PART, identity, number, own).unbind(1)))
+    wardrobe = dict(zip(WARDROBE, renderer.draw(WARDROBE, PART, identity, outfit, own).unbind(1)))
     has = {name: wardrobe[name] < share for name, share in sample.accessories.model_dump().items()}
     scene |= {name: worn[name] for name in WORN}
     scene |= {name: angle(pose[name], limit) for name, limit in (("yaw", sample.yaw), ("pitch", sample.pitch))}
@@ -146,9 +148,9 @@ def render(sample: Sample, identity: Tensor, number: Tensor, outfit: Tensor, res
     hand, mask, none = (torch.tensor(share) for share in (heads.HAND / 2, (heads.LOCK + heads.MASK) / 2, 1.0))
     scene["occlusion"] = torch.where(has["hand"], hand, torch.where(has["facewear"], mask, none))
     scene |= {"hat": has["headwear"].float()} | {name: wardrobe[name] for name in WARDROBE if name.startswith("hat_")}
-    people[:, list(procedural.PERSON).index("hair_light")] += wardrobe["hair_light"]
-    people[:, list(procedural.PERSON).index("blush")] += 0.3 * scene["makeup"]
-    return procedural.render(people, scene, resolution)
+    people[:, list(renderer.PERSON).index("hair_light")] += wardrobe["hair_light"]
+    people[:, list(renderer.PERSON).index("blush")] += 0.3 * scene["makeup"]
+    return renderer.render(people, scene, resolution)
 
 
 def angle(u: Tensor, limit: float) -> Tensor:

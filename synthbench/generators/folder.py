@@ -14,9 +14,9 @@ from synthbench.config import Settings
 from synthbench.data import sources
 from synthbench.data.faces import chosen_rows, read_images, read_source
 from synthbench.data.finite import rows_of, slots_of
-from synthbench.data.readers import Source
-from synthbench.plugin import Generator, Traits
-from synthbench.types import Context, FaceBatch, Slot, UserError, Volume
+from synthbench.data.labelled import Source
+from synthbench.plugin import Context, Generator, Traits
+from synthbench.types import FaceBatch, Slot, UserError, Volume
 
 
 class Sample(Settings):

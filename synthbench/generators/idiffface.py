@@ -17,18 +17,19 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synthbench import denoising, diffusion, hypersphere, inquiries, sampling, training, unconditional
 from synthbench.config import Settings
 from synthbench.device import autocast, ready, send
-from synthbench.models import autoencoder
-from synthbench.models.autoencoder import Autoencoder
-from synthbench.models.autoencoder import Train as AutoencoderTrain
+from synthbench.diffusion import autoencoder, denoising, process
+from synthbench.diffusion.autoencoder import Autoencoder
+from synthbench.diffusion.autoencoder import Train as AutoencoderTrain
+from synthbench.identities import hypersphere, inquiries, sampling, unconditional
+from synthbench.identities.unconditional import Train as UnconditionalTrain
 from synthbench.models.context_unet import ContextUNet, Shape
 from synthbench.models.encoder import raw_codes, read_tensors
-from synthbench.plugin import Generator, Traits
+from synthbench.plugin import Context, Generator, Traits
 from synthbench.seeds import derive, torch_generator
-from synthbench.types import Context, FaceBatch, Slot, UserError, Volume
-from synthbench.unconditional import Train as UnconditionalTrain
+from synthbench.training import loop
+from synthbench.types import FaceBatch, Slot, UserError, Volume
 
 FOLDER = "autoencoder"  # in the folder of the train stage
 
@@ -45,7 +46,7 @@ class Train(denoising.Train):
     )
     steps: int = Field(150_000, ge=0, description="0: epochs x images / batch_size")
     batch_size: int = Field(512, ge=1)
-    lr_schedule: diffusion.LrSchedule = "restarts"
+    lr_schedule: loop.LrSchedule = "restarts"
     weight_decay: float = Field(0.0, ge=0)
     unconditional: UnconditionalTrain | None = Field(None, description="the first of two stages: a model of faces; null: none")
 
@@ -193,17 +194,17 @@ class IDiffFace(Generator[Config]):
             own = known.codes[[slot.identity for slot in some]]
             told = hypersphere.perturb(own, some, lowest, context.seed)
             streams = [torch_generator(context.seed, "image", *slot) for slot in some]
-            noise = diffusion.Noise(streams, (settings.autoencoder.latents, side, side), device)
+            noise = process.Noise(streams, (settings.autoencoder.latents, side, side), device)
             with torch.inference_mode(), autocast(device, sample.precision):
                 towards = contexts(denoiser, told.to(device))
                 away = opposite(denoiser, sample, known.codes, some, context) if sample.guidance else None
 
                 def network(z: Tensor, t: Tensor) -> Tensor:
                     output = denoiser(z, t, towards).float()
-                    return output if away is None else diffusion.guided(output, denoiser(z, t, away).float(), sample.guidance)
+                    return output if away is None else process.guided(output, denoiser(z, t, away).float(), sample.guidance)
 
                 z = denoising.painted(network, noise, abar, settings, sample, clip_x0=False)
-                images = diffusion.to_uint8(autoencoder.resized(painter.decode(z).float(), context.resolution))
+                images = process.to_uint8(autoencoder.resized(painter.decode(z).float(), context.resolution))
                 reached = (encoder.embed(images).float() * F.normalize(own.to(device), dim=1)).sum(1)
             return images, {"similarity": reached}
 
@@ -256,22 +257,22 @@ def train(settings: Train, context: Context) -> None:
     abar = settings.signal
     torch.manual_seed(derive(context.seed, "weights"))
     denoiser = Denoiser(settings, side, encoder.dim).eval()  # nothing in it depends on the mode: what is dropped comes with the batch
-    learner = training.Learner(denoiser, settings, device)
+    learner = loop.Learner(denoiser, settings, device)
 
-    def update(step: training.Step) -> training.Losses:
+    def update(step: loop.Step) -> loop.Losses:
         size, draw = len(step.rows), step.draw
         mirror = (torch.rand(size, generator=draw) < 0.5) & settings.flip
-        t = diffusion.sample_times(size, abar, draw, settings.times)
+        t = process.sample_times(size, abar, draw, settings.times)
         noise = torch.randn(size, settings.autoencoder.latents, side, side, generator=draw)
         absent = torch.rand(size, generator=draw) < settings.empty
         drop = torch.rand(size, settings.unet.components, generator=draw)
-        x = training.mirrored(autoencoder.fitted(send(faces.images(step.rows), device), pixels), mirror)
+        x = loop.mirrored(autoencoder.fitted(send(faces.images(step.rows), device), pixels), mirror)
         code = codes[mirror.long(), torch.from_numpy(step.rows)]
         batch = Batch(x, *(send(tensor, device) for tensor in (code, t, abar[t], noise, absent, drop)))
         return learner.learn(lambda part: objective(denoiser, painter, part, settings), batch, step)
 
-    training.loop(update, learner.state, settings, len(faces), context, "IDiff-Face")
-    training.finish(learner.average.model, weights, "codes.safetensors")
+    loop.run(update, learner.state, settings, len(faces), context, "IDiff-Face")
+    loop.finish(learner.average.model, weights, "codes.safetensors")
 
 
 class Batch(NamedTuple):
@@ -291,6 +292,6 @@ def objective(denoiser: Denoiser, painter: Autoencoder, batch: Batch, settings: 
     x, code, t, abar, noise, absent, drop = batch
     with torch.no_grad():
         z = painter.encode(x)
-    z_t = diffusion.add_noise(z, noise, abar)
+    z_t = process.add_noise(z, noise, abar)
     output = denoiser(z_t, t, denoiser.context(code, absent, drop)).float()
     return {"loss": denoising.squared_error(output, z, noise, abar, settings)}

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from pydantic import Field
 
-from synthbench import procedural
 from synthbench.config import Settings
-from synthbench.plugin import Generator, Traits
-from synthbench.types import Context, FaceBatch, Slot
+from synthbench.plugin import Context, Generator, Traits
+from synthbench.types import FaceBatch, Slot
+from synthbench.world import renderer
 
 
 class Sample(Settings):
@@ -32,7 +32,7 @@ class Procedural(Generator[Config]):
     def generate(self, slots: Sequence[Slot], context: Context) -> Iterator[FaceBatch]:
         for start in range(0, len(slots), 256):
             identity, sample = torch.tensor(slots[start : start + 256]).unbind(1)
-            images = procedural.faces(
+            images = renderer.faces(
                 "generator", identity, sample, context.resolution, context.seed, difficulty=self.config.sample.difficulty
             )
             yield FaceBatch(images, identity)

@@ -9,8 +9,8 @@ import torch
 
 from synthbench.config import Settings
 from synthbench.data.finite import rows_of, slots_of
-from synthbench.plugin import Generator, Traits
-from synthbench.types import Context, FaceBatch, Slot, Volume
+from synthbench.plugin import Context, Generator, Traits
+from synthbench.types import FaceBatch, Slot, Volume
 
 
 class RealConfig(Settings):

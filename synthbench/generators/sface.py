@@ -15,14 +15,16 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from synthbench import adversarial, diffusion, sampling, training
 from synthbench.config import Settings
 from synthbench.device import ready
+from synthbench.diffusion import process
+from synthbench.identities import sampling
 from synthbench.models import gan
 from synthbench.models.encoder import read_tensors
-from synthbench.plugin import Generator, Traits
+from synthbench.plugin import Context, Generator, Traits
 from synthbench.seeds import derive, torch_generator
-from synthbench.types import Context, FaceBatch, Slot, UserError, Volume
+from synthbench.training import adversarial, loop
+from synthbench.types import FaceBatch, Slot, UserError, Volume
 
 CASIA = 10_572  # identities of the set that the paper learns from; what `networks` is counted for
 
@@ -95,7 +97,7 @@ class SFace(Generator[Config]):
             )
             with torch.inference_mode():
                 images = painter(z, noise, label.to(context.device))
-            return diffusion.to_uint8(gan.fit(images, context.resolution)), {"real_identity": label}
+            return process.to_uint8(gan.fit(images, context.resolution)), {"real_identity": label}
 
         yield from sampling.generate(make, slots, context, ("real_identity",))
 
@@ -119,8 +121,8 @@ def train(settings: Train, context: Context) -> None:
     rivals = adversarial.Rivals(painter, critic, settings, context.device)
     side = gan.side_for(context.resolution)
 
-    def update(step: training.Step) -> training.Losses:
+    def update(step: loop.Step) -> loop.Losses:
         return rivals.update(adversarial.draw(faces, step, painter, side, settings.code, settings), step)
 
-    training.loop(update, rivals.state, settings, len(faces), context, "SFace")
-    training.finish(rivals.generator.average.model, weights)
+    loop.run(update, rivals.state, settings, len(faces), context, "SFace")
+    loop.finish(rivals.generator.average.model, weights)

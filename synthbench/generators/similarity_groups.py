@@ -17,9 +17,9 @@ from pydantic import Field, model_validator
 
 from synthbench.config import Settings
 from synthbench.data.finite import slots_of
-from synthbench.plugin import Generator, Traits
+from synthbench.plugin import Context, Generator, Traits
 from synthbench.store import writing
-from synthbench.types import Context, FaceBatch, Slot, UserError, Volume
+from synthbench.types import FaceBatch, Slot, UserError, Volume
 
 
 class Enroll(Settings):

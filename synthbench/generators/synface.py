@@ -20,14 +20,16 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synthbench import adversarial, diffusion, sampling, training
 from synthbench.config import Settings
 from synthbench.device import ready
+from synthbench.diffusion import process
+from synthbench.identities import sampling
 from synthbench.models import gan
 from synthbench.models.encoder import raw_codes, read_tensors
-from synthbench.plugin import Generator, Traits
+from synthbench.plugin import Context, Generator, Traits
 from synthbench.seeds import derive, torch_generator
-from synthbench.types import Context, FaceBatch, Slot, UserError
+from synthbench.training import adversarial, loop
+from synthbench.types import FaceBatch, Slot, UserError
 
 GRID = 20  # phi is a multiple of 1 / 20
 REACH = 32  # a partner is one of so many identities before: it must be there in every volume that has the identity
@@ -183,7 +185,7 @@ class SynFace(Generator[Config]):
                 "label2": torch.tensor([item.second for item in mixes]),
                 "weight": torch.tensor([item.share for item in mixes]),
             }
-            return diffusion.to_uint8(gan.fit(images, context.resolution)), columns
+            return process.to_uint8(gan.fit(images, context.resolution)), columns
 
         yield from sampling.generate(make, slots, context, ("label2", "weight"))
 
@@ -215,18 +217,18 @@ def train(settings: Train, context: Context) -> None:
     rivals = adversarial.Rivals(painter, critic, settings, context.device)
     side, width = gan.side_for(context.resolution), settings.identity
 
-    def update(step: training.Step) -> training.Losses:
+    def update(step: loop.Step) -> loop.Losses:
         batch = adversarial.draw(faces, step, painter, side, width + settings.attributes, settings)
         batch.other[:, :width] = batch.z[:, :width]  # style mixing mixes attributes
         return rivals.update(batch, step, keep)
 
-    def keep(images: Tensor, batch: adversarial.Batch) -> training.Losses:
+    def keep(images: Tensor, batch: adversarial.Batch) -> loop.Losses:
         """The painted face is the person of its identity code, whatever the other code is."""
         loss = identity_loss(encoder(gan.fit(images, context.resolution)), basis(batch.z[:, :width]), settings.identity_floor)
         return {"identity_loss": settings.identity_weight * loss}
 
-    training.loop(update, rivals.state, settings, len(faces), context, "SynFace")
-    training.finish(rivals.generator.average.model, weights, "codes.safetensors")
+    loop.run(update, rivals.state, settings, len(faces), context, "SynFace")
+    loop.finish(rivals.generator.average.model, weights, "codes.safetensors")
 
 
 def fitted(settings: Train, context: Context) -> Basis:

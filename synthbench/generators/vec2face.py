@@ -19,18 +19,21 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synthbench import console, diffusion, inquiries, sampling, training
+from synthbench import console
 from synthbench.config import Settings
 from synthbench.data import faces as data
 from synthbench.data import sources
 from synthbench.data.shards import ShardWriter
 from synthbench.device import autocast, ready, send
+from synthbench.diffusion import process
+from synthbench.identities import inquiries, sampling
 from synthbench.models import fmae, perceptual
 from synthbench.models.encoder import Encoder, raw_codes, read_tensors
-from synthbench.plugin import Generator, Traits
+from synthbench.plugin import Context, Generator, Traits
 from synthbench.seeds import derive, torch_generator
 from synthbench.store import write_json, writing
-from synthbench.types import Context, FaceBatch, Slot, UserError, Volume
+from synthbench.training import loop
+from synthbench.types import FaceBatch, Slot, UserError, Volume
 
 SPREAD = 0.97  # std of an element of the features in the paper (ArcFace R100, Glint360K, on WebFace4M): the unit of sigma
 QUALITY = 27.0  # the target of MagFace's quality in the authors' AttrOP: the unit of its loss
@@ -39,7 +42,7 @@ BLOCK = 256  # vectors drawn at a time
 # ---------------------------------------------------------------------------------------------------------------- config
 
 
-class Train(training.Optimization):
+class Train(loop.Optimization):
     network: fmae.Shape = fmae.Shape()
     mask: fmae.Mask = fmae.Mask()
     perceptual: Literal["lpips", "encoder"] = Field(
@@ -55,9 +58,9 @@ class Train(training.Optimization):
     epochs: float = Field(100, gt=0)
     batch_size: int = Field(128, ge=1)
     lr: float = Field(4.57e-5, gt=0)
-    lr_schedule: diffusion.LrSchedule = "cosine"
-    warmup: training.Warmup = 0.05
-    betas: tuple[training.Beta, training.Beta] = (0.9, 0.99)
+    lr_schedule: loop.LrSchedule = "cosine"
+    warmup: loop.Warmup = 0.05
+    betas: tuple[loop.Beta, loop.Beta] = (0.9, 0.99)
     weight_decay: float = Field(0.05, ge=0)
     max_norm: float = Field(2.0, ge=0)
     ema_limit: float = Field(0.0, ge=0, lt=1, description="highest decay of the weight average; 0: none, as in the paper")
@@ -199,7 +202,7 @@ class Vec2Face(Generator[Config]):
 
     def check(self, volume: Volume, people: int | None) -> None:
         if self.config.train.perceptual == "lpips":
-            perceptual.lpips_files()
+            sources.lpips_files()
 
     def train(self, context: Context) -> None:
         train(self.config.train, context)
@@ -221,7 +224,7 @@ class Vec2Face(Generator[Config]):
             perturbed = perturb(vectors, noise, sigma * network.scale.cpu())
             with torch.inference_mode(), autocast(device, sample.precision):
                 masks = fmae.masks(streams, network.rows, sample.mask, device)
-                images = diffusion.to_uint8(fmae.paint(network, perturbed.to(device), *masks))
+                images = process.to_uint8(fmae.paint(network, perturbed.to(device), *masks))
                 reached = (context.encoder.embed(images).float() * F.normalize(vectors.to(device), dim=1)).sum(1)
             return images, {"sigma": sigma, "similarity": reached}
 
@@ -256,18 +259,18 @@ def train(settings: Train, context: Context) -> None:
         return
     faces, encoder, device = context.faces, context.encoder, context.device
     encoder.need_gradients("Vec2Face")
-    lpips = ready(perceptual.LPIPS(), device) if settings.perceptual == "lpips" else None
+    lpips = ready(perceptual.LPIPS(*sources.lpips_files()), device) if settings.perceptual == "lpips" else None
     features = raw_codes(encoder, faces, False, context.out / "features.safetensors", context.progress)[0]
 
     torch.manual_seed(derive(context.seed, "weights"))
     network = fmae.FeatureMAE(settings.network, context.resolution, encoder.dim)
     network.scale.fill_(features.std() / SPREAD)
     network.norm.fill_(features.norm(dim=1).mean())
-    learner = training.Learner(network, settings, device)
-    critic = training.Learner(fmae.Discriminator(settings.discriminator_channels), settings, device)
+    learner = loop.Learner(network, settings, device)
+    critic = loop.Learner(fmae.Discriminator(settings.discriminator_channels), settings, device)
     state = learner.state | {f"critic {name}": part for name, part in critic.state.items()}
 
-    def update(step: training.Step) -> training.Losses:
+    def update(step: loop.Step) -> loop.Losses:
         size, draw = len(step.rows), step.draw
         ratio = settings.mask.ratio(torch.rand(1, generator=draw)).expand(size)
         scores = torch.rand(size, network.rows, generator=draw)
@@ -281,8 +284,8 @@ def train(settings: Train, context: Context) -> None:
             losses["discriminator"] = learned["loss"]
         return losses
 
-    training.loop(update, state, settings, len(faces), context, "Vec2Face")
-    training.finish(learner.average.model, weights, "features.safetensors")
+    loop.run(update, state, settings, len(faces), context, "Vec2Face")
+    loop.finish(learner.average.model, weights, "features.safetensors")
 
 
 # ------------------------------------------------------------------------------------------------------------ identities
@@ -393,7 +396,7 @@ def write_inquiries(vectors: Tensor, network: fmae.FeatureMAE, config: Config, c
         streams = [torch_generator(context.seed, "inquiry", int(row)) for row in rows]
         mask = fmae.masks(streams, network.rows, config.sample.mask, context.device)
         with torch.inference_mode(), autocast(context.device, config.sample.precision):
-            images = diffusion.to_uint8(fmae.paint(network, vectors[rows].to(context.device), *mask)).cpu()
+            images = process.to_uint8(fmae.paint(network, vectors[rows].to(context.device), *mask)).cpu()
         count = len(vectors) - first
         writer.write(FaceBatch(images[:count], rows[:count]))
     writer.finish([f"vector {i}" for i in range(len(vectors))])

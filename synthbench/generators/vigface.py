@@ -20,28 +20,32 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synthbench import console, denoising, diffusion, hypersphere, recognition, sampling, training
-from synthbench.augment import Augmentation, Flip
+from synthbench import console
 from synthbench.config import Settings
 from synthbench.device import autocast, ready, send
+from synthbench.diffusion import denoising, process
+from synthbench.identities import hypersphere, sampling
 from synthbench.models.encoder import Encoder, load_encoder, raw_codes, read_tensors, save_encoder
-from synthbench.models.margin import Head
 from synthbench.models.vit import Shape, ViT
-from synthbench.plugin import Generator, Traits
+from synthbench.plugin import Context, Generator, Traits
+from synthbench.recognition import trainer
+from synthbench.recognition.augment import Augmentation, Flip
+from synthbench.recognition.margin import Head
 from synthbench.seeds import derive, torch_generator
 from synthbench.store import write_json, writing
-from synthbench.types import Context, FaceBatch, Progress, Slot, UserError, Volume
+from synthbench.training import loop
+from synthbench.types import FaceBatch, Progress, Slot, UserError, Volume
 
 BLOCK = 1024  # prototypes compared at a time
 
 # ---------------------------------------------------------------------------------------------------------------- config
 
 
-class Recognizer(recognition.Recipe):
+class Recognizer(trainer.Recipe):
     """Stage 1. Defaults: the paper's settings for CASIA-WebFace."""
 
     name: str = "vigface"
-    backbone: recognition.Backbone = recognition.Backbone(family="iresnet", depth=50)
+    backbone: trainer.Backbone = trainer.Backbone(family="iresnet", depth=50)
     head: Literal["arcface"] = "arcface"
     margin: float = Field(0.5, ge=0)
     scale: float = Field(30.0, gt=0)
@@ -65,9 +69,9 @@ class Train(denoising.Train):
     feature_weight: float = Field(1.0, ge=0, description="lambda of Eq. 8; open: not published")
     feature_every: int = Field(1, ge=1, description="the feature distance on every n-th image of a batch; on a CPU the recognizer is dear")
     clip_x0: bool = Field(True, description="open: clip the estimate of x_0 to [-1, 1] before the recognizer")
-    schedule: diffusion.Schedule = "cosine"
-    prediction: diffusion.Prediction = Field("x0", description="x0 (v1) or v (v3)")
-    weighting: diffusion.Weighting = Field("plain", description="of the squared error; plain: that of Eq. 8")
+    schedule: process.Schedule = "cosine"
+    prediction: process.Prediction = Field("x0", description="x0 (v1) or v (v3)")
+    weighting: process.Weighting = Field("plain", description="of the squared error; plain: that of Eq. 8")
     steps: int = Field(5_000_000, ge=0, description="0: epochs x images / batch_size")
     batch_size: int = Field(512, ge=1)
 
@@ -138,12 +142,12 @@ def train_recognizer(settings: Train, context: Context) -> tuple[Encoder, Tensor
         real, size = faces.identities, min(recipe.batch_size, len(faces))
         per_epoch = len(faces) // size
         count = size if settings.virtual_batch == "equal" else max(1, round(size * settings.virtual / real))
-        backbone, head, optimizer = recognition.setup(faces, recipe, context.seed, device, settings.virtual)
+        backbone, head, optimizer = trainer.setup(faces, recipe, context.seed, device, settings.virtual)
         head.register_buffer("sigma", torch.zeros(recipe.dim, device=device))  # part of the head, so that it is in its checkpoint
         sigma = head.get_buffer("sigma")
         backbone.train(), head.train()
 
-        def update(step: training.Step) -> training.Losses:
+        def update(step: loop.Step) -> loop.Losses:
             chosen = torch.randint(real, real + settings.virtual, (count,), generator=step.draw)
             z = torch.randn(count, recipe.dim, generator=step.draw)
 
@@ -153,15 +157,13 @@ def train_recognizer(settings: Train, context: Context) -> tuple[Encoder, Tensor
 
             images, labels = faces.images(step.rows), torch.from_numpy(faces.identity[step.rows])
             lr = recipe.lr_at(step.number, per_epoch)
-            loss, _ = recognition.update(
-                backbone, head, optimizer, images, labels, recipe, lr, context.seed, step.number, device, criterion
-            )
+            loss, _ = trainer.update(backbone, head, optimizer, images, labels, recipe, lr, context.seed, step.number, device, criterion)
             return {"loss": loss, "sigma": sigma.norm()}
 
-        plan = training.Optimization(steps=recipe.epochs * per_epoch, batch_size=size)
+        plan = loop.Optimization(steps=recipe.epochs * per_epoch, batch_size=size)
         advice = "Lower train.recognizer.lr, or set train.recognizer.warmup=1, train.recognizer.clip=5"
-        state: dict[str, training.Stateful] = {"backbone": backbone, "head": head, "optimizer": optimizer}
-        training.loop(update, state, plan, len(faces), context, "VIGFace's recognizer", advice=advice)
+        state: dict[str, loop.Stateful] = {"backbone": backbone, "head": head, "optimizer": optimizer}
+        loop.run(update, state, plan, len(faces), context, "VIGFace's recognizer", advice=advice)
         with writing(out / "prototypes.safetensors") as temporary:
             save_file({"prototypes": F.normalize(head.weight.detach(), dim=1).cpu()}, temporary)
         architecture = {"architecture": recipe.backbone.architecture(recipe.dropout), "resolution": faces.resolution, "dim": recipe.dim}
@@ -233,10 +235,10 @@ class Batch(NamedTuple):
 def objective(denoiser: ViT, recognizer: Encoder, batch: Batch, settings: Train) -> dict[str, Tensor]:
     """Eq. 8, ||x_0 - x_0'||^2 + lambda ||f(x_0) - f(x_0')||^2 on unit embeddings (v3: the prototype for f(x_0)), and its parts, scalars."""
     x0, code, told, t, abar, noise = batch
-    x_t = diffusion.add_noise(x0, noise, abar)
+    x_t = process.add_noise(x0, noise, abar)
     output = denoiser(x_t, t, condition(code) * told[:, None]).float()
     mse = denoising.squared_error(output, x0, noise, abar, settings)
-    estimate = diffusion.estimate(output, x_t, abar, settings.prediction).x0
+    estimate = process.estimate(output, x_t, abar, settings.prediction).x0
     if settings.clip_x0:
         estimate = estimate.clamp(-1, 1)
     some = slice(None, None, settings.feature_every)
@@ -318,18 +320,18 @@ class VIGFace(Generator[Config]):
         def make(some: list[Slot]) -> tuple[Tensor, dict[str, Tensor]]:
             code = codes[[slot.identity for slot in some]].to(context.device)
             streams = [torch_generator(context.seed, "image", *slot) for slot in some]
-            noise = diffusion.Noise(streams, (3, *[context.resolution] * 2), context.device)
+            noise = process.Noise(streams, (3, *[context.resolution] * 2), context.device)
             told = condition(perturbed(code, trained, some, sample.perturb, context.seed))
 
             def network(x: Tensor, t: Tensor) -> Tensor:
                 if sample.guidance == 0:
                     return denoiser(x, t, told).float()
                 knowing, blind = denoiser(torch.cat([x, x]), t, torch.cat([told, torch.zeros_like(told)])).float().chunk(2)
-                return diffusion.guided(knowing, blind, sample.guidance)  # Eq. 9
+                return process.guided(knowing, blind, sample.guidance)  # Eq. 9
 
             with torch.inference_mode(), autocast(context.device, sample.precision):
                 x = denoising.painted(network, noise, settings.signal, settings, sample, sample.clip_x0)
-                images = diffusion.to_uint8(x)
+                images = process.to_uint8(x)
                 found = {"similarity": (recognizer.embed(images) * code).sum(1)}
             return images, found | {"real_identity": torch.tensor([slot.identity for slot in some])}
 
@@ -355,12 +357,12 @@ def train(settings: Train, context: Context) -> None:
     Raises UserError for images without labels and for virtual prototypes that collapsed.
     """
     faces = context.faces
-    recognition.check(faces)
+    trainer.check(faces)
     recipe = settings.recognizer
     with torch.device("meta"):  # a shape that cannot be is refused before stage 1
         ViT(settings.vit, context.resolution, recipe.dim)
     first = recipe.epochs * (len(faces) // min(recipe.batch_size, len(faces)))
-    total = first + training.plan(settings, len(faces))[1]
+    total = first + loop.plan(settings, len(faces))[1]
 
     def counted(before: int) -> Progress:
         return lambda done, _: context.progress(before + done, total)
@@ -383,18 +385,18 @@ def train_diffusion(settings: Train, context: Context, recognizer: Encoder, prot
     abar = settings.signal
     torch.manual_seed(derive(context.seed, "weights"))
     denoiser = ViT(settings.vit, context.resolution, recognizer.dim).eval()  # nothing in it depends on the mode
-    learner = training.Learner(denoiser, settings, device)
+    learner = loop.Learner(denoiser, settings, device)
 
-    def update(step: training.Step) -> training.Losses:
+    def update(step: loop.Step) -> loop.Losses:
         size, draw, rows = len(step.rows), step.draw, torch.from_numpy(step.rows)
         mirror = (torch.rand(size, generator=draw) < 0.5) & settings.flip
         told = (torch.rand(size, generator=draw) >= settings.drop).float()
-        t = diffusion.sample_times(size, abar, draw, settings.times)
+        t = process.sample_times(size, abar, draw, settings.times)
         noise = torch.randn(size, 3, context.resolution, context.resolution, generator=draw)
-        x0 = training.pictures(faces, step.rows, mirror, device)
+        x0 = loop.pictures(faces, step.rows, mirror, device)
         code = codes[mirror.long(), rows] if images else codes[torch.from_numpy(faces.identity[step.rows])]
         batch = Batch(x0, *(send(tensor, device) for tensor in (code, told, t, abar[t], noise)))
         return learner.learn(lambda part: objective(denoiser, recognizer, part, settings), batch, step)
 
-    training.loop(update, learner.state, settings, len(faces), context, "VIGFace")
-    training.finish(learner.average.model, out / "weights.safetensors", "codes.safetensors")
+    loop.run(update, learner.state, settings, len(faces), context, "VIGFace")
+    loop.finish(learner.average.model, out / "weights.safetensors", "codes.safetensors")

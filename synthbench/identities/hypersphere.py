@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from synthbench import console
-from synthbench.inquiries import BLOCK, choose
+from synthbench.identities.inquiries import BLOCK, choose
+from synthbench.plugin import Context
 from synthbench.seeds import torch_generator
 from synthbench.store import write_json, writing
-from synthbench.types import Context, Slot, UserError
+from synthbench.types import Slot, UserError
 
 BOUND: float = Field(  # the setting sample.perturb
     1.0,

@@ -14,13 +14,14 @@ from pydantic import Field, model_validator
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from synthbench import console, unconditional
+from synthbench import console
 from synthbench.config import Settings
 from synthbench.data import faces as data
 from synthbench.data.shards import ShardWriter
-from synthbench.plugin import Traits
+from synthbench.identities import unconditional
+from synthbench.plugin import Context, Traits
 from synthbench.store import write_json, writing
-from synthbench.types import Context, FaceBatch, UserError, Volume
+from synthbench.types import FaceBatch, UserError, Volume
 
 BLOCK = 256  # candidates embedded and compared at a time
 ENDLESS = ("world", "unconditional")  # sources with a next candidate for ever
@@ -206,7 +207,7 @@ def _blocks(count: int, read: Callable[[np.ndarray], Tensor], name: Callable[[in
 
 
 def _world(rows: np.ndarray, resolution: int) -> Tensor:
-    from synthbench import procedural
+    from synthbench.world import renderer
 
     people = torch.from_numpy(rows)
-    return procedural.faces("inquiry", people, torch.zeros_like(people), resolution, frontal=True)
+    return renderer.faces("inquiry", people, torch.zeros_like(people), resolution, frontal=True)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from synthbench.data.faces import FaceSet
 from synthbench.device import side_by_side
-from synthbench.types import Context, FaceBatch, Slot
+from synthbench.plugin import Context
+from synthbench.types import FaceBatch, Slot
 
 CPU_CHUNK = 32  # images sampled at a time on a CPU, always: the last bits of a convolution depend on the shape of its batch
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,14 +19,19 @@ from synthbench.device import fp32, ready, send
 from synthbench.models.iresnet import IRSE, IResNet
 from synthbench.models.small import SmallNet
 from synthbench.store import write_json, writing
-from synthbench.training import save_weights
 from synthbench.types import Progress, UserError
-
-if TYPE_CHECKING:
-    from synthbench.data.faces import FaceSet
 
 AGAIN = "Delete it, and run the command that made it again"
 FAMILIES = ("iresnet", "irse", "small")
+
+
+class Images(Protocol):
+    """A set of faces, as far as an encoder sees it."""
+
+    def __len__(self) -> int: ...
+
+    def images(self, rows: Any) -> Tensor:
+        """uint8 (B, 3, r, r) RGB of `rows`, a slice or indices."""
 
 
 def build(architecture: Mapping[str, Any], resolution: int, dim: int) -> nn.Module:
@@ -149,7 +154,7 @@ class Encoder(nn.Module):
         return out
 
 
-def raw_codes(encoder: Encoder, faces: FaceSet, mirrored: bool, path: Path, progress: Progress = lambda done, total: None) -> Tensor:
+def raw_codes(encoder: Encoder, faces: Images, mirrored: bool, path: Path, progress: Progress = lambda done, total: None) -> Tensor:
     """Raw embeddings of every face, and with `mirrored` of its mirror image: (2 or 1, N, dim), kept in `path` for a resumed stage."""
     if path.exists():
         return read_tensors(path)["codes"]
@@ -207,6 +212,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is missing") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a whole safetensors file: {error}. {AGAIN}") from None
+
+
+def save_weights(module: nn.Module, path: Path) -> None:
+    """The tensors of `module` as a safetensors file, by rename."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    with writing(path) as temporary:
+        save_file(tensors, temporary)
 
 
 def fill(net: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

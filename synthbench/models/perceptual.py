@@ -8,12 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from synthbench.data import sources
 from synthbench.device import fp32
 from synthbench.models.checkpoints import read_pickle
-from synthbench.types import DataMissing, UserError
-
-VGG, HEADS = "vgg16-imagenet", "lpips-vgg"  # names in the catalogue of sources
+from synthbench.types import UserError
 
 
 def distance(a: Sequence[Tensor], b: Sequence[Tensor], weights: Sequence[Tensor] | None = None) -> Tensor:
@@ -30,28 +27,16 @@ def distance(a: Sequence[Tensor], b: Sequence[Tensor], weights: Sequence[Tensor]
     return total
 
 
-def lpips_files() -> tuple[Path, Path]:
-    """The registered weights of VGG-16 and of the heads. Raises DataMissing."""
-    try:
-        backbone, heads = (Path(sources.find(name, "weights").path) for name in (VGG, HEADS))
-    except DataMissing as error:
-        raise DataMissing(
-            f"{error}\nWithout LPIPS, images are compared on the encoder's own feature maps: train.perceptual=encoder"
-        ) from None
-    return backbone, heads
-
-
 class LPIPS(nn.Module):
     """LPIPS 0.1 on VGG-16, frozen. Images (B, 3, R, R) in [-1, 1]; gradients flow to both.
 
-    Raises DataMissing unless the weights of VGG and the heads are registered sources, UserError when they are something else.
+    backbone, heads: weights of VGG-16 and of the heads (`sources.lpips_files`). Raises UserError when they are something else.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, backbone: Path, heads: Path) -> None:
         super().__init__()
         from torchvision.models import vgg16
 
-        backbone, heads = lpips_files()
         with torch.device("meta"):
             self.features = vgg16(weights=None, init_weights=False).features[:30]
         found = {key.removeprefix("features."): value for key, value in read_pickle(backbone).items() if key.startswith("features.")}

@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 from synthbench import registry
 from synthbench.config import Layer, build, config_names, config_path, did_you_mean, read_layer
 from synthbench.data import sources
+from synthbench.pipeline.steps import MB, Step, batches_of, disk_for, faces_step, public_network, read_benchmark, run_evaluators
+from synthbench.plugin import Context
 from synthbench.protocol import Network, Protocol, PublicNetwork
-from synthbench.steps import MB, Step, batches_of, disk_for, faces_step, public_network, read_benchmark, run_evaluators
 from synthbench.store import Store, content_key
-from synthbench.types import Context, FaceBatch, Progress, Slot, UserError, Volume
+from synthbench.types import FaceBatch, Progress, Slot, UserError, Volume
 
 if TYPE_CHECKING:
     import torch
@@ -127,7 +128,7 @@ class Job:
     def _train_step(
         self, name: str, recipe_name: str, seed: int, faces: Step, whose: str = "", watch: Callable[[int, float], None] | None = None
     ) -> Step:
-        from synthbench.recognition import load_recipe
+        from synthbench.recognition.trainer import load_recipe
 
         recipe = load_recipe(recipe_name)
         key = content_key(
@@ -135,18 +136,19 @@ class Job:
         )
 
         def train(folder: Path, progress: Progress) -> dict[str, Any]:
-            from synthbench import recognition, training, validation
             from synthbench.data.faces import open_faces
+            from synthbench.recognition import trainer, validation
+            from synthbench.training import loop
 
             seen: list[float] = []
-            steps = recognition.train(open_faces(faces.stage.folder), recipe, seed=seed, device=self.device, out=folder)
+            steps = trainer.train(open_faces(faces.stage.folder), recipe, seed=seed, device=self.device, out=folder)
             if watch:
                 steps = validation.watched(steps, recipe.epochs, open_faces(self.real.stage.folder), folder, watch)
             log = folder / "metrics.jsonl"
             for step in steps:
                 progress(step.number, step.total)
                 if not seen:
-                    training.cut_log(log, step.number - 1)  # of a run that was killed
+                    loop.cut_log(log, step.number - 1)  # of a run that was killed
                 seen.append(step.images_per_second)
                 line = {"step": step.number, "loss": step.loss, "lr": step.lr, "images_per_second": round(step.images_per_second, 1)}
                 with open(log, "a", encoding="utf-8") as file:
@@ -172,8 +174,8 @@ class Job:
         images = 0
         for name in self.protocol.benchmarks:
             if name.startswith("world-"):
-                from synthbench.procedural import VERSION
-                from synthbench.world_pairs import WORLD_BENCHMARKS
+                from synthbench.world.pairs import WORLD_BENCHMARKS
+                from synthbench.world.renderer import VERSION
 
                 if name not in WORLD_BENCHMARKS:
                     raise UserError(f"the embedded world has no benchmark {name!r}" + did_you_mean(name, WORLD_BENCHMARKS, show_all=True))
@@ -372,8 +374,8 @@ class Job:
         def evaluate(folder: Path, progress: Progress) -> None:
             from synthbench.data.faces import open_faces
             from synthbench.data.pairs import open_pairs
-            from synthbench.evaluators.subject import Subject
             from synthbench.models.encoder import load_encoder
+            from synthbench.plugin import Subject
 
             inquiries = inputs.get("enroll", Path()) / "inquiries"
             subject = Subject(

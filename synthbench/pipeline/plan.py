@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from synthbench import console
-from synthbench.steps import Step
+from synthbench.pipeline.steps import Step
 from synthbench.store import Store
 
 

@@ -10,18 +10,19 @@ from os.path import exists
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthbench import __version__, console, registry, results
+from synthbench import __version__, console, registry
 from synthbench.config import config_path, parse_set
 from synthbench.data import sources
 from synthbench.data.readers import full_stamp
 from synthbench.protocol import Protocol, TrainedNetwork, load_protocol
-from synthbench.results import Result
+from synthbench.results import record
+from synthbench.results.record import Result
 from synthbench.store import Store, content_key
 from synthbench.types import UserError, Volume
 
 if TYPE_CHECKING:
-    from synthbench.pipeline import Job
-    from synthbench.steps import Step
+    from synthbench.pipeline.job import Job
+    from synthbench.pipeline.steps import Step
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def run(request: Request, watch: Callable[[int, int, float], None] | None = None
     protocol, why = choose_protocol(request.protocol)
     console.note(f"protocol {protocol.name} {protocol.version}: {protocol.title} ({why})")
     key = _request_key(request, protocol)
-    if not request.force and not request.until and (result := results.remembered(store, key)):
+    if not request.force and not request.until and (result := record.remembered(store, key)):
         return result
     job = replace(make_job(request, store, protocol), watch=watch)
     plans = {seed: job.steps(seed) for seed in range(request.seeds)}
@@ -72,7 +73,7 @@ def run(request: Request, watch: Callable[[int, int, float], None] | None = None
     _announce(steps, store)
     (store.root / "results").mkdir(parents=True, exist_ok=True)
     stages: dict[str, dict[str, Any]] = {}
-    from synthbench.steps import execute
+    from synthbench.pipeline.steps import execute
 
     for plan in plans.values():
         for row in execute(plan, store, request.until):
@@ -81,20 +82,20 @@ def run(request: Request, watch: Callable[[int, int, float], None] | None = None
         console.note(f"stopped after {request.until}, as asked; the same command without --until continues")
         return None
     result = _collect(job, plans, list(stages.values()))
-    results.save(store, result)
+    record.save(store, result)
     if _self_contained(job):
-        results.remember(store, key, result["run"])
+        record.remember(store, key, result["run"])
     if request.tracking:
-        from synthbench import tracking
+        from synthbench.tracking import mirror
 
-        tracking.mirror(store, result)
+        mirror.add(store, result)
     return result
 
 
 def make_job(request: Request, store: Store, protocol: Protocol) -> Job:
     """The job of a request: plugin loaded, settings checked, volume and device chosen."""
     from synthbench.device import pick_device, set_threads
-    from synthbench.pipeline import Job
+    from synthbench.pipeline.job import Job
 
     set_threads()
     device, why = pick_device(request.device)
@@ -117,7 +118,7 @@ def _say_once(text: str) -> None:
 
 def remembered(request: Request) -> Result | None:
     """The result of an earlier identical request, if it is still whole. Imports no torch."""
-    return results.remembered(Store(request.runs.absolute()), _request_key(request, choose_protocol(request.protocol)[0]))
+    return record.remembered(Store(request.runs.absolute()), _request_key(request, choose_protocol(request.protocol)[0]))
 
 
 def stages(job: Job, seeds: int) -> list[Step]:
@@ -127,7 +128,7 @@ def stages(job: Job, seeds: int) -> list[Step]:
 
 def plan(request: Request, as_json: bool = False) -> None:
     """`--dry-run`: what would be done, on stdout."""
-    from synthbench import plan as plans
+    from synthbench.pipeline import plan as plans
 
     store = Store(request.runs.absolute())
     protocol, why = choose_protocol(request.protocol)
@@ -145,7 +146,7 @@ def _request_key(request: Request, protocol: Protocol) -> str:
     preset = found.settings.data if found else {}
     return content_key(
         {
-            "package": results.fingerprint(),
+            "package": record.fingerprint(),
             "generator": request.generator,
             "files": [registry.file_digest(name) for name in (request.generator, *protocol.evaluators)],
             "recipes": {name: config_path("recipes", name).read_text("utf-8", "replace") for name in _recipes(protocol)},
@@ -193,18 +194,18 @@ def _forget(steps: list[Step], store: Store, names: Sequence[str]) -> None:
 
 
 def _announce(steps: list[Step], store: Store) -> None:
-    from synthbench import plan as plans
+    from synthbench.pipeline import plan as plans
 
     plans.announce(steps, store)
 
 
 def _collect(job: Job, plans: dict[int, list[Step]], stages: list[dict[str, Any]]) -> Result:
     """The JSON contract, from the evaluate stages of every seed."""
-    from synthbench.steps import seed_scores
+    from synthbench.pipeline.steps import seed_scores
 
     evaluate = {seed: plan[-1] for seed, plan in plans.items()}
     found = {seed: seed_scores(step) for seed, step in evaluate.items()}
-    run = results.run_name(job.short_name, job.volume.name, job.protocol.name, (step.stage.key for step in evaluate.values()))
+    run = record.run_name(job.short_name, job.volume.name, job.protocol.name, (step.stage.key for step in evaluate.values()))
     folder = job.store.root / "results" / run
     folder.mkdir(parents=True, exist_ok=True)
     made = job.generator_steps(0)[-1]
@@ -235,7 +236,7 @@ def _collect(job: Job, plans: dict[int, list[Step]], stages: list[dict[str, Any]
 
 def _config(job: Job) -> dict[str, Any]:
     """What was held fixed, with every default: the protocol (less what it changes for generators, see `settings`) and its recipes."""
-    from synthbench.recognition import load_recipe
+    from synthbench.recognition.trainer import load_recipe
 
     protocol = job.protocol.model_dump(mode="json", exclude={"generators"})
     protocol["evaluators"] = {name: item.config.model_dump(mode="json") for name, item in job.evaluators.items()}
@@ -250,7 +251,7 @@ def _recipes(protocol: Protocol) -> list[str]:
 
 def _baseline(job: Job, plans: dict[int, list[Step]]) -> Result | None:
     """The real row of the table: the scores of the baseline's evaluate stages."""
-    from synthbench.steps import seed_scores
+    from synthbench.pipeline.steps import seed_scores
 
     if job.short_name == "real":
         return None
@@ -274,4 +275,4 @@ def _samples(job: Job, made: Step, path: Path) -> None:
     for identity in range(min(8, faces.identities)):
         images = faces.images(faces.shown(identity)[:8])
         rows.append(torch.cat([inquiries.images([identity]), images]) if inquiries else images)
-    results.grid(rows, path)
+    record.grid(rows, path)

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from synthbench import console
 from synthbench.data import sources
+from synthbench.plugin import Context
 from synthbench.protocol import Faces, WorldFaces
 from synthbench.store import Stage, Store, content_key, read_json, write_json
-from synthbench.types import Context, FaceBatch, Progress, Score, Skipped, UserError
+from synthbench.types import FaceBatch, Progress, Score, Skipped, UserError
 
 if TYPE_CHECKING:
     from synthbench.data.pairs import PairSet
@@ -45,7 +46,7 @@ def faces_step(store: Store, resolution: int, name: str, faces: Faces) -> Step:
     """Import or render a set of real faces."""
     r = resolution
     if isinstance(faces, WorldFaces):
-        from synthbench.procedural import VERSION
+        from synthbench.world.renderer import VERSION
 
         key = content_key({"stage": "faces", "world": faces.model_dump(), "renderer": VERSION, "resolution": r})
         count = faces.identities * faces.images
@@ -79,16 +80,16 @@ def public_network(name: str) -> Encoder:
 def _render_faces(faces: WorldFaces, resolution: int, folder: Path, progress: Progress) -> None:
     import torch
 
-    from synthbench import procedural
     from synthbench.data.faces import open_faces
     from synthbench.data.shards import ShardWriter
+    from synthbench.world import renderer
 
     total, chunk = faces.identities * faces.images, 256
     writer = ShardWriter(folder)
     for first in range(writer.done, total, chunk):
         slot = torch.arange(first, min(first + chunk, total))
         identity, sample = slot // faces.images, slot % faces.images
-        writer.write(FaceBatch(procedural.faces(faces.world, identity, sample, resolution, seed=faces.seed), identity))
+        writer.write(FaceBatch(renderer.faces(faces.world, identity, sample, resolution, seed=faces.seed), identity))
         progress(first + len(slot), total)
     writer.finish()
     open_faces(folder)
@@ -105,7 +106,7 @@ def read_benchmark(name: str, resolution: int) -> PairSet:
     from synthbench.data import pairs
 
     if name.startswith("world-"):
-        from synthbench.world_pairs import WORLD_BENCHMARKS, world_pairs
+        from synthbench.world.pairs import WORLD_BENCHMARKS, world_pairs
 
         return pairs.PairSet.from_arrays(name, *world_pairs(name, resolution), title=WORLD_BENCHMARKS[name])
     return pairs.require_usable(pairs.pairs_from_source(sources.find(name, "pairs"), resolution))

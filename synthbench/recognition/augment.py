@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from synthbench import distort
 from synthbench.config import Settings
-from synthbench.distort import OPERATIONS, brightness, contrast, grey, on, operate, put, saturation, shift_hue
+from synthbench.recognition import distort
+from synthbench.recognition.distort import OPERATIONS, brightness, contrast, grey, on, operate, put, saturation, shift_hue
 
 
 def _ascending(pair: tuple[float, float]) -> tuple[float, float]:

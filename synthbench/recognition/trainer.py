@@ -25,13 +25,14 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from synthbench import config, training
-from synthbench.augment import Augmentation, augment
+from synthbench import config
 from synthbench.config import Settings
 from synthbench.device import autocast, ready, send
 from synthbench.models.encoder import build, save_encoder
-from synthbench.models.margin import Head
+from synthbench.recognition.augment import Augmentation, augment
+from synthbench.recognition.margin import Head
 from synthbench.seeds import derive, torch_generator
+from synthbench.training import loop
 from synthbench.types import UserError
 
 if TYPE_CHECKING:
@@ -136,8 +137,8 @@ def train(faces: FaceSet, recipe: Recipe, *, seed: int, device: torch.device, ou
     total = recipe.epochs * per_epoch
     backbone, head, optimizer = setup(faces, recipe, seed, device)
     fingerprint = hashlib.sha256(json.dumps([recipe.model_dump(mode="json"), seed, faces.digest]).encode()).hexdigest()
-    state: dict[str, training.Stateful] = {"backbone": backbone, "head": head, "optimizer": optimizer}
-    start = training.restore(out / "checkpoint.pt", state, fingerprint)
+    state: dict[str, loop.Stateful] = {"backbone": backbone, "head": head, "optimizer": optimizer}
+    start = loop.restore(out / "checkpoint.pt", state, fingerprint)
     backbone.train(), head.train()
 
     losses = torch.zeros(REPORT, device=device)
@@ -165,8 +166,8 @@ def train(faces: FaceSet, recipe: Recipe, *, seed: int, device: torch.device, ou
                 fresh = losses[:count].cpu()
                 refuse_non_finite(fresh, norms[:count].cpu(), done, recipe, per_epoch)
                 now = time.monotonic()
-                if now - saved > training.EVERY and step + 1 < total:
-                    training.save(out / "checkpoint.pt", step + 1, state, fingerprint)
+                if now - saved > loop.EVERY and step + 1 < total:
+                    loop.save(out / "checkpoint.pt", step + 1, state, fingerprint)
                     saved = time.monotonic()
                 speed, waiting = count * batch / (now - since), waited / (now - since)
                 yield Step(step + 1, total, fresh.mean().item(), lr, speed, waiting, backbone)

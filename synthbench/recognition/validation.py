@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from synthbench.data.faces import FaceSet
 from synthbench.device import send
 from synthbench.evaluators.verification import combine, kfold, pair_distances
-from synthbench.recognition import Step
+from synthbench.recognition.trainer import Step
 from synthbench.seeds import numpy_generator
 from synthbench.store import read_json, write_json
 from synthbench.types import UserError

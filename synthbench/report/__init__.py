@@ -18,9 +18,9 @@ from synthbench.report.blocks import Document, markdown, write_file
 from synthbench.report.data import load, open_run
 from synthbench.report.documents import comparison_document, run_document, sweep_document
 from synthbench.report.page import page
-from synthbench.results import find_run
+from synthbench.results.record import find_run
+from synthbench.results.tables import table_csv, table_latex, table_markdown
 from synthbench.store import Store
-from synthbench.tables import table_csv, table_latex, table_markdown
 from synthbench.types import UserError
 
 __all__ = ["find", "report", "table_csv", "table_latex", "table_markdown", "write"]

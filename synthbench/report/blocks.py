@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from synthbench.report.figures import standalone
+from synthbench.results.tables import Comparison, markdown_grid, markdown_text, results_markdown
 from synthbench.store import writing
-from synthbench.tables import Comparison, markdown_grid, markdown_text, results_markdown
 
 
 @dataclass(frozen=True)

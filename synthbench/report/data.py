@@ -18,10 +18,10 @@ from zipfile import BadZipFile
 import numpy as np
 
 from synthbench import console
-from synthbench.comparable import labels, sides
 from synthbench.evaluators.pairs import PairResults, open_results
-from synthbench.inference import estimate
-from synthbench.results import COLUMNS, SHORT, Result, read_run, values
+from synthbench.results.comparable import labels, sides
+from synthbench.results.inference import estimate
+from synthbench.results.record import COLUMNS, SHORT, Result, read_run, values
 from synthbench.store import Store, read_json
 from synthbench.types import UserError
 

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from synthbench import __version__
-from synthbench.comparable import flat
 from synthbench.report import facts, figures, pairs, parts, verdict
 from synthbench.report.blocks import Block, Document, Figure, Fold, Grid, Image, Images, Results, Text
 from synthbench.report.data import ACCURACY, AVERAGE, Run, cell, finished, open_runs, plain, run_table, sweep_table
 from synthbench.report.parts import attempt, interval, section
-from synthbench.results import SHORT
+from synthbench.results.comparable import flat
+from synthbench.results.record import SHORT
+from synthbench.results.tables import differences, published
 from synthbench.store import Store
-from synthbench.tables import differences, published
 
 MANY = 12  # rows of a table, or differences in a figure, beyond which the rest is shown on demand
 

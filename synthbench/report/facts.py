@@ -9,10 +9,10 @@ import numpy as np
 import yaml
 
 from synthbench import console
-from synthbench.comparable import flat
 from synthbench.report.blocks import Block, Code, Facts, Fold, Grid, Text
 from synthbench.report.data import Run, costs, plain
-from synthbench.results import values
+from synthbench.results.comparable import flat
+from synthbench.results.record import values
 from synthbench.store import read_json
 
 SHOWN = "generated from photographs of people, or photographs where --photographs was given: ask before passing this page on"

@@ -14,7 +14,7 @@ from typing import Any
 
 from synthbench.report.blocks import Block, Code, Document, Facts, Figure, Fold, Grid, Image, Images, Pairs, Results, Section, Text
 from synthbench.report.figures import variables
-from synthbench.tables import TIED, column_groups, heading, legend, numeric, shown, spread
+from synthbench.results.tables import TIED, column_groups, heading, legend, numeric, shown, spread
 
 LIGHT = f"--ground: #fdfdfc; --raised: #f4f5f6; --link: #0b5394; --mark: #e7f0f9; {variables(0)}"
 DARK = f"--ground: #14171b; --raised: #1d2127; --link: #8ec5f5; --mark: #1c3146; {variables(1)}"

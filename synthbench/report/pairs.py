@@ -10,7 +10,7 @@ from synthbench.evaluators.pairs import PairResults
 from synthbench.report.blocks import Block, Image, Pairs, Text
 from synthbench.report.data import Run
 from synthbench.report.parts import HIDDEN, picture
-from synthbench.results import SHORT, values
+from synthbench.results.record import SHORT, values
 
 Row = tuple[str, list[tuple[Image, Image, str]]]
 ACROSS = 7  # pairs in a row

@@ -8,12 +8,12 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from synthbench.evaluators.statistics import unit
+from synthbench.models.embeddings import unit
 from synthbench.report import figures
 from synthbench.report.blocks import Block, Figure, Grid, Image, Images, Section, Text
 from synthbench.report.data import Run, read_histograms, read_log
-from synthbench.results import values
-from synthbench.tables import number
+from synthbench.results.record import values
+from synthbench.results.tables import number
 from synthbench.types import Skipped, UserError
 
 ACROSS = 10  # images in a row

@@ -8,7 +8,7 @@ from typing import Any
 from synthbench import console
 from synthbench.report.data import AVERAGE, Run
 from synthbench.report.facts import own_seconds
-from synthbench.tables import number, probability, shown
+from synthbench.results.tables import number, probability, shown
 
 GAP = "gap_to_real/points"
 ALPHA = 0.05

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from synthbench import published
-from synthbench.comparison import AVG
 from synthbench.config import CONFIGS, Settings, build, did_you_mean, read_layer
+from synthbench.results import published
+from synthbench.results.comparison import AVG
 from synthbench.types import UserError
 
 FOLDER = CONFIGS / "reproduce"

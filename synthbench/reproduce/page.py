@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from synthbench import console, published, report, results, tables
-from synthbench.comparison import AVG
+from synthbench import console, report
 from synthbench.protocol import WorldFaces, load_protocol
 from synthbench.report import figures, parts
 from synthbench.report.blocks import Block, Document, Figure, Grid, Image, Images, Results, Section, Text, markdown, write_file
@@ -23,6 +22,9 @@ from synthbench.report.page import page as as_html
 from synthbench.report.verdict import comparison_verdict
 from synthbench.reproduce.definition import Column, Table, published_row
 from synthbench.reproduce.rows import Item, Request
+from synthbench.results import published, tables
+from synthbench.results import record as results
+from synthbench.results.comparison import AVG
 from synthbench.store import Store, read_json
 from synthbench.types import UserError
 

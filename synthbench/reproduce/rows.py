@@ -12,12 +12,13 @@ from typing import Any
 
 import yaml
 
-from synthbench import console, plan, registry, run
+from synthbench import console, registry
 from synthbench.config import Layer, config_path, merge, read_layer
 from synthbench.data import sources
+from synthbench.pipeline import plan, run
+from synthbench.pipeline.steps import Step
 from synthbench.protocol import load_protocol
 from synthbench.reproduce.definition import Part, Row, Table, find, tables
-from synthbench.steps import Step
 from synthbench.store import Store, writing
 from synthbench.types import UserError
 

@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from synthbench import compare, console, run, sweep
+from synthbench import console, sweep
+from synthbench.pipeline import compare, run
+from synthbench.pipeline.steps import execute
 from synthbench.reproduce import page
 from synthbench.reproduce.definition import Table, find
 from synthbench.reproduce.rows import Item, Request, default_scale, items, obstacle, work
-from synthbench.steps import execute
 from synthbench.store import Store, write_json
 from synthbench.types import DataMissing, UserError
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from synthbench.results import Result
+from synthbench.results.record import Result
 from synthbench.store import Store
 from synthbench.types import UserError
 

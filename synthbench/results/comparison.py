@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from synthbench import inference, published
-from synthbench.comparable import cost, keys, labels, sides
 from synthbench.evaluators.gap import same_pairs
 from synthbench.evaluators.pairs import PairResults, open_results
-from synthbench.results import SHORT, Result, values
+from synthbench.results import inference, published
+from synthbench.results.comparable import cost, keys, labels, sides
+from synthbench.results.record import SHORT, Result, values
 from synthbench.seeds import numpy_generator
 from synthbench.store import Store
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from synthbench import console, tables
-from synthbench.inference import ALPHA
+from synthbench import console
+from synthbench.results import tables
+from synthbench.results.inference import ALPHA
 
 AVG = "verification/avg/accuracy"
 BEST = "*"

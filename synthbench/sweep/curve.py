@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from synthbench import comparison, console
-from synthbench.comparison import AVG, Entry
-from synthbench.results import SHORT, Result, values
+from synthbench import console
+from synthbench.results import comparison
+from synthbench.results.comparison import AVG, Entry
+from synthbench.results.record import SHORT, Result, values
 from synthbench.store import content_key, write_json, writing
 from synthbench.sweep import figure, trials
 from synthbench.sweep.design import Design, label, show

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from synthbench import registry, run
+from synthbench import registry
 from synthbench.config import merge, parse_set
+from synthbench.pipeline import run
 from synthbench.protocol import Protocol
 from synthbench.store import Store, content_key, read_json, write_json
 from synthbench.sweep.settings import Axis, Values, canonical, read_axes, texts

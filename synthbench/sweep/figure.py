@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthbench.comparison import AVG
-from synthbench.results import SHORT
+from synthbench.results.comparison import AVG
+from synthbench.results.record import SHORT
 from synthbench.store import writing
 from synthbench.sweep.design import show
 

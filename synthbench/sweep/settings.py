@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from synthbench.config import Layer, Settings, parse_set
-from synthbench.pipeline import load_generator
+from synthbench.pipeline.job import load_generator
 from synthbench.protocol import Protocol
 from synthbench.types import UserError
 

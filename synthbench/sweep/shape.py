@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from synthbench.inference import ALPHA, Difference, Error, detectable, holm, rest_variance
+from synthbench.results.inference import ALPHA, Difference, Error, detectable, holm, rest_variance
 
 
 @dataclass(frozen=True)

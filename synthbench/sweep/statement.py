@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from synthbench.comparison import AVG
-from synthbench.inference import ALPHA, Difference, holm
+from synthbench.results.comparison import AVG
+from synthbench.results.inference import ALPHA, Difference, holm
 from synthbench.sweep.design import Request, label
 from synthbench.sweep.shape import Joint, Shape, shape
 

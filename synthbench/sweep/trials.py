@@ -26,9 +26,10 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from synthbench import console, results
-from synthbench.recognition import load_recipe
-from synthbench.results import Result
+from synthbench import console
+from synthbench.recognition.trainer import load_recipe
+from synthbench.results import record
+from synthbench.results.record import Result
 from synthbench.seeds import derive
 from synthbench.store import content_key
 from synthbench.sweep.design import Design, label
@@ -258,7 +259,7 @@ def whole(made: Design, study: Study) -> dict[str, FrozenTrial]:
 
 def result_of(made: Design, trial: FrozenTrial) -> Result | None:
     name = trial.user_attrs.get("run")
-    return results.read_run(made.store.root / "results" / name / "run.json") if isinstance(name, str) else None
+    return record.read_run(made.store.root / "results" / name / "run.json") if isinstance(name, str) else None
 
 
 def sampler(made: Design, number: int) -> BaseSampler:

@@ -19,9 +19,10 @@ from typing import Any
 
 from optuna.trial import Trial
 
-from synthbench import console, run
-from synthbench.comparison import AVG
-from synthbench.results import Result
+from synthbench import console
+from synthbench.pipeline import run
+from synthbench.results.comparison import AVG
+from synthbench.results.record import Result
 from synthbench.sweep import curve, trials
 from synthbench.sweep.design import Design, Request, design, label
 from synthbench.types import UserError
@@ -52,15 +53,15 @@ def sweep(request: Request) -> Sweep:
         reason = next((point["error"] for point in found["points"] if point.get("error")), "nothing was finished")
         raise UserError(f"sweep {made.name}: no point was finished; the first failed with: {reason}")
     if request.tracking:
-        from synthbench import tracking
+        from synthbench.tracking import mirror
 
-        tracking.mirror_group(made.store, made.folder / "sweep.json")
+        mirror.mirror_group(made.store, made.folder / "sweep.json")
     return found
 
 
 def plan(request: Request) -> None:
     """`--dry-run`: the stages of all points, once each."""
-    from synthbench import plan as plans
+    from synthbench.pipeline import plan as plans
 
     made = design(request)
     if not made.points:

@@ -11,7 +11,7 @@ from synthbench.config import Settings
 from synthbench.plugin import Evaluator, Generator, Traits
 from synthbench.types import UserError
 
-ABOVE = ("cli", "run", "results", "inventory", "testing", "tracking", "steps", "pipeline", "plan")
+ABOVE = ("cli", "results", "inventory", "testing", "tracking", "pipeline", "sweep", "report", "reproduce")
 OUTSIDE = ("mlflow", *(f"synthbench.{name}" for name in ABOVE))
 
 

@@ -16,7 +16,7 @@ from synthbench.testing.world import Trial, full_subject, rendered, tiny_encoder
 from synthbench.types import Score, Skipped
 
 if TYPE_CHECKING:
-    from synthbench.evaluators.subject import Subject
+    from synthbench.plugin import Subject
 
 METRIC = re.compile(r"[a-z0-9_]+(/[A-Za-z0-9_.:+-]+)+")
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from synthbench import registry
 from synthbench.config import Layer
-from synthbench.plugin import Generator
+from synthbench.pipeline.steps import batches_of
+from synthbench.plugin import Context, Generator
 from synthbench.protocol import load_protocol
-from synthbench.steps import batches_of
 from synthbench.store import content_key
 from synthbench.testing.declarations import check_class
 from synthbench.testing.world import RESOLUTION, Trial, rendered, tiny_encoder
-from synthbench.types import Context, FaceBatch, Slot, UserError, Volume
+from synthbench.types import FaceBatch, Slot, UserError, Volume
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +59,7 @@ def check_generator(name: str, settings: Layer, root: Path) -> Iterator[str]:
 
 def tiny_generator(kind: type[Generator], name: str, settings: Layer) -> Generator:
     """The generator with its defaults, its file, the protocol's changes, `tiny` and `--set`, later ones winning."""
-    from synthbench.pipeline import load_generator
+    from synthbench.pipeline.job import load_generator
 
     generator = load_generator(
         name, load_protocol("demo"), Layer(dict(kind.tiny), {(part,): f"{kind.__name__}.tiny" for part in kind.tiny}), settings

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthbench import registry
-from synthbench.plugin import Generator
-from synthbench.types import Context, Progress, UserError
+from synthbench.plugin import Context, Generator
+from synthbench.types import Progress, UserError
 
 if TYPE_CHECKING:
     from synthbench.data.faces import FaceSet
-    from synthbench.evaluators.subject import Subject
     from synthbench.models.encoder import Encoder
+    from synthbench.plugin import Subject
 
 RESOLUTION = 32  # pixels
 PEOPLE, IMAGES = 8, 6  # of the real set
@@ -71,11 +71,11 @@ def rendered(part: str, frontal: bool = False, images: int = IMAGES, columns: di
     """PEOPLE x `images` faces of the embedded world."""
     import torch
 
-    from synthbench import procedural
     from synthbench.data.faces import FaceSet
+    from synthbench.world import renderer
 
     identity = torch.arange(PEOPLE).repeat_interleave(images)
-    pixels = procedural.faces(part, identity, torch.arange(len(identity)) % images, RESOLUTION, frontal=frontal)
+    pixels = renderer.faces(part, identity, torch.arange(len(identity)) % images, RESOLUTION, frontal=frontal)
     return FaceSet.from_arrays(pixels, identity, columns=columns)
 
 
@@ -100,8 +100,8 @@ def full_subject(trial: Trial) -> Subject:
     import torch
 
     from synthbench.data.pairs import PairSet
-    from synthbench.evaluators.subject import Subject
-    from synthbench.world_pairs import world_pairs
+    from synthbench.plugin import Subject
+    from synthbench.world.pairs import world_pairs
 
     count = PEOPLE * IMAGES
     number = torch.arange(count) % IMAGES

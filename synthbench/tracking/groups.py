@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from synthbench import mlflow_client
-from synthbench.mlflow_client import RESULTS
 from synthbench.store import content_key, read_json
+from synthbench.tracking import client as mlflow_client
+from synthbench.tracking.client import RESULTS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -17,10 +17,11 @@ from calendar import timegm
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthbench import console, mlflow_client
-from synthbench.mlflow_client import RESULTS, STAGES, Data
-from synthbench.results import Result, read_run
+from synthbench import console
+from synthbench.results.record import Result, read_run
 from synthbench.store import Store, content_key, read_json
+from synthbench.tracking import client as mlflow_client
+from synthbench.tracking.client import RESULTS, STAGES, Data
 from synthbench.types import UserError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 POINTS = 1000  # of a curve; a longer one is thinned
 
 
-def mirror(store: Store, result: Result) -> None:
+def add(store: Store, result: Result) -> None:
     """Log a complete result and its stages to MLflow. Never raises: a failure is a warning, and the run is unharmed."""
     try:
         with mlflow_client.opened(store.root) as client:
@@ -44,7 +45,7 @@ def mirror(store: Store, result: Result) -> None:
 
 def mirror_group(store: Store, path: Path) -> None:
     """Log a comparison.json or sweep.json as a parent run with children. Never raises, as `mirror`."""
-    from synthbench import mlflow_groups
+    from synthbench.tracking import groups as mlflow_groups
 
     try:
         with mlflow_client.opened(store.root) as client:
@@ -61,7 +62,7 @@ def synchronise(store: Store) -> int:
 
     Raises UserError when MLflow cannot be written.
     """
-    from synthbench import mlflow_groups
+    from synthbench.tracking import groups as mlflow_groups
 
     paths = sorted((store.root / "results").glob("*/run.json"), key=lambda path: path.stat().st_mtime)
     groups = mlflow_groups.paths(store.root)
@@ -88,7 +89,7 @@ def ui(runs: Path, port: int) -> None:
 
     Raises UserError when the port is taken or the server dies. Where MLFLOW_TRACKING_URI is a server, only its link is printed.
     """
-    from synthbench import mlflow_server
+    from synthbench.tracking import server
 
     if not (runs / "results").is_dir():
         console.note(f"there are no runs in {runs} yet")
@@ -98,7 +99,7 @@ def ui(runs: Path, port: int) -> None:
     if uri.startswith("http"):
         console.note(mlflow_client.without_password(uri).rstrip("/") + page)
     else:
-        mlflow_server.serve(uri, runs, port, page)
+        server.serve(uri, runs, port, page)
 
 
 # ----------------------------------------------------------------------------------------------------------- results

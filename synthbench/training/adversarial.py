@@ -9,13 +9,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from synthbench import training
 from synthbench.data.faces import FaceSet
 from synthbench.device import send
 from synthbench.models.gan import Critic, Painter, Shape, critic_loss, fit, painter_loss, path_lengths, r1
+from synthbench.training import loop
 
 
-class Adversarial(training.Optimization):
+class Adversarial(loop.Optimization):
     """The part of a GAN's `train` settings that both networks share. Defaults: stylegan2-ada-pytorch at 128 px on one GPU."""
 
     shape: Shape = Shape()
@@ -29,7 +29,7 @@ class Adversarial(training.Optimization):
     steps: int = Field(781_250, ge=0, description="25 million images; 0: epochs x images / batch_size")
     batch_size: int = Field(32, ge=1)
     lr: float = Field(0.0025, gt=0, description="of both networks")
-    betas: tuple[training.Beta, training.Beta] = (0.0, 0.99)
+    betas: tuple[loop.Beta, loop.Beta] = (0.0, 0.99)
     weight_decay: float = Field(0.0, ge=0)
     ema_limit: float = Field(0.998, ge=0, lt=1, description="decay of the generator's weight average; half-life 11,000 images at batch 32")
     precision: Literal["bf16", "fp32"] = Field("fp32", description="bf16 only where the device is CUDA")
@@ -48,11 +48,11 @@ class Batch(NamedTuple):
     direction: Tensor  # (B, 3, side, side) normal, of the path length; (B,) zeros without
 
 
-def draw(faces: FaceSet, step: training.Step, painter: Painter, side: int, inputs: int, settings: Adversarial) -> Batch:
+def draw(faces: FaceSet, step: loop.Step, painter: Painter, side: int, inputs: int, settings: Adversarial) -> Batch:
     """A Batch on the CPU: the images of the step, random codes, and labels as frequent as in the set."""
     size, random = len(step.rows), step.draw
     mirror = (torch.rand(size, generator=random) < 0.5) & settings.flip
-    real = fit(training.pictures(faces, step.rows, mirror, mirror.device), side)
+    real = fit(loop.pictures(faces, step.rows, mirror, mirror.device), side)
     identity = torch.from_numpy(faces.identity)
     label = identity[torch.randint(len(faces), (size,), generator=random)]
     z, other = torch.randn(2, size, inputs, generator=random)
@@ -68,16 +68,16 @@ class Rivals:
 
     def __init__(self, painter: Painter, critic: Critic, settings: Adversarial, device: torch.device) -> None:
         self.painter, self.critic, self.settings, self.device = painter, critic, settings, device
-        self.generator = training.Learner(painter, settings, device)
-        self.discriminator = training.Learner(critic, settings, device)
+        self.generator = loop.Learner(painter, settings, device)
+        self.discriminator = loop.Learner(critic, settings, device)
 
     @property
-    def state(self) -> dict[str, training.Stateful]:
+    def state(self) -> dict[str, loop.Stateful]:
         return self.generator.state | {"critic": self.critic, "critic_optimizer": self.discriminator.optimizer}
 
     def update(
-        self, batch: Batch, step: training.Step, extra: Callable[[Tensor, Batch], training.Losses] = lambda images, batch: {}
-    ) -> training.Losses:
+        self, batch: Batch, step: loop.Step, extra: Callable[[Tensor, Batch], loop.Losses] = lambda images, batch: {}
+    ) -> loop.Losses:
         """One step of both. extra: (painted images, the batch) -> terms of the generator's loss, by name, added as they are."""
         settings = self.settings
         batch = Batch(*(send(tensor, self.device) for tensor in batch))
@@ -91,7 +91,7 @@ class Rivals:
             painted["path_mean"] = self.painter.path_mean  # there at every step, and so in the log
         return {**painted, "critic_loss": judged["loss"], "real_logit": judged["real_logit"], "fake_logit": judged["fake_logit"]}
 
-    def critic_objective(self, batch: Batch, penalty: bool) -> training.Losses:
+    def critic_objective(self, batch: Batch, penalty: bool) -> loop.Losses:
         with torch.no_grad():
             fake = self.painter.paint(self.codes(batch), batch.noise)
         images = batch.real.detach().requires_grad_(penalty)
@@ -101,7 +101,7 @@ class Rivals:
             loss = loss + self.settings.r1 / 2 * self.settings.r1_every * r1(real, images)
         return {"loss": loss, "real_logit": real.mean(), "fake_logit": painted.mean()}
 
-    def painter_objective(self, batch: Batch, path: bool, extra: Callable[[Tensor, Batch], training.Losses]) -> training.Losses:
+    def painter_objective(self, batch: Batch, path: bool, extra: Callable[[Tensor, Batch], loop.Losses]) -> loop.Losses:
         w = self.codes(batch)
         images = self.painter.paint(w, batch.noise)
         adversarial = painter_loss(self.critic(images, batch.label))

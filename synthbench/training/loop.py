@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,16 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol,
 import numpy as np
 import torch
 from pydantic import Field
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from synthbench import diffusion
 from synthbench.config import Settings
 from synthbench.device import ABREAST, autocast, ready, send, side_by_side
-from synthbench.models.ema import EMA
+from synthbench.models.encoder import save_weights
+from synthbench.plugin import Context
 from synthbench.seeds import numpy_generator, torch_generator
 from synthbench.store import writing
-from synthbench.types import Context, UserError
+from synthbench.training.ema import EMA
+from synthbench.types import UserError
 
 if TYPE_CHECKING:
     from synthbench.data.faces import FaceSet
@@ -31,6 +32,7 @@ LOG_EVERY = 20  # steps between lines of metrics.jsonl
 Batch = TypeVar("Batch", bound=tuple[Tensor, ...])
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Warmup = Annotated[int | Annotated[float, Field(lt=1)], Field(ge=0, description="steps; below 1: share of the training")]
+LrSchedule = Literal["constant", "cosine", "restarts"]
 Losses = dict[str, Tensor]  # "loss" and its parts: scalars, each a line of the log
 
 # -------------------------------------------------------------------------------------------------------------- the loop
@@ -43,7 +45,7 @@ class Optimization(Settings):
     steps: int = Field(0, ge=0, description="0: epochs x images / batch_size")
     batch_size: int = Field(160, ge=1)
     lr: float = Field(1e-4, gt=0)
-    lr_schedule: diffusion.LrSchedule = "constant"
+    lr_schedule: LrSchedule = "constant"
     warmup: Warmup = 0
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     weight_decay: float = Field(0.01, ge=0)
@@ -61,7 +63,7 @@ class Step(NamedTuple):
     draw: torch.Generator  # on the CPU
 
 
-def loop(
+def run(
     update: Callable[[Step], Losses],
     state: Mapping[str, Stateful],
     settings: Optimization,
@@ -126,7 +128,7 @@ class Learner:
         """One step on `batch`; see `gradients`."""
         settings = self.settings
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.lr * diffusion.lr_factor(settings.lr_schedule, settings.warmup, step.number, step.total)
+            group["lr"] = settings.lr * lr_factor(settings.lr_schedule, settings.warmup, step.number, step.total)
         losses = gradients(objective, batch, self.parameters, settings.precision, whole)
         if settings.max_norm:
             nn.utils.clip_grad_norm_(self.parameters, settings.max_norm)
@@ -137,6 +139,21 @@ class Learner:
     @property
     def state(self) -> dict[str, Stateful]:
         return {"network": self.network, "average": self.average, "optimizer": self.optimizer}
+
+
+def lr_factor(schedule: LrSchedule, warmup: float, step: int, total: int) -> float:
+    """Factor on the learning rate at `step` of `total`: linear warm-up over `warmup` steps (a share of all below 1), then the schedule.
+
+    `cosine`: half a cosine to zero; `restarts`: four of them, each twice as long as the one before (SGDR, 1608.03983).
+    """
+    warmup = round(warmup * total) if warmup < 1 else warmup
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(1, total - warmup)
+    if schedule == "restarts":
+        done = 1 + 15 * done  # the four begin at 1, 2, 4 and 8
+        done = done / 2 ** int(math.log2(done)) - 1
+    return 1.0 if schedule == "constant" else 0.5 * (1 + math.cos(math.pi * done))
 
 
 # ---------------------------------------------------------------------------------------------------------------- batches
@@ -232,10 +249,3 @@ def finish(module: nn.Module, weights: Path, *scratch: str) -> None:
     save_weights(module, weights)
     for name in ("checkpoint.pt", *scratch):
         (weights.parent / name).unlink(missing_ok=True)
-
-
-def save_weights(module: nn.Module, path: Path) -> None:
-    """The tensors of `module` as a safetensors file, by rename."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
-    with writing(path) as temporary:
-        save_file(tensors, temporary)

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from synthbench.head_paint import Columns, features, hair_colour, layers, monomials, skin_colour, table
+from synthbench.world.paint import Columns, features, hair_colour, layers, monomials, skin_colour, table
 
 FRAME = 112.0  # px, side of the frame in which the template is given
 TEMPLATE = ((38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041))  # InsightFace arcface_src

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from synthbench import procedural
 from synthbench.types import UserError
+from synthbench.world import renderer
 
 WORLD_BENCHMARKS = {
     "world-mixed": "embedded world, unconstrained pairs: the counterpart of LFW, not LFW",
@@ -42,12 +42,12 @@ def world_pairs(name: str, resolution: int, pairs: int = 800, seed: int = 0) -> 
         raise UserError(f"{pairs} pairs do not make {FOLDS} folds of equal halves; use a multiple of {2 * FOLDS}, at least {4 * FOLDS}")
     per_fold = pairs // 2 // FOLDS
     first = 1_000_000 * list(WORLD_BENCHMARKS).index(name)  # people of one benchmark appear in no other
-    persons = procedural.people("benchmark", first, pairs // 2, seed)
+    persons = renderer.people("benchmark", first, pairs // 2, seed)
     images = torch.empty(pairs, 3, resolution, resolution, dtype=torch.uint8)  # row 2 i + side
     identity = torch.arange(first, first + pairs // 2)
     for side, limits in enumerate(LEFT_RIGHT[name]):
-        n = procedural.nuisance("benchmark", identity, torch.full_like(identity, side), seed)
-        images[side::2] = procedural.render(persons, n | _within(limits, identity, side, seed), resolution)
+        n = renderer.nuisance("benchmark", identity, torch.full_like(identity, side), seed)
+        images[side::2] = renderer.render(persons, n | _within(limits, identity, side, seed), resolution)
     left, right, same = [], [], []
     for fold in range(FOLDS):
         members = np.arange(fold * per_fold, (fold + 1) * per_fold)
@@ -60,7 +60,7 @@ def world_pairs(name: str, resolution: int, pairs: int = 800, seed: int = 0) -> 
 
 def _within(limits: dict[str, tuple[float, float]], identity: Tensor, side: int, seed: int) -> dict[str, Tensor]:
     table = {"sign": ("uniform", -1.0, 1.0)} | {key: ("uniform", float(low), float(high)) for key, (low, high) in limits.items()}
-    drawn = dict(zip(table, procedural.draw(table, "benchmark", identity, torch.full_like(identity, side), seed).unbind(1)))
+    drawn = dict(zip(table, renderer.draw(table, "benchmark", identity, torch.full_like(identity, side), seed).unbind(1)))
     sign = torch.sign(drawn.pop("sign"))
     return {key: value * sign if key == "yaw" else value for key, value in drawn.items()}
 
@@ -70,8 +70,8 @@ def _impostors(persons: Tensor, alike: bool) -> np.ndarray:
     count = len(persons)
     if not alike:
         return (np.arange(count) + 1) % count
-    columns = [list(procedural.PERSON).index(name) for name in GROUP]
-    scale = torch.tensor([b if kind == "normal" else (b - a) / 12**0.5 for kind, a, b in (procedural.PERSON[name] for name in GROUP)])
+    columns = [list(renderer.PERSON).index(name) for name in GROUP]
+    scale = torch.tensor([b if kind == "normal" else (b - a) / 12**0.5 for kind, a, b in (renderer.PERSON[name] for name in GROUP)])
     z = persons[:, columns] / scale
     apart = torch.cdist(z, z) + torch.eye(count) * 1e6
     return apart.argmin(1).numpy()

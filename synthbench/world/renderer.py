@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from synthbench import heads
 from synthbench.seeds import derive
 from synthbench.types import UserError
+from synthbench.world import heads
 
 VERSION = 1  # raise it when the same slot would look different: it enters the key of everything rendered
 PARTS = ("train", "judge", "inquiry", "benchmark", "generator")  # disjoint people

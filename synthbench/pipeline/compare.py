@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from synthbench import comparable, console, registry, results, run
+from synthbench import console, registry
 from synthbench.config import config_names, did_you_mean
+from synthbench.pipeline import run
 from synthbench.protocol import load_protocol
-from synthbench.results import Result
+from synthbench.results import comparable, record
+from synthbench.results.record import Result
 from synthbench.store import Store, content_key, read_json, write_json
 from synthbench.types import UserError
 
@@ -58,7 +60,7 @@ def compare(request: Request) -> list[Comparison]:
 
 def plan(request: Request) -> None:
     """`--dry-run`: the stages of all rows, once each."""
-    from synthbench import plan as plans
+    from synthbench.pipeline import plan as plans
 
     store = Store(request.runs.absolute())
     rows = [row for row in wanted(request, store) if isinstance(row, run.Request)]
@@ -116,10 +118,10 @@ def _run(store: Store, name: str) -> Result:
     if name != "latest" and not any(folder.startswith(name) for folder in folders):
         known = [*registry.names("generator"), *(path.parent.name for path in (store.root / "sweeps").glob("*/sweep.json")), *folders]
         raise UserError(f"{name!r} is no generator, and no run or sweep in {store.root}" + did_you_mean(name, known, show_all=True))
-    path = results.find_run(store, name) / "run.json"
-    result = results.read_run(path)
+    path = record.find_run(store, name) / "run.json"
+    result = record.read_run(path)
     if result is None:
-        raise results.damaged(path)
+        raise record.damaged(path)
     return result
 
 
@@ -132,7 +134,7 @@ def _sweep(store: Store, name: str) -> list[Result]:
         console.warn(f"{path} is not a whole sweep; skipped. The command that made it mends it")
         return []
     names = [run_name for point in points if point.get("state") == "complete" for run_name in point.get("runs", ())]
-    found = [(run_name, results.read_run(store.root / "results" / run_name / "run.json")) for run_name in names]
+    found = [(run_name, record.read_run(store.root / "results" / run_name / "run.json")) for run_name in names]
     for run_name, result in found:
         if result is None:
             console.warn(f"sweep {name}: run {run_name} is missing or not whole; skipped")
@@ -144,7 +146,7 @@ def _everything(request: Request, store: Store) -> list[Row]:
     paths = sorted((store.root / "results").glob("*/run.json"), key=lambda path: path.stat().st_mtime)
     found = []
     for path in paths:
-        result = results.read_run(path)
+        result = record.read_run(path)
         if result is None:
             console.warn(f"{path} is not a whole result; skipped")
         else:
@@ -171,7 +173,7 @@ def _protocol(there: Sequence[Result]) -> str | None:
 
 def announce(rows: Sequence[Row], store: Store) -> None:
     """Say what will be run, before it is."""
-    from synthbench import plan as plans
+    from synthbench.pipeline import plan as plans
 
     missing = [row for row in rows if isinstance(row, run.Request) and not run.remembered(row)]
     steps = {step.stage.folder: step for row in missing for step in _stages(row, store)}
@@ -205,7 +207,7 @@ def refusal(found: Sequence[Sequence[Result]]) -> str:
 
 
 def _compare(request: Request, store: Store, group: Sequence[Result], number: int) -> Comparison:
-    from synthbench import comparison
+    from synthbench.results import comparison
 
     base = baseline(request.baseline, group)
     name = request.name or default_name(group, base)
@@ -216,9 +218,9 @@ def _compare(request: Request, store: Store, group: Sequence[Result], number: in
     before = read_json(path) or {}
     write_json(path, made)
     if request.tracking and before != {**read_json(path), "command": before.get("command")}:  # only what is new is mirrored
-        from synthbench import tracking
+        from synthbench.tracking import mirror
 
-        tracking.mirror_group(store, path)
+        mirror.mirror_group(store, path)
     return made
 
 

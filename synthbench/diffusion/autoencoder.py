@@ -17,17 +17,18 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synthbench import diffusion, training
 from synthbench.device import ready, send
 from synthbench.models import encoder as face
 from synthbench.models.unet import zero
+from synthbench.plugin import Context
 from synthbench.seeds import derive
-from synthbench.types import Context, UserError
+from synthbench.training import loop
+from synthbench.types import UserError
 
 MEASURED = 512  # images that set the linear path and the scale of the latents
 
 
-class Train(training.Optimization):
+class Train(loop.Optimization):
     """The autoencoder and how it is trained. Defaults: the shape of LDM's f4 model without attention."""
 
     channels: tuple[PositiveInt, ...] = Field((128, 256, 512), min_length=1, description="of each level; all but one halve the side")
@@ -39,8 +40,8 @@ class Train(training.Optimization):
     flip: bool = Field(True, description="mirror every second image")
     steps: int = Field(50_000, ge=0, description="0: epochs x images / batch_size")
     batch_size: int = Field(64, ge=1)
-    lr_schedule: diffusion.LrSchedule = "cosine"
-    warmup: training.Warmup = 1000
+    lr_schedule: loop.LrSchedule = "cosine"
+    warmup: loop.Warmup = 1000
     weight_decay: float = Field(0.0, ge=0)
     max_norm: float = Field(1.0, ge=0, description="gradients are clipped to this length; 0: not")
 
@@ -134,22 +135,22 @@ def train(settings: Train, pixels: int, context: Context, out: Path) -> None:
         )
     rows = range(0, len(faces), -(-len(faces) // MEASURED))
     network.begin(fitted(faces.images(rows), pixels))
-    learner = training.Learner(network, settings, device)
+    learner = loop.Learner(network, settings, device)
     side = pixels // network.factor
 
-    def update(step: training.Step) -> training.Losses:
+    def update(step: loop.Step) -> loop.Losses:
         mirror = (torch.rand(len(step.rows), generator=step.draw) < 0.5) & settings.flip
         noise = torch.randn(len(step.rows), settings.latents, side, side, generator=step.draw)
-        x = training.mirrored(fitted(send(faces.images(step.rows), device), pixels), mirror)
+        x = loop.mirrored(fitted(send(faces.images(step.rows), device), pixels), mirror)
         return learner.learn(lambda part: objective(network, encoder, part, settings), Batch(x, send(noise, device)), step)
 
     out.mkdir(parents=True, exist_ok=True)
-    training.loop(update, learner.state, settings, len(faces), context, "the autoencoder", out)
+    loop.run(update, learner.state, settings, len(faces), context, "the autoencoder", out)
     average: Autoencoder = learner.average.model  # type: ignore[assignment]
     with torch.inference_mode():
         parts = [average.encode(fitted(send(faces.images(rows[i : i + 32]), device), pixels)) for i in range(0, len(rows), 32)]
         average.scale.fill_(1 / torch.cat(parts).std())
-    training.finish(average, weights)
+    loop.finish(average, weights)
 
 
 def load(settings: Train, folder: Path, device: torch.device) -> Autoencoder:

@@ -17,13 +17,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from synthbench import denoising, diffusion, sampling, training
 from synthbench.device import autocast, ready, send
+from synthbench.diffusion import denoising, process
+from synthbench.identities import sampling
 from synthbench.models.encoder import read_tensors
 from synthbench.models.unet import Shape, UNet
+from synthbench.plugin import Context
 from synthbench.seeds import derive, torch_generator
 from synthbench.store import read_json, write_json
-from synthbench.types import Context, Slot, UserError
+from synthbench.training import loop
+from synthbench.types import Slot, UserError
 
 FOLDER = "unconditional"  # of the model, in the folder of the train stage
 
@@ -62,25 +65,25 @@ def train(settings: Train, context: Context) -> None:
     abar = settings.signal
     torch.manual_seed(derive(context.seed, "weights"))
     network = UNet(settings.unet, context.resolution, context_width=0).eval()
-    learner = training.Learner(network, settings, device)
+    learner = loop.Learner(network, settings, device)
 
-    def update(step: training.Step) -> training.Losses:
+    def update(step: loop.Step) -> loop.Losses:
         size, draw = len(step.rows), step.draw
         mirror = (torch.rand(size, generator=draw) < 0.5) & settings.flip
-        t = diffusion.sample_times(size, abar, draw, settings.times)
+        t = process.sample_times(size, abar, draw, settings.times)
         noise = torch.randn(size, 3, context.resolution, context.resolution, generator=draw)
-        x0 = training.pictures(faces, step.rows, mirror, device)
+        x0 = loop.pictures(faces, step.rows, mirror, device)
         batch = Batch(x0, *(send(tensor, device) for tensor in (t, abar[t], noise)))
         return learner.learn(lambda part: {"loss": error(network, part, settings)}, batch, step)
 
-    training.loop(update, learner.state, settings, len(faces), context, "the unconditional model")
-    training.finish(learner.average.model, out / "weights.safetensors")
+    loop.run(update, learner.state, settings, len(faces), context, "the unconditional model")
+    loop.finish(learner.average.model, out / "weights.safetensors")
 
 
 def error(network: UNet, batch: Batch, settings: Train) -> Tensor:
     """The weighted squared error of what the network predicts (DDPM, Eq. 14), a scalar."""
     x0, t, abar, noise = batch
-    output = network(diffusion.add_noise(x0, noise, abar), t).float()
+    output = network(process.add_noise(x0, noise, abar), t).float()
     return denoising.squared_error(output, x0, noise, abar, settings)
 
 
@@ -102,10 +105,10 @@ def sampler(folder: Path, sample: Sample, context: Context) -> Callable[[np.ndar
 
     def make(some: list[Slot]) -> tuple[Tensor, dict[str, Tensor]]:
         streams = [torch_generator(context.seed, FOLDER, slot.identity) for slot in some]
-        noise = diffusion.Noise(streams, (3, context.resolution, context.resolution), context.device)
+        noise = process.Noise(streams, (3, context.resolution, context.resolution), context.device)
         with torch.inference_mode(), autocast(context.device, sample.precision):
             x = denoising.painted(lambda x, t: network(x, t).float(), noise, abar, settings, sample, sample.clip_x0)
-        return diffusion.to_uint8(x), {}
+        return process.to_uint8(x), {}
 
     def images(numbers: np.ndarray) -> Tensor:
         return torch.cat([batch.images for batch in sampling.generate(make, [Slot(int(n), 0) for n in numbers], context)])
