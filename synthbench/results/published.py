@@ -14,7 +14,7 @@ from pathlib import Path
 
 from synthbench.types import Volume
 
-FILE = Path(__file__).parent / "configs" / "published.csv"
+FILE = Path(__file__).parents[1] / "configs" / "published.csv"
 BENCHMARKS = ("lfw", "cfp-fp", "agedb-30", "calfw", "cplfw")
 SHOWN = (
     *("method", "venue", "size", "loss", "backbone"),

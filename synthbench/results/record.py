@@ -156,7 +156,7 @@ def remember(store: Store, request: str, run: str) -> None:
 
 def fingerprint() -> str:
     """Changes whenever a file of the package does, so that an edited synthbench never answers from an older one's memory."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     files = sorted(path for path in package.rglob("*") if path.suffix in {".py", ".yaml", ".csv"})
     return content_key({str(path.relative_to(package)): [path.stat().st_size, path.stat().st_mtime_ns] for path in files})
 

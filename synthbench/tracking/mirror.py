@@ -242,7 +242,7 @@ def _system(result: Result) -> dict[str, str]:
     from synthbench.device import pick_device
 
     facts = {"device": pick_device(result["cost"]["device"])[1], "python": platform.python_version(), "torch": torch.__version__}
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     if (package.parent / ".git").exists():
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             command = ["git", "-C", str(package), "rev-parse", "HEAD"]
