@@ -12,7 +12,7 @@ from test_cli import RUN, synthbench  # noqa: F401
 
 from synthbench.data import readers, sources
 from synthbench.pipeline import run
-from synthbench.protocol import load_protocol
+from synthbench.pipeline.request import read
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_registered_data_that_changed_are_another_request(here: Path, monkeypatc
         Image.new("RGB", (8, 8), (person, 0, 0)).save(here / "set" / str(person) / "0.png")
     sources.add("own", here / "set", kind="faces")
     request = run.Request("real", here / "r", protocol="tiny.yaml")
-    before = run._request_key(request, load_protocol("tiny.yaml"))
-    assert run._request_key(request, load_protocol("tiny.yaml")) == before
+    before = read(request).key
+    assert read(request).key == before
     (here / "set" / "2").mkdir()
-    assert run._request_key(request, load_protocol("tiny.yaml")) != before
+    assert read(request).key != before

@@ -13,6 +13,7 @@ from synthbench import inventory, registry, testing
 from synthbench.config import config_names, parse_set
 from synthbench.pipeline import run
 from synthbench.pipeline.job import Job, load_generator
+from synthbench.pipeline.request import read
 from synthbench.plugin import Generator
 from synthbench.protocol import Protocol, load_protocol
 from synthbench.store import Store
@@ -91,10 +92,10 @@ def test_a_preset_of_the_user_by_its_path(far: str, tmp_path: Path) -> None:
 
 
 def test_an_edited_preset_is_another_request(far: str, tmp_path: Path) -> None:
-    request, demo = run.Request(far, tmp_path, protocol="demo"), load_protocol("demo")
-    before, digest = run._request_key(request, demo), registry.file_digest(far)
+    request = run.Request(far, tmp_path, protocol="demo")
+    before, digest = read(request).key, registry.file_digest(far)
     Path(far).write_text(PRESET.replace("1.5", "1.6"))
-    assert run._request_key(request, demo) != before and registry.file_digest(far) != digest
+    assert read(request).key != before and registry.file_digest(far) != digest
 
 
 def test_a_preset_of_a_plugin_in_a_file_beside_it(tmp_path: Path) -> None:

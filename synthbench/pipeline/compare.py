@@ -12,6 +12,7 @@ from typing import Any
 from synthbench import console, registry
 from synthbench.config import config_names, did_you_mean
 from synthbench.pipeline import run
+from synthbench.pipeline.request import read
 from synthbench.protocol import load_protocol
 from synthbench.results import comparable, record
 from synthbench.results.record import Result
@@ -64,7 +65,7 @@ def plan(request: Request) -> None:
 
     store = Store(request.runs.absolute())
     rows = [row for row in wanted(request, store) if isinstance(row, run.Request)]
-    steps = {step.stage.folder: step for row in rows for step in _stages(row, store)}
+    steps = {step.stage.folder: step for row in rows for step in read(row).steps}
     plans.show(list(steps.values()), store, f"comparison of {len(rows)} runs, {rows[0].seeds if rows else 0} seed(s) each")
 
 
@@ -175,8 +176,8 @@ def announce(rows: Sequence[Row], store: Store) -> None:
     """Say what will be run, before it is."""
     from synthbench.pipeline import plan as plans
 
-    missing = [row for row in rows if isinstance(row, run.Request) and not run.remembered(row)]
-    steps = {step.stage.folder: step for row in missing for step in _stages(row, store)}
+    orders = [order for row in rows if isinstance(row, run.Request) and not (order := read(row)).answer()]
+    steps = {step.stage.folder: step for order in orders for step in order.steps}
     todo = [step for step in steps.values() if step.stage.state != "cached"]
     if not todo:
         return
@@ -184,13 +185,9 @@ def announce(rows: Sequence[Row], store: Store) -> None:
     unknown = sum(seconds is None for seconds in known)
     took = f"about {console.duration(sum(filter(None, known)))}" if unknown < len(todo) else "of unknown length"
     took += f" and {unknown} of unknown length" if 0 < unknown < len(todo) else ""
-    names = ", ".join(dict.fromkeys(row.generator for row in missing))
+    names = ", ".join(dict.fromkeys(order.request.generator for order in orders))
     disk = console.size(sum(step.disk for step in todo))
     console.note(f"to run: {names}; {len(todo)} of {len(steps)} stages are missing, {took}; disk {disk}")
-
-
-def _stages(row: run.Request, store: Store) -> list[Any]:
-    return run.stages(run.make_job(row, store, run.choose_protocol(row.protocol)[0]), row.seeds)
 
 
 def refusal(found: Sequence[Sequence[Result]]) -> str:

@@ -1,55 +1,25 @@
-"""`synthbench run`: one request from the words of the user to a result."""
+"""`synthbench run`: do what a request asks for, and say what came of it."""
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from os.path import exists
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from synthbench import __version__, console, registry
-from synthbench.config import config_path, parse_set
-from synthbench.data import sources
-from synthbench.data.readers import full_stamp
-from synthbench.protocol import Protocol, TrainedNetwork, load_protocol
+from synthbench.pipeline.request import Order, Request, read, recipes
 from synthbench.results import record
 from synthbench.results.record import Result
-from synthbench.store import Store, content_key
-from synthbench.types import UserError, Volume
+from synthbench.store import Store
+from synthbench.types import UserError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from synthbench.pipeline.job import Job
     from synthbench.pipeline.steps import Step
 
-
-@dataclass(frozen=True)
-class Request:
-    """The command line of `synthbench run`, as given."""
-
-    generator: str
-    runs: Path
-    volume: str | None = None
-    protocol: str | None = None
-    seeds: int = 1
-    settings: tuple[str, ...] = ()
-    until: str | None = None
-    force: tuple[str, ...] = ()
-    device: str = "auto"
-    tracking: bool = True
-
-
-def choose_protocol(wish: str | None) -> tuple[Protocol, str]:
-    """The protocol and why: the one asked for, else `paper` when its data are registered, else `demo`."""
-    if wish:
-        return load_protocol(wish), "as asked"
-    paper = load_protocol("paper")
-    missing = [name for name in paper.sources() if not sources.registered(name)]
-    if not missing:
-        return paper, "its data are registered"
-    return load_protocol("demo"), f"protocol paper lacks {len(missing)} of its {len(paper.sources())} files (synthbench data status)"
+__all__ = ["Request", "plan", "run"]
 
 
 def run(request: Request, watch: Callable[[int, int, float], None] | None = None) -> Result | None:
@@ -58,33 +28,28 @@ def run(request: Request, watch: Callable[[int, int, float], None] | None = None
     watch: told of each recognizer of the generator while it trains, (seed, epochs done, validation accuracy in percent). What it raises
     stops the run, and the same request goes on from there.
     """
-    if not 1 <= request.seeds <= 100:
-        raise UserError(f"--seeds {request.seeds}: must be between 1 and 100")
-    store = Store(request.runs.absolute())
-    protocol, why = choose_protocol(request.protocol)
-    console.note(f"protocol {protocol.name} {protocol.version}: {protocol.title} ({why})")
-    key = _request_key(request, protocol)
-    if not request.force and not request.until and (result := record.remembered(store, key)):
+    order = read(request, watch)
+    store = order.store
+    _say_protocol(order)
+    if not request.force and not request.until and (result := order.answer()):
         return result
-    job = replace(make_job(request, store, protocol), watch=watch)
-    plans = {seed: job.steps(seed) for seed in range(request.seeds)}
-    steps = [step for plan in plans.values() for step in plan]
-    _forget(steps, store, request.force)
-    _announce(steps, store)
-    (store.root / "results").mkdir(parents=True, exist_ok=True)
-    stages: dict[str, dict[str, Any]] = {}
+    _forget(order.steps, store, request.force)
+    from synthbench.pipeline import plan as plans
     from synthbench.pipeline.steps import execute
 
-    for plan in plans.values():
-        for row in execute(plan, store, request.until):
+    plans.announce(order.steps, store)
+    (store.root / "results").mkdir(parents=True, exist_ok=True)
+    stages: dict[str, dict[str, Any]] = {}
+    for steps in order.stages.values():
+        for row in execute(steps, store, request.until):
             stages.setdefault(row["key"], row)
     if request.until:
         console.note(f"stopped after {request.until}, as asked; the same command without --until continues")
         return None
-    result = _collect(job, plans, list(stages.values()))
+    result = _collect(order.job, order.stages, list(stages.values()))
     record.save(store, result)
-    if _self_contained(job):
-        record.remember(store, key, result["run"])
+    if _self_contained(order.job):
+        record.remember(store, order.key, result["run"])
     if request.tracking:
         from synthbench.tracking import mirror
 
@@ -92,83 +57,22 @@ def run(request: Request, watch: Callable[[int, int, float], None] | None = None
     return result
 
 
-def make_job(request: Request, store: Store, protocol: Protocol) -> Job:
-    """The job of a request: plugin loaded, settings checked, volume and device chosen."""
-    from synthbench.device import pick_device, set_threads
-    from synthbench.pipeline.job import Job
-
-    set_threads()
-    device, why = pick_device(request.device)
-    _say_once(f"device {why}")
-    job = Job(store, protocol, request.generator, Volume.parse("all"), device, parse_set(request.settings))
-    finite = job.generator.traits.finite
-    volume = Volume.parse(request.volume or ("all" if finite else protocol.volume))
-    if not finite and not volume.blocks:
-        raise UserError(f"{job.short_name} makes any number of images; give --volume, such as {protocol.volume}")
-    if volume.identities == 1:
-        raise UserError(f"volume {volume} has one identity; a recognizer needs at least two")
-    return Job(store, protocol, request.generator, volume, device, parse_set(request.settings))
-
-
-@functools.cache
-def _say_once(text: str) -> None:
-    """For what every request of one command would repeat."""
-    console.note(text)
-
-
-def remembered(request: Request) -> Result | None:
-    """The result of an earlier identical request, if it is still whole. Imports no torch."""
-    return record.remembered(Store(request.runs.absolute()), _request_key(request, choose_protocol(request.protocol)[0]))
-
-
-def stages(job: Job, seeds: int) -> list[Step]:
-    """Every stage of the job once, those that are cached too; nothing is done."""
-    return list({step.stage.folder: step for seed in range(seeds) for step in job.steps(seed)}.values())
-
-
 def plan(request: Request, as_json: bool = False) -> None:
     """`--dry-run`: what would be done, on stdout."""
     from synthbench.pipeline import plan as plans
 
-    store = Store(request.runs.absolute())
-    protocol, why = choose_protocol(request.protocol)
-    console.note(f"protocol {protocol.name} {protocol.version}: {protocol.title} ({why})")
-    job = make_job(request, store, protocol)
-    steps = stages(job, request.seeds)
+    order = read(request)
+    _say_protocol(order)
+    job, steps = order.job, order.steps
     if as_json:
-        print(json.dumps({"run": None, "stages": plans.rows(steps, store)}))
+        print(json.dumps({"run": None, "stages": plans.rows(steps, order.store)}))
     else:
-        plans.show(steps, store, f"{job.short_name} @ {job.volume}, protocol {protocol.name} {protocol.version}, {request.seeds} seed(s)")
+        title = f"{job.short_name} @ {job.volume}, protocol {job.protocol.name} {job.protocol.version}, {request.seeds} seed(s)"
+        plans.show(steps, order.store, title)
 
 
-def _request_key(request: Request, protocol: Protocol) -> str:
-    found = registry.preset(request.generator)
-    preset = found.settings.data if found else {}
-    return content_key(
-        {
-            "package": record.fingerprint(),
-            "generator": request.generator,
-            "files": [registry.file_digest(name) for name in (request.generator, *protocol.evaluators)],
-            "recipes": {name: config_path("recipes", name).read_text("utf-8", "replace") for name in _recipes(protocol)},
-            "volume": request.volume,
-            "protocol": protocol.model_dump(mode="json"),
-            "seeds": request.seeds,
-            "settings": request.settings,
-            "data": sources.fingerprint(),
-            "paths": {
-                text: full_stamp(text) for text in _texts([preset, parse_set(request.settings).data, protocol.generators]) if exists(text)
-            },
-        }
-    )
-
-
-def _texts(settings: Any) -> Iterator[str]:
-    """Every text among the settings: what may name a file."""
-    if isinstance(settings, str):
-        yield settings
-    elif isinstance(settings, (dict, list, tuple)):
-        for value in settings.values() if isinstance(settings, dict) else settings:
-            yield from _texts(value)
+def _say_protocol(order: Order) -> None:
+    console.note(f"protocol {order.protocol.name} {order.protocol.version}: {order.protocol.title} ({order.why})")
 
 
 def _self_contained(job: Job) -> bool:
@@ -191,12 +95,6 @@ def _forget(steps: list[Step], store: Store, names: Sequence[str]) -> None:
     for step in steps:
         if step.stage.name in names:
             store.forget(step.stage)
-
-
-def _announce(steps: list[Step], store: Store) -> None:
-    from synthbench.pipeline import plan as plans
-
-    plans.announce(steps, store)
 
 
 def _collect(job: Job, plans: dict[int, list[Step]], stages: list[dict[str, Any]]) -> Result:
@@ -240,13 +138,7 @@ def _config(job: Job) -> dict[str, Any]:
 
     protocol = job.protocol.model_dump(mode="json", exclude={"generators"})
     protocol["evaluators"] = {name: item.config.model_dump(mode="json") for name, item in job.evaluators.items()}
-    return {"protocol": protocol, "recipes": {name: load_recipe(name).model_dump(mode="json") for name in _recipes(job.protocol)}}
-
-
-def _recipes(protocol: Protocol) -> list[str]:
-    """The recipe of the recognizers first, then those of the encoder and of the judge that are trained here."""
-    networks = (network for network in (protocol.encoder, protocol.judge) if isinstance(network, TrainedNetwork))
-    return list(dict.fromkeys([protocol.recipe, *(network.recipe for network in networks)]))
+    return {"protocol": protocol, "recipes": {name: load_recipe(name).model_dump(mode="json") for name in recipes(job.protocol)}}
 
 
 def _baseline(job: Job, plans: dict[int, list[Step]]) -> Result | None:

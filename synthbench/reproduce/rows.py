@@ -16,6 +16,7 @@ from synthbench import console, registry
 from synthbench.config import Layer, config_path, merge, read_layer
 from synthbench.data import sources
 from synthbench.pipeline import plan, run
+from synthbench.pipeline.request import choose_protocol, read
 from synthbench.pipeline.steps import Step
 from synthbench.protocol import load_protocol
 from synthbench.reproduce.definition import Part, Row, Table, find, tables
@@ -54,7 +55,7 @@ class Item:
 
 def default_scale() -> str:
     """As `run` chooses its protocol: full when the data of protocol `paper` are registered."""
-    return "full" if run.choose_protocol(None)[0].name == "paper" else "demo"
+    return "full" if choose_protocol(None)[0].name == "paper" else "demo"
 
 
 def items(table: Table, request: Request, folder: Path) -> list[Item]:
@@ -104,11 +105,11 @@ def texts(settings: Mapping[str, Any]) -> tuple[str, ...]:
 
 def steps(wish: run.Request, images_only: bool) -> list[Step]:
     """The stages of a row. Raises UserError when it cannot be run, DataMissing when that is for lack of data."""
-    protocol, _ = run.choose_protocol(wish.protocol)
-    job = run.make_job(wish, Store(wish.runs.absolute()), protocol)
+    order = read(wish)
     if images_only:
-        return [job.real, *job.network_steps("encoder", protocol.encoder), *job.generator_steps(0)]
-    return run.stages(job, wish.seeds)
+        job = order.job
+        return [job.real, *job.network_steps("encoder", order.protocol.encoder), *job.generator_steps(0)]
+    return order.steps
 
 
 def changed(base: str, change: dict[str, Any], folder: Path) -> str:

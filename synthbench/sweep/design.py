@@ -11,6 +11,7 @@ from typing import Any
 from synthbench import registry
 from synthbench.config import merge, parse_set
 from synthbench.pipeline import run
+from synthbench.pipeline.request import choose_protocol, read
 from synthbench.protocol import Protocol
 from synthbench.store import Store, content_key, read_json, write_json
 from synthbench.sweep.settings import Axis, Values, canonical, read_axes, texts
@@ -98,7 +99,7 @@ def design(request: Request) -> Design:
     if request.name and not re.fullmatch(r"[\w.+-]+", request.name, re.ASCII):
         raise UserError(f"--name {request.name!r}: use letters, digits and . _ + - only; it names a folder")
     store = Store(request.runs.absolute())
-    protocol, _ = run.choose_protocol(request.protocol)
+    protocol, _ = choose_protocol(request.protocol)
     if "verification" not in protocol.evaluators:
         raise UserError(f"protocol {protocol.name} has no evaluator verification; a sweep needs its mean accuracy")
     kind = registry.load("generator", request.generator)
@@ -109,9 +110,9 @@ def design(request: Request) -> Design:
         raise UserError(f"{taken[0]} is swept and also given by --set")
     axes, points = canonical(axes, request.generator, protocol, fixed)
     made = Design(request, store, protocol, tuple(axes), () if search else tuple(points), short)
-    job = run.make_job(made.run(points[0], request.seeds), store, protocol)
+    job = read(made.run(points[0], request.seeds)).job
     for values in points if request.prune else ():
-        if not run.make_job(made.run(values, request.seeds), store, protocol).generator.traits.new_identities:
+        if not read(made.run(values, request.seeds)).job.generator.traits.new_identities:
             raise UserError(f"--prune: {request.generator} shows the people of the real set, whose pairs validate a recognizer in training")
     job.steps(0)  # what is missing shows now
     parts = {

@@ -21,6 +21,7 @@ from optuna.trial import Trial
 
 from synthbench import console
 from synthbench.pipeline import run
+from synthbench.pipeline.request import read
 from synthbench.results.comparison import AVG
 from synthbench.results.record import Result
 from synthbench.sweep import curve, trials
@@ -68,8 +69,7 @@ def plan(request: Request) -> None:
         raise UserError(f"--dry-run: the sampler {request.sampler} chooses its points as it goes; only a grid has a plan")
     steps: dict[Any, Any] = {}
     for values in made.points:
-        job = run.make_job(made.run(values, request.seeds), made.store, made.protocol)
-        steps |= {step.stage.folder: step for step in run.stages(job, request.seeds)}
+        steps |= {step.stage.folder: step for step in read(made.run(values, request.seeds)).steps}
     rows = []
     for name in dict.fromkeys(step.stage.name for step in steps.values()):
         same = [step for step in steps.values() if step.stage.name == name]

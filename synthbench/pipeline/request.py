@@ -1,0 +1,146 @@
+"""A request as it was typed, and read: once, into one object from which key, job and stages follow."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from os.path import exists
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from synthbench import console, registry
+from synthbench.config import Layer, config_path, parse_set
+from synthbench.data import sources
+from synthbench.data.readers import full_stamp
+from synthbench.protocol import Protocol, TrainedNetwork, load_protocol
+from synthbench.results import record
+from synthbench.results.record import Result
+from synthbench.store import Store, content_key
+from synthbench.types import UserError, Volume
+
+if TYPE_CHECKING:
+    from synthbench.pipeline.job import Job
+    from synthbench.pipeline.steps import Step
+
+
+@dataclass(frozen=True)
+class Request:
+    """The command line of `synthbench run`, as given."""
+
+    generator: str
+    runs: Path
+    volume: str | None = None
+    protocol: str | None = None
+    seeds: int = 1
+    settings: tuple[str, ...] = ()
+    until: str | None = None
+    force: tuple[str, ...] = ()
+    device: str = "auto"
+    tracking: bool = True
+
+
+def choose_protocol(wish: str | None) -> tuple[Protocol, str]:
+    """The protocol and why: the one asked for, else `paper` when its data are registered, else `demo`."""
+    if wish:
+        return load_protocol(wish), "as asked"
+    paper = load_protocol("paper")
+    missing = [name for name in paper.sources() if not sources.registered(name)]
+    if not missing:
+        return paper, "its data are registered"
+    return load_protocol("demo"), f"protocol paper lacks {len(missing)} of its {len(paper.sources())} files (synthbench data status)"
+
+
+@dataclass(frozen=True)
+class Order:
+    """A request, read: where, under which protocol, with which settings. What follows from it is worked out once, when asked for."""
+
+    request: Request
+    store: Store
+    protocol: Protocol
+    why: str  # this protocol
+    settings: Layer  # from `--set`
+    watch: Callable[[int, int, float], None] | None = None  # told of the generator's recognizers in training; see `run.run`
+
+    @functools.cached_property
+    def key(self) -> str:
+        """Names the question: the same request of the same code about the same files. Imports no torch."""
+        request, protocol = self.request, self.protocol
+        found = registry.preset(request.generator)
+        given = [found.settings.data if found else {}, self.settings.data, protocol.generators]
+        return content_key(
+            {
+                "package": record.fingerprint(),
+                "generator": request.generator,
+                "files": [registry.file_digest(name) for name in (request.generator, *protocol.evaluators)],
+                "recipes": {name: config_path("recipes", name).read_text("utf-8", "replace") for name in recipes(protocol)},
+                "volume": request.volume,
+                "protocol": protocol.model_dump(mode="json"),
+                "seeds": request.seeds,
+                "settings": request.settings,
+                "data": sources.fingerprint(),
+                "paths": {text: full_stamp(text) for text in _texts(given) if exists(text)},
+            }
+        )
+
+    def answer(self) -> Result | None:
+        """The result of an earlier identical request, if it is still whole. Imports no torch."""
+        return record.remembered(self.store, self.key)
+
+    @functools.cached_property
+    def job(self) -> Job:
+        """Plugin loaded, settings checked, volume and device chosen."""
+        from synthbench.device import pick_device, set_threads
+        from synthbench.pipeline.job import Job
+
+        request = self.request
+        set_threads()
+        device, why = pick_device(request.device)
+        _say_once(f"device {why}")
+        job = Job(self.store, self.protocol, request.generator, Volume.parse("all"), device, self.settings, self.watch)
+        finite = job.generator.traits.finite
+        volume = Volume.parse(request.volume or ("all" if finite else self.protocol.volume))
+        if not finite and not volume.blocks:
+            raise UserError(f"{job.short_name} makes any number of images; give --volume, such as {self.protocol.volume}")
+        if volume.identities == 1:
+            raise UserError(f"volume {volume} has one identity; a recognizer needs at least two")
+        return replace(job, volume=volume)
+
+    @functools.cached_property
+    def stages(self) -> dict[int, list[Step]]:
+        """The stages of every seed, those that are cached too; nothing is done."""
+        return {seed: self.job.steps(seed) for seed in range(self.request.seeds)}
+
+    @property
+    def steps(self) -> list[Step]:
+        """Every stage once."""
+        return list({step.stage.folder: step for steps in self.stages.values() for step in steps}.values())
+
+
+def read(request: Request, watch: Callable[[int, int, float], None] | None = None) -> Order:
+    """Raises UserError for a protocol, settings or a number of seeds that cannot be; the rest shows when the job is asked for."""
+    if not 1 <= request.seeds <= 100:
+        raise UserError(f"--seeds {request.seeds}: must be between 1 and 100")
+    protocol, why = choose_protocol(request.protocol)
+    return Order(request, Store(request.runs.absolute()), protocol, why, parse_set(request.settings), watch)
+
+
+def recipes(protocol: Protocol) -> list[str]:
+    """The recipe of the recognizers first, then those of the encoder and of the judge that are trained here."""
+    networks = (network for network in (protocol.encoder, protocol.judge) if isinstance(network, TrainedNetwork))
+    return list(dict.fromkeys([protocol.recipe, *(network.recipe for network in networks)]))
+
+
+def _texts(settings: Any) -> Iterator[str]:
+    """Every text among the settings: what may name a file."""
+    if isinstance(settings, str):
+        yield settings
+    elif isinstance(settings, (dict, list, tuple)):
+        for value in settings.values() if isinstance(settings, dict) else settings:
+            yield from _texts(value)
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    """For what every request of one command would repeat."""
+    console.note(text)

@@ -1,0 +1,77 @@
+"""The keys of the stages of the shipped protocols, pinned: what is in a user's runs folder is found again by the next version.
+
+A key that changes here makes everybody compute again. That may be right (a method was mended: its `version` was raised; a protocol changed,
+and so did its version), and then the new key belongs in this file, and a line in CHANGELOG.md.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from synthbench.data import sources
+from synthbench.pipeline.job import Job
+from synthbench.protocol import load_protocol
+from synthbench.store import Store
+from synthbench.types import Volume
+
+# The last stage of a run: its key covers those of all stages before it.
+EVALUATE = {
+    ("demo", "real"): "32b367c480335f2b5b38",
+    ("demo", "cemiface"): "206ca6eabb75d97a11e7",
+    ("demo", "id3pm"): "4bf2b713a17c1f4940da",
+    ("demo", "dcface"): "486bd7a99dbf58fb349f",
+    ("demo", "vigface"): "086f6e759fbb21efcfb6",
+    ("demo", "vec2face"): "e25e25363d5b5cfd1f46",
+    ("demo", "idiffface"): "f8641aa0bb01e5808413",
+    ("demo", "sface"): "4355f2f737f1e8dedc21",
+    ("demo", "synface"): "b394fb898fe665cfb821",
+    ("demo", "digiface"): "b678a46c94cd5fdda405",
+    ("demo", "procedural"): "0e9e1ee44ab1a941d887",
+    ("demo", "similarity_groups"): "806288050060a2a4163a",
+    ("paper", "real"): "e26fe73d2812d28bd442",
+    ("paper", "cemiface"): "68729bfbbd1aba275dbc",
+    ("paper", "id3pm"): "a8ab98bb1fe0c4b4abcb",
+    ("paper", "dcface"): "02aa1f06d83f8fe44947",
+    ("paper", "vigface"): "993162bf3e732ce205ab",
+    ("paper", "vec2face"): "2507f9cf4abb03056b5b",
+    ("paper", "idiffface"): "2205d3f1cdc4391b2583",
+    ("paper", "sface"): "45caf3b65d955a5e4c34",
+    ("paper", "synface"): "ad6c2e7c9df2af2922a0",
+    ("paper", "digiface"): "bf5faacb849588ed75e8",
+    ("paper", "procedural"): "d7d00a49d17caa155998",
+    ("paper", "similarity_groups"): "efe3d405ec694db9f7e5",
+    ("photos", "real"): "dbf11c5e0e097018a322",
+    ("photos", "cemiface"): "b44e2a2279e64f1445ba",
+    ("photos", "id3pm"): "4f6cbb18c545603e0059",
+    ("photos", "dcface"): "111253ec7cd497fd974e",
+    ("photos", "vigface"): "36696b21f7999412ae0a",
+    ("photos", "vec2face"): "00ed6101152229e9000c",
+    ("photos", "idiffface"): "94d48de4c3455e3f073a",
+    ("photos", "sface"): "aaccbfe4fe0722c8bbe6",
+    ("photos", "synface"): "ceba889d685f13bb094e",
+    ("photos", "digiface"): "5d25dfd81a792e5f6546",
+    ("photos", "procedural"): "7f33ccbaba0a1d9e8639",
+    ("photos", "similarity_groups"): "76bd65f005857632228a",
+}
+
+
+@pytest.fixture
+def everything_registered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever is asked for is there, with a digest told by its name."""
+
+    def find(name: str, kind: str | None = None) -> sources.Entry:
+        (tmp_path / name).mkdir(exist_ok=True)
+        about = {"size": 0, "added": "", "images": 1000, "identities": 100, "pairs": 100, "options": {"colour": "bgr"}}
+        return sources.Entry(name, kind or "faces", name, tmp_path / name, f"digest of {name}", "", **about)
+
+    monkeypatch.setattr(sources, "find", find)
+
+
+@pytest.mark.parametrize(("name", "generator"), EVALUATE)
+def test_keys_stay(name: str, generator: str, tmp_path: Path, everything_registered: None) -> None:
+    volume = Volume.parse("all" if generator in ("real", "similarity_groups") else "20x10")
+    job = Job(Store(tmp_path), load_protocol(name), generator, volume, torch.device("cpu"))
+    assert job.steps(0)[-1].stage.key == EVALUATE[name, generator]
