@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from fake_protocol import write_protocol
+
+if TYPE_CHECKING:
+    import torch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a runner in the background ignores it, and so would the commands under test
@@ -31,3 +35,22 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     threads = torch.get_num_threads()
     yield tmp_path
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def unrounded(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Call it for the number of different images painted so far, as they were before they were rounded.
+
+    A network that hardly learnt paints near-grey, and on some processors two of its images round to the same bytes.
+    """
+    from synthbench.diffusion import process
+
+    seen: set[bytes] = set()
+    rounded = process.to_uint8
+
+    def watched(x: torch.Tensor) -> torch.Tensor:
+        seen.update(image.float().cpu().numpy().tobytes() for image in x)
+        return rounded(x)
+
+    monkeypatch.setattr(process, "to_uint8", watched)
+    return lambda: len(seen)

@@ -265,7 +265,7 @@ def test_generate_columns_and_copies(trained, faces, encoder, tmp_path):
             assert float(reached[i]) == pytest.approx(float(cosine), abs=1e-5)
 
 
-def test_an_image_depends_on_its_slot_alone(trained, faces, encoder, tmp_path):
+def test_an_image_depends_on_its_slot_alone(trained, faces, encoder, tmp_path, unrounded):
     generator, inputs = trained
     slots = [Slot(identity, sample) for identity in range(5) for sample in range(8)]
 
@@ -273,10 +273,10 @@ def test_an_image_depends_on_its_slot_alone(trained, faces, encoder, tmp_path):
         return torch.cat([b.images for b in generator.generate(some, context(tmp_path, faces, encoder, inputs=inputs, **more))])
 
     whole = pixels(slots)
+    assert unrounded() == len(slots)
     assert torch.equal(whole, pixels(slots, batch_size=7))
     assert torch.equal(whole[13:29], pixels(slots[13:29]))
     assert torch.equal(whole.flip(0), pixels(slots[::-1]))
-    assert len({image.numpy().tobytes() for image in whole}) == len(slots)
 
 
 def test_chunks_hold_at_most_size_images_to_make():

@@ -402,12 +402,12 @@ def test_a_first_stage_that_cannot_serve_is_refused_at_once(settings, said):
 
 
 @pytest.mark.parametrize("sample", [{}, {"guidance": 1.0, "perturb": 0.5}, {"guidance": 0.5, "against": "nearest"}])
-def test_an_image_depends_on_its_slot_alone(trained, faces, encoder, tmp_path, sample):
+def test_an_image_depends_on_its_slot_alone(trained, faces, encoder, tmp_path, sample, unrounded):
     slots = [Slot(identity, number) for identity in range(5) for number in range(3)]
     whole, _ = generate(trained, slots, faces, encoder, tmp_path, **sample)
+    assert unrounded() == len(slots)
     some, _ = generate(trained, slots[::-2], faces, encoder, tmp_path, batch_size=5, **sample)
     assert torch.equal(whole.flip(0)[::2], some)
-    assert len({image.numpy().tobytes() for image in whole}) == len(slots)
 
 
 def test_options_change_images_and_off_means_off(trained, faces, encoder, tmp_path):

@@ -87,14 +87,14 @@ def test_the_label_decides_who_is_painted(trained, faces, tmp_path):
         assert not torch.allclose(painter(z, noise, label), painter(z, noise, label.roll(1)), atol=0.1)
 
 
-def test_what_comes_out(trained, faces, tmp_path):
+def test_what_comes_out(trained, faces, tmp_path, unrounded):
     slots = [Slot(label, sample) for label in (2, 0) for sample in range(5)]
     (batch,) = painted(trained, faces, tmp_path, slots)
+    assert unrounded() == 10
     assert batch.images.shape == (10, 3, R, R) and batch.images.dtype == torch.uint8
     assert batch.identity.tolist() == batch.columns["real_identity"].tolist() == [2] * 5 + [0] * 5
     (again,) = painted(trained, faces, tmp_path, slots[3:7], batch_size=2)
     assert torch.equal(again.images, batch.images[3:7])
-    assert len({image.numpy().tobytes() for image in batch.images}) == 10
 
 
 def test_more_identities_than_classes_are_refused(trained):

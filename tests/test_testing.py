@@ -307,3 +307,14 @@ def test_the_tiny_encoder_tells_faces_apart_and_lets_gradients_through(shared: t
     x = torch.zeros(1, 3, 32, 32, requires_grad=True)
     encoder(x).sum().backward()
     assert x.grad is not None and x.grad.abs().sum() > 0
+
+
+def test_nearly_grey_images_may_be_the_same_by_chance() -> None:
+    """One pair of twelve that rounds to the same bytes is no fault of a generator; a pair that shows something is, and so are most."""
+    random = torch.Generator().manual_seed(0)
+    grey = [torch.randint(127, 130, (3, 8, 8), dtype=torch.uint8, generator=random) for _ in range(24)]
+    bright = [torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8, generator=random) for _ in range(24)]
+    others = list(zip(grey[:11], grey[12:23], strict=True))
+    assert generators.coinciding(others) == [] and generators.coinciding([*others, (grey[23], grey[23])]) == []
+    assert generators.coinciding([*others, (bright[0], bright[0])]) == [11]
+    assert generators.coinciding([*others[:1], *((one, one) for one in grey[:3])]) == [1, 2, 3]

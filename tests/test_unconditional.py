@@ -82,11 +82,11 @@ def test_a_killed_training_goes_on_bit_for_bit(trained, tmp_path, faces, encoder
     assert {path.name for path in (tmp_path / "unconditional").iterdir()} == {"weights.safetensors", "model.json", "metrics.jsonl"}
 
 
-def test_an_image_depends_on_its_number_alone(trained, faces, encoder, tmp_path):
+def test_an_image_depends_on_its_number_alone(trained, faces, encoder, tmp_path, unrounded):
     paint = unconditional.sampler(trained, SAMPLE, context(tmp_path, faces, encoder))
     whole = paint(np.arange(40))
+    assert unrounded() == 40
     assert whole.shape == (40, 3, R, R) and whole.dtype == torch.uint8
-    assert len({image.numpy().tobytes() for image in whole}) == 40
     assert torch.equal(paint(np.array([38, 5])), whole[[38, 5]])
 
 

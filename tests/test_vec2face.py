@@ -437,12 +437,13 @@ def test_sigmas_come_in_their_shares():
     assert values.tolist() == pytest.approx([0.3, 0.5, 0.7]) and counts.tolist() == [400, 400, 200]
 
 
-def test_generate_columns_and_slots(trained, tmp_path, faces, encoder):
+def test_generate_columns_and_slots(trained, tmp_path, faces, encoder, unrounded):
     generator, inputs = trained
     inputs = {**inputs, "enroll": enrolled(trained, tmp_path, faces, encoder, 3)}
     ctx = context(tmp_path, faces, encoder, inputs=inputs)
     slots = generator.slots(Volume.parse("3x6"), ctx)
     made = list(generator.generate(slots, ctx))
+    assert unrounded() == len(slots)
     images = torch.cat([batch.images for batch in made])
     columns = {name: torch.cat([batch.columns[name] for batch in made]) for name in made[0].columns}
     assert images.dtype == torch.uint8 and set(columns) == {"sample", "sigma", "similarity"}
@@ -451,7 +452,6 @@ def test_generate_columns_and_slots(trained, tmp_path, faces, encoder):
     torch.testing.assert_close(columns["similarity"], (encoder.embed(images) * codes[[slot.identity for slot in slots]]).sum(1))
     some = [Slot(2, 5), Slot(0, 1)]
     assert torch.equal(torch.cat([batch.images for batch in generator.generate(some, ctx)]), images[[17, 1]])
-    assert len({image.numpy().tobytes() for image in images}) == len(images)
 
 
 def test_variation_comes_from_the_noise_and_not_from_the_mask(trained, tmp_path, faces, encoder):
