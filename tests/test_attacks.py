@@ -12,7 +12,7 @@ from test_cli import RUN, synthbench  # noqa: F401
 
 from synthbench.data import readers, sources
 from synthbench.pipeline import run
-from synthbench.pipeline.request import read
+from synthbench.pipeline.request import Order, read
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_a_published_set_is_read_again_only_when_it_has_changed(synthbench, here
     assert first.code == 0, first.err
     with monkeypatch.context() as patch:
         patch.setattr(readers, "file_digest", None)  # nothing is hashed, and no job is made
-        patch.setattr(run, "make_job", None)
+        patch.setattr(Order, "job", None)
         again = synthbench(*call)
     assert json.loads(again.out)["scores"] == json.loads(first.out)["scores"]
     one, other = sorted((here / "set").rglob("*.png"))[:2]
