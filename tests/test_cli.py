@@ -183,7 +183,7 @@ def test_from_end_to_end(synthbench, here: Path) -> None:
     assert f"next: synthbench report {result['run']}; synthbench compare real {result['run']} --protocol tiny.yaml\n" in table.err
     assert table.err.count("not measured; run.json and the report say why") == 1 and max(map(len, table.err.splitlines())) < 200
     harder = synthbench(*RUN, "--set", "sample.difficulty=0.5")
-    assert "not procedural's own settings: sample.difficulty=0.5\n" in harder.err and "from the cache" not in harder.err
+    assert "settings other than procedural's own: sample.difficulty=0.5\n" in harder.err and "from the cache" not in harder.err
     assert json.loads(synthbench("show", result["run"]).out)["run"] == result["run"]
     assert synthbench("export", "latest", "--to", "imagefolder", "-o", "out").code == 0
     assert len(list((here / "out").rglob("*.png"))) == 24

@@ -24,9 +24,9 @@ def changed(job: Job) -> dict[str, Any]:
     with contextlib.suppress(UserError):  # a setting that must be given, such as sample.path: then all of them are told
         plain = load_generator(job.generator_name, job.protocol.model_copy(update={"generators": {}}))
         own = dict(flat(plain.config.model_dump(mode="json")))
-    given = tuple(name for name, _ in flat(job.settings.data))
+    given = tuple(f"{name}." for name, _ in flat(job.settings.data))
     names = [name for name in used if name not in own or used[name] != own[name]]
-    names.sort(key=lambda name: (not name.startswith(given), PARTS.index(name.partition(".")[0])))
+    names.sort(key=lambda name: (not f"{name}.".startswith(given), PARTS.index(name.partition(".")[0])))
     return {name: used[name] for name in names}
 
 

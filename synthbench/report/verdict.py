@@ -40,7 +40,8 @@ def run_verdict(run: Run, table: Mapping[str, Any]) -> str:
         return start + ": what generators are compared with."
     if not gap:
         return start + "; the gap to the real set was not measured."
-    return f"{start}, {against(gap, 'the same recognizer trained on the real set')}."
+    size = (result["baseline"] or {}).get("size")
+    return f"{start}, {against(gap, 'the same recognizer trained on the real set' + (f', {size}' if size else ''))}."
 
 
 def against(gap: Mapping[str, Any], what: str) -> str:

@@ -27,7 +27,7 @@ def lines(result: Result, runs: Path, protocol: str | None, tracking: bool) -> I
     if used := result.get("changed"):
         told = ", ".join(f"{name}={value}" for name, value in list(used.items())[:SHOWN])
         rest = f" and {len(used) - SHOWN} more (run.json)" if len(used) > SHOWN else ""
-        yield f"not {result['generator']}'s own settings: {told}{rest}"
+        yield f"settings other than {result['generator']}'s own: {told}{rest}"
     yield from leak.notes([(result["generator"], result)])
     if skipped := len(result["skipped"]):
         yield f"{skipped} score{'s were' if skipped > 1 else ' was'} not measured; run.json and the report say why"

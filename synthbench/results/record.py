@@ -23,7 +23,7 @@ Result = dict[str, Any]  # the JSON contract
 SHORT = {"world-mixed": "mixed", "world-profile": "profile", "world-agegap": "agegap", "world-crossage": "xage", "world-crosspose": "xpose"}
 
 ERROR = "± is the sampling error over pairs (one standard error)"
-CHANCE = "of accuracies, 50 is chance"
+CHANCE = "accuracies: 50 is chance"
 
 
 def run_name(generator: str, volume: str, protocol: str, evaluate_keys: Iterable[str]) -> str:
