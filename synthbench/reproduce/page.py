@@ -249,9 +249,9 @@ def _one_noise(ran: Sequence[Item], store: Store, folder: Path) -> Iterator[Bloc
         pixels = np.stack([image.pixels for image in line if image])
         sheet.append(_tensor(pixels))
     caption = "Identities in rows; one noise per row, so that only the setting differs. Below each image: its similarity to the inquiry."
-    told = [[image.label for image in line if image] for _, line in rows]
+    below = [[image.label for image in line if image] for _, line in rows]
     columns = ", ".join([*(["the inquiry"] if first else []), *(item.label for item in ran)])
-    samples.grid(sheet, folder / "samples.png", [f"Columns: {columns}.", caption], told)
+    samples.grid(sheet, folder / "samples.png", [f"Columns: {columns}.", caption], below)
     yield Images("one-noise", caption, [*([""] if first else []), *(item.label for item in ran)], rows)
 
 
