@@ -8,7 +8,7 @@ import io
 import pytest
 from fake_runs import make_run, score
 
-from synthbench.report.data import open_run, run_table, sweep_table
+from synthbench.report.data import load, open_run, run_table, sweep_table
 from synthbench.results import leak, record, tables
 from synthbench.results.comparison import compare
 from synthbench.store import Store, write_json
@@ -88,6 +88,13 @@ def test_a_comparison_by_a_judge_that_cannot_tell_shows_the_reason_once(compared
     assert "25.0" not in out + err and err.count("20.4 %") == 1
     cells = [row for row in csv.DictReader(io.StringIO(tables.table_csv(made))) if row["metric"] == leak.SHARE]
     assert [(row["value"], row["chance"]) for row in cells] == [("", ""), ("", "0.204"), ("", "0.204")]
+
+
+def test_the_leaked_identities_of_an_old_comparison_are_not_shown(compared, tmp_path):
+    made = compared(0.003)
+    old = {"metric": "leakage/identities_with_a_leaked_image", "title": "leaked ids", "unit": "%", "digits": 1, "scale": 100}
+    write_json(tmp_path / "comparison.json", {**made, "columns": [*made["columns"], old]})
+    assert load(tmp_path / "comparison.json", "comparison", {"columns"})["columns"] == made["columns"]
 
 
 def test_the_reports_of_a_run_and_of_an_old_sweep_do_the_same(compared, tmp_path):

@@ -12,6 +12,7 @@ from typing import Any
 SHARE = "leakage/image_to_image/share_above"
 STRANGERS = "leakage/held_out/image_to_image/share_above"  # people of the benchmarks
 OTHERS = "leakage/baseline/image_to_image/share_above"  # real people among the other real people: where no stranger was searched for
+ALARM = "leakage/identities_with_a_leaked_image"  # has no chance level, so no table shows it
 TITLE = "leak, images % (chance)"
 LIMIT = 0.01
 
