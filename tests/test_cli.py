@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -177,7 +178,12 @@ def test_from_end_to_end(synthbench, here: Path) -> None:
     assert anew["config"]["protocol"]["evaluators"]["verification"]["folds"] == 10  # every default
     assert anew["config"]["recipes"]["recipe.yaml"]["margin"] == 0.1
     table = synthbench(*RUN)
-    assert "procedural 6x4" in table.out and "real all" in table.out
+    assert "procedural 6x4" in table.out and "real 6x4" in table.out  # six people x four images, both
+    assert f"answered from the cache, made on {time.strftime('%Y-%m-%d', time.gmtime())}" in table.err and "--force STAGE" in table.err
+    assert f"next: synthbench report {result['run']}; synthbench compare real {result['run']} --protocol tiny.yaml\n" in table.err
+    assert table.err.count("not measured; run.json and the report say why") == 1 and max(map(len, table.err.splitlines())) < 200
+    harder = synthbench(*RUN, "--set", "sample.difficulty=0.5")
+    assert "settings other than procedural's own: sample.difficulty=0.5\n" in harder.err and "from the cache" not in harder.err
     assert json.loads(synthbench("show", result["run"]).out)["run"] == result["run"]
     assert synthbench("export", "latest", "--to", "imagefolder", "-o", "out").code == 0
     assert len(list((here / "out").rglob("*.png"))) == 24

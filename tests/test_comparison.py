@@ -33,7 +33,7 @@ def test_the_file_holds_what_is_promised(world):
     _, results, made = world
     assert json.loads(json.dumps(made, allow_nan=False)) == made
     keys = {"comparison", "protocol", "title", "volume", "seeds", "runs", "baseline", "columns", "rows", "differences", "detectable_points"}
-    assert keys | {"notes", "published", "command"} == set(made)
+    assert keys | {"notes", "skipped", "published", "command"} == set(made)
     assert made["runs"] == [result["run"] for result in results] and made["baseline"] == results[0]["run"] and made["seeds"] == [0, 1, 2]
     assert made["volume"] == "20x4"
     for row in made["rows"]:

@@ -7,10 +7,15 @@ import torch
 
 from synthbench.config import parse_set
 from synthbench.data import sources
+from synthbench.data.faces import open_faces
+from synthbench.generators.procedural import Procedural
+from synthbench.identities.sampling import with_copies
+from synthbench.pipeline import facts
 from synthbench.pipeline.job import Job
+from synthbench.plugin import Context
 from synthbench.protocol import load_protocol
 from synthbench.store import Store
-from synthbench.types import DataMissing, UserError, Volume
+from synthbench.types import DataMissing, FaceBatch, UserError, Volume
 
 
 def job(name: str, volume: str, folder, *settings: str) -> Job:
@@ -32,6 +37,36 @@ def test_more_identities_than_there_can_be_are_refused_by_the_plan(name, volume,
         job(name, volume, tmp_path, *setting).steps(0)
     assert job(name, "200x2", tmp_path, *setting).steps(0)
     assert not any(tmp_path.iterdir())
+
+
+def test_a_plan_promises_images_and_says_copies_apart(tmp_path):
+    work = {step.stage.name: step.work for step in job("cemiface", "200x20", tmp_path).steps(0)}
+    assert work["generate"] == "cemiface: 200 identities, 4,000 images + 1,000 copies of inquiries"
+    without = job("cemiface", "200x20", tmp_path, "sample.copies=0").steps(0)
+    assert [step.work for step in without if step.stage.name == "generate"][-1] == "cemiface: 200 identities, 4,000 images"
+
+
+def test_progress_counts_what_was_promised(tmp_path):
+    class Copying(Procedural):
+        def slots(self, volume, context):
+            return with_copies(super().slots(volume, context), 2)
+
+        def generate(self, slots, context):
+            for part in (slots[:5], slots[5:]):  # two images and two copies of the first person, one image of the second
+                yield FaceBatch(torch.zeros(len(part), 3, 32, 32, dtype=torch.uint8), torch.tensor([slot.identity for slot in part]))
+
+    made, seen = job("procedural", "3x2", tmp_path), []
+    vars(made)["generator"] = Copying(Copying.Config())
+    made._generate(Context(tmp_path, 0, 32, torch.device("cpu"), None, None, progress=lambda *counts: seen.append(counts)))
+    assert seen == [(3, 6), (6, 6)] and len(open_faces(tmp_path)) == 12
+
+
+def test_what_differs_from_the_generators_own_settings_is_told_with_those_asked_for_first(tmp_path):
+    found = facts.changed(job("cemiface", "4x2", tmp_path, "train.lr=0.5", "sample.copies=5"))
+    assert [name.partition(".")[0] for name in list(found)[:8]] == ["train", *["sample"] * 4, "enroll", "enroll", "train"]
+    assert next(iter(found)) == "train.lr" and found["train.lr"] == 0.5 and found["sample.m"] == 0.5  # what the demo changes
+    assert "sample.copies" not in found and "sample.guidance" not in found and found["train.unet.channels"] == 32
+    assert facts.changed(job("procedural", "4x2", tmp_path)) == {}
 
 
 @pytest.mark.parametrize("source", ["world", "unconditional"])

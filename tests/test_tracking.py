@@ -60,6 +60,8 @@ def make(root: Path, seeds: int = 1) -> tuple[Store, dict]:
     scores = [
         {"metric": "verification/world-mixed/accuracy", "value": 90.0, "stderr": 0.5, "n": 100, "higher_is_better": True},
         {"metric": "verification/avg/accuracy", "value": 88.5, "stderr": 0.2, "n": 100, "higher_is_better": True},
+        {"metric": "leakage/image_to_image/share_above", "value": 0.02, "stderr": 0.01, "n": 100, "higher_is_better": False},
+        {"metric": "leakage/held_out/image_to_image/share_above", "value": 0.005, "stderr": None, "n": 100, "higher_is_better": False},
         {"metric": "gap_to_real/points", "value": 4.25, "stderr": None, "n": 100, "higher_is_better": False},
         {"metric": "verification/world-mixed/tar@far=1e-4 (%)", "value": 50.0, "stderr": None, "n": 100, "higher_is_better": True},
     ]
@@ -128,6 +130,7 @@ def test_one_run_for_each_seed_with_tags_params_metrics_and_artifacts(mirrored):
     assert {"synthbench.host", "synthbench.pid", "synthbench.version", "synthbench.kind", "synthbench.torch"} <= set(tags)
     assert params["settings.train.lr"] == "0.0001" and params["settings.sample.m"] == "[-1, 1]" and params["settings.s119"] == "119"
     assert len(params["settings.train.note"]) == 6000
+    assert (metrics["leak"], metrics["leak_chance"]) == (0.02, 0.005)  # a share and that of strangers, beside each other
     assert metrics["AVG"] == 88.5 and metrics["GtR"] == 4.25 and metrics["verification/world-mixed/accuracy/stderr"] == 0.5
     assert metrics["verification/world-mixed/tar_far_1e-4 ___"] == 50.0
     assert metrics["cpu_hours"] >= 0 and "gpu_hours" not in metrics and "gap_to_real/points/stderr" not in metrics

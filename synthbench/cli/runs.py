@@ -47,13 +47,16 @@ def run_command(as_json: bool, dry_run: bool, no_tracking: bool, **options: Any)
     if result is None:
         return
     from synthbench.protocol import load_protocol
-    from synthbench.results import record
+    from synthbench.results import ending, record
+    from synthbench.store import Store
 
+    if there := ending.cached(result, Store(request.runs.absolute())):
+        console.note(there)
     rows = [result["baseline"], result] if result["baseline"] else [result]
     benchmarks = load_protocol(request.protocol or result["protocol"]).benchmarks
-    record.show([{**row, "title": result["title"], "skipped": result["skipped"]} for row in rows], benchmarks)
-    console.note(f"samples: {result['artifacts']['samples']}")
-    console.note(f"all scores: {result['artifacts']['folder']}/run.json; MLflow: synthbench ui --runs {request.runs}")
+    record.show([{**row, "title": result["title"]} for row in rows], benchmarks)
+    for line in ending.lines(result, request.runs, request.protocol, request.tracking):
+        console.note(line)
 
 
 @click.command("list", short_help="Generators, evaluators, protocols, recipes, runs.")

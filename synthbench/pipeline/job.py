@@ -11,6 +11,7 @@ Nothing is computed while the plan is made: keys depend on settings and digests 
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import statistics
 from collections.abc import Callable, Sequence
@@ -269,7 +270,9 @@ class Job:
 
         if traits.trains:
             add("train", "train", f"{self.short_name}: on the real set", self.generator.train, 1, 400 * MB, {})
-        count, images, digests = self.volume.identities, self.volume.images, {"sources": self.generator.sources(r)}
+        count, images = self.volume.identities, self.volume.images
+        copies = count * (self.part("sample").get("copies") or 0)  # of inquiries, besides the images of the volume
+        digests = {"sources": self.generator.sources(r)}
         if traits.enrolls:
             enroll = functools.partial(self.generator.enroll, count)
             add(
@@ -282,9 +285,10 @@ class Job:
                 {"count": count, **digests},
             )
         work = f"{self.short_name}: " + (f"{count:,} identities, {images:,} images" if images else "every image there is")
+        work += f" + {copies:,} copies of inquiries" if copies else ""
         extra = {"volume": self.volume.blocks, **digests}
         amount = images or (self.real.amount if self.generator_name == "real" else 0)  # of a published set it is not known yet
-        add("generate", "sample", work, self._generate, amount, disk_for(images or self.real.amount, r), extra)
+        add("generate", "sample", work, self._generate, amount, disk_for(images + copies or self.real.amount, r), extra)
         return steps
 
     def _generate(self, context: Context) -> dict[str, Any]:
@@ -295,13 +299,14 @@ class Job:
 
         slots = self.generator.slots(self.volume, context)
         writer = ShardWriter(context.out, rows_per_shard=min(10_000, max(256, len(slots) // 10)))
+        made = [0, *itertools.accumulate(slot.sample >= 0 for slot in slots)]  # of the first n images, those that are no copies
         begun, start = writer.done, time.monotonic()
         done = begun
         for batch in batches_of(self.generator.generate(slots[begun:], context), f"generator {self.short_name}"):
             self._check(batch, slots[done : done + len(batch.identity)], context.resolution)
             writer.write(batch)
             done += len(batch.images)
-            context.progress(done, len(slots))
+            context.progress(made[done], made[-1])
         if done != len(slots):
             raise UserError(f"generator {self.short_name} made {done} images for {len(slots)} slots")
         writer.finish()
@@ -309,7 +314,7 @@ class Job:
         return {
             "images": len(faces),
             "digest": faces.digest,
-            "images_per_second": round((done - begun) / max(time.monotonic() - start, 1e-3), 1),
+            "images_per_second": round((made[done] - made[begun]) / max(time.monotonic() - start, 1e-3), 1),
         }
 
     def _check(self, batch: FaceBatch, slots: Sequence[Slot], resolution: int) -> None:

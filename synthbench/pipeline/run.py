@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from synthbench import __version__, console, registry
+from synthbench.pipeline import facts
 from synthbench.pipeline.request import Order, Request, read, recipes
 from synthbench.results import record
 from synthbench.results.record import Result
@@ -107,7 +108,7 @@ def _collect(job: Job, plans: dict[int, list[Step]], stages: list[dict[str, Any]
     folder = job.store.root / "results" / run
     folder.mkdir(parents=True, exist_ok=True)
     made = job.generator_steps(0)[-1]
-    _samples(job, made, folder / "samples.png")
+    facts.draw(job, folder / "samples.png")
     generate = made.stage.manifest() or {}
     seconds = sum((job.store.stage(row["name"], row["key"]).manifest() or {}).get("seconds", 0.0) for row in stages)
     return {
@@ -122,7 +123,9 @@ def _collect(job: Job, plans: dict[int, list[Step]], stages: list[dict[str, Any]
         "stages": stages,
         "artifacts": {"folder": str(folder), "samples": str(folder / "samples.png"), "faces": str(made.stage.folder)},
         "baseline": _baseline(job, plans),
+        "size": facts.size(job),
         "settings": job.generator.config.model_dump(mode="json"),
+        "changed": facts.changed(job),
         "config": _config(job),
         "traits": vars(job.generator.traits),
         "digests": {"faces": generate.get("digest"), "benchmarks": job.benchmarks.stage.key, "real": job.real.stage.key},
@@ -151,20 +154,5 @@ def _baseline(job: Job, plans: dict[int, list[Step]]) -> Result | None:
     for seed in plans:
         step = job.baseline.steps(seed)[-1]
         scores += [{**score, "seed": seed} for score in seed_scores(step)["scores"]]
-    return {"generator": "real", "volume": "all", "protocol": job.protocol.name, "seeds": list(plans), "scores": scores}
-
-
-def _samples(job: Job, made: Step, path: Path) -> None:
-    """Eight identities x (the inquiry, if there is one, and eight samples)."""
-    import torch
-
-    from synthbench.data.faces import open_faces
-
-    faces = open_faces(made.stage.folder)
-    enroll = [step for step in job.generator_steps(0) if step.stage.name == "enroll"]
-    inquiries = open_faces(enroll[0].stage.folder / "inquiries") if enroll and (enroll[0].stage.folder / "inquiries").is_dir() else None
-    rows = []
-    for identity in range(min(8, faces.identities)):
-        images = faces.images(faces.shown(identity)[:8])
-        rows.append(torch.cat([inquiries.images([identity]), images]) if inquiries else images)
-    record.grid(rows, path)
+    size = facts.size(job.baseline)
+    return {"generator": "real", "volume": "all", "protocol": job.protocol.name, "seeds": list(plans), "scores": scores, "size": size}

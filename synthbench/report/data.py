@@ -19,6 +19,7 @@ import numpy as np
 
 from synthbench import console
 from synthbench.evaluators.pairs import PairResults, open_results
+from synthbench.results import leak
 from synthbench.results.comparable import labels, sides
 from synthbench.results.inference import estimate
 from synthbench.results.record import COLUMNS, SHORT, Result, read_run, values
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from synthbench.models.encoder import Encoder
 
 SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*")  # of names that become paths
-UNITS = {"AVG %": "%", "gap to real": "points", "leaked ids %": "%"}
+UNITS = {"AVG %": "%", "gap to real": "points", leak.TITLE: "%"}
+NEITHER = ("separability/intra_class_similarity", leak.SHARE)  # is better, higher or lower
 AVERAGE = "verification/avg/accuracy"
 ACCURACY = re.compile(r"verification/([^/]+)/accuracy")
 
@@ -158,14 +160,14 @@ def read_histograms(folder: Path) -> dict[str, np.ndarray]:
 def columns(benchmarks: Sequence[str]) -> list[dict[str, Any]]:
     """Columns of the table of results, in the form of comparison.json."""
     named = [(SHORT.get(name, name), f"verification/{name}/accuracy", 1, 1.0) for name in benchmarks]
-    lower = ("gap_to_real", "fd/", "leakage/")
+    lower = ("gap_to_real", "fd/")
     return [
         {
             "metric": metric,
             "title": title.removesuffix(" %"),
             "unit": UNITS.get(title, "%" if metric.startswith("verification/") else ""),
             "digits": digits,
-            "higher_is_better": None if metric == "separability/intra_class_similarity" else not metric.startswith(lower),
+            "higher_is_better": None if metric in NEITHER else not metric.startswith(lower),
             "scale": scale,
             "group": "accuracy" if metric.startswith(("verification/", "gap_to_real/")) else "data",
         }
@@ -181,7 +183,8 @@ def cell(result: Result, metric: str) -> dict[str, Any] | None:
     errors = [score["stderr"] for score in scores if score["stderr"] is not None]
     found = estimate([score["value"] for score in scores], statistics.fmean(errors) if errors else None)
     kept = {name: value for name, value in asdict(found).items() if name in ("value", "sampling_stderr", "seed_std", "low", "high", "n")}
-    return {**kept, "best": False, "tied": False}
+    made = {**kept, "best": False, "tied": False}
+    return leak.beside(made, leak.chance(result)) if metric == leak.SHARE else made
 
 
 def run_table(run: Run) -> dict[str, Any]:
@@ -191,7 +194,7 @@ def run_table(run: Run) -> dict[str, Any]:
     rows = [
         {
             "run": item.get("run", "real"),
-            "label": run.label if item is result else "real",
+            "label": run.label if item is result else labels([item])[0],
             "generator": item["generator"],
             "volume": item["volume"],
             "cells": {column["metric"]: cell(item, column["metric"]) for column in shown},
@@ -199,9 +202,10 @@ def run_table(run: Run) -> dict[str, Any]:
         for item in both
     ]
     measured = [column for column in shown if any(row["cells"][column["metric"]] for row in rows)]
-    one = ["One seed: the spread between seeds is not known."] if len(result["seeds"]) == 1 else []
+    notes = ["One seed: the spread between seeds is not known."] if len(result["seeds"]) == 1 else []
+    notes += leak.notes([(row["label"], item) for row, item in zip(rows, both)])
     kept = {name: result[name] for name in ("protocol", "title", "volume", "seeds")}
-    return {"comparison": run.name, **kept, "columns": measured, "rows": rows, "differences": [], "notes": one, "published": []}
+    return {"comparison": run.name, **kept, "columns": measured, "rows": rows, "differences": [], "notes": notes, "published": []}
 
 
 def sweep_table(sweep: Mapping[str, Any]) -> dict[str, Any]:
@@ -217,22 +221,22 @@ def sweep_table(sweep: Mapping[str, Any]) -> dict[str, Any]:
             "label": ", ".join(f"{name.rpartition('.')[2]} = {plain(value)}" for name, value in point["values"].items()),
             "generator": sweep["generator"],
             "volume": sweep["volume"],
-            "cells": {
-                column["metric"]: {
-                    **point["scores"][column["metric"]],
-                    "best": number == sweep.get("best") and column["metric"] == AVERAGE,
-                    "tied": False,
-                }
-                if column["metric"] in point["scores"]
-                else None
-                for column in shown
-            },
+            "cells": {column["metric"]: point_cell(point, column["metric"], number == sweep.get("best")) for column in shown},
         }
         for number, point in enumerate(sweep["points"])
         if point.get("scores")
     ]
     kept = {name: sweep[name] for name in ("protocol", "title", "volume", "seeds")}
     return {"comparison": sweep["sweep"], **kept, "columns": shown, "rows": rows, "differences": [], "notes": [], "published": []}
+
+
+def point_cell(point: Mapping[str, Any], metric: str, best: bool) -> dict[str, Any] | None:
+    """A score of a sweep's point as a cell of a table."""
+    found = point["scores"].get(metric)
+    if metric == leak.SHARE:
+        chance = point["scores"].get(leak.STRANGERS) or point["scores"].get(leak.OTHERS) or {}
+        found = leak.beside(found, chance.get("value"))
+    return {**found, "best": best and metric == AVERAGE, "tied": False} if found else None
 
 
 def plain(value: Any) -> str:
@@ -261,4 +265,6 @@ def load(path: Path, kind: str, keys: set[str]) -> dict[str, Any]:
     found = read_json(path)
     if not isinstance(found, dict) or not keys <= found.keys():
         raise UserError(f"{path} is not a whole {kind}; make it again with synthbench {kind.replace('comparison', 'compare')}")
+    if "columns" in found:  # of an older version
+        found["columns"] = [column for column in found["columns"] if column["metric"] != leak.ALARM]
     return found

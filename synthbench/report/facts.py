@@ -165,7 +165,8 @@ def scores(run: Run) -> Iterator[Block]:
         better = "higher" if found[0]["higher_is_better"] else "lower"
         rows.append([metric, f"{mean:.5g}", f"{np.mean(errors):.2g}" if errors else "-", spread, f"{found[0]['n']:,}", better])
     header = ["metric", "value", "standard error", "std of seeds", "n", "better"]
-    yield Fold(f"All {len(rows)} scores", [Grid("Mean over seeds; n: pairs, images or classes.", header, rows)])
+    text = "Mean over seeds; n: pairs, images or classes. Shares of leakage/ say little alone: leakage/held_out/ has those of strangers."
+    yield Fold(f"All {len(rows)} scores", [Grid(text, header, rows)])
     reasons: dict[str, list[str]] = {}
     for skip in run.result["skipped"]:
         reasons.setdefault(str(skip["reason"]), []).append(str(skip["metric"]))

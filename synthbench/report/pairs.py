@@ -10,6 +10,7 @@ from synthbench.evaluators.pairs import PairResults
 from synthbench.report.blocks import Block, Image, Pairs, Text
 from synthbench.report.data import Run
 from synthbench.report.parts import HIDDEN, picture
+from synthbench.results import leak
 from synthbench.results.record import SHORT, values
 
 Row = tuple[str, list[tuple[Image, Image, str]]]
@@ -114,7 +115,9 @@ def closest_people(run: Run, photographs: bool, count: int = ACROSS) -> Iterator
         image, other, cosine, names = (file[name] for name in ("image", "real_image", "image_cosine", "real_name"))
     order = [row for row in np.argsort(-np.nan_to_num(cosine, nan=-2), kind="stable") if image[row] >= 0 and other[row] >= 0][:count]
     limit = values(run.result, "leakage/image_to_image/threshold")
-    told = f" From {limit[0]['value']:.2f} on, the judge takes two images for one person." if limit else ""
+    chance = leak.chance(run.result)
+    of_strangers = "" if chance is None else f"; it finds such a match for {100 * chance:.1f} % of strangers' images too"
+    told = f" From {limit[0]['value']:.2f} on, the judge takes two images for one person{of_strangers}." if limit else ""
     if not run.rendered and not photographs:
         yield Text(f"Highest similarities to a real person: {', '.join(f'{cosine[row]:.2f}' for row in order)}.{told} {HIDDEN}")
         return

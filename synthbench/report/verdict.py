@@ -8,7 +8,9 @@ from typing import Any
 from synthbench import console
 from synthbench.report.data import AVERAGE, Run
 from synthbench.report.facts import own_seconds
-from synthbench.results.tables import number, probability, shown
+from synthbench.results import leak
+from synthbench.results.comparable import cost
+from synthbench.results.tables import number, probability, shown, spread
 
 GAP = "gap_to_real/points"
 ALPHA = 0.05
@@ -18,7 +20,7 @@ TILES = (  # metric, label, what it means
     ("separability/d_prime", "d′", "distance of genuine and impostor pairs of the set, for the judge"),
     ("separability/intra_class_similarity", "Intra-class similarity", "of the images of one identity, for the judge"),
     ("fd/judge/frechet", "Fréchet distance", "to the real set, in the judge's space"),
-    ("leakage/identities_with_a_leaked_image", "Leaked identities, %", "taken for a person of the real set"),
+    (leak.SHARE, "Leak, images %", "taken for a person of the real set; of strangers' images {chance}"),
 )
 
 
@@ -38,7 +40,8 @@ def run_verdict(run: Run, table: Mapping[str, Any]) -> str:
         return start + ": what generators are compared with."
     if not gap:
         return start + "; the gap to the real set was not measured."
-    return f"{start}, {against(gap, 'the same recognizer trained on the real set')}."
+    size = (result["baseline"] or {}).get("size")
+    return f"{start}, {against(gap, 'the same recognizer trained on the real set' + (f', {size}' if size else ''))}."
 
 
 def against(gap: Mapping[str, Any], what: str) -> str:
@@ -112,13 +115,13 @@ def tiles(run: Run, table: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     found = []
     for metric, label, meaning in TILES:
         cell = table["rows"][-1]["cells"].get(metric)
-        if cell and metric in columns:
+        if cell and cell["value"] is not None and metric in columns:
             value, error = shown(cell, columns[metric])
+            meaning = meaning.format(chance=spread(cell, columns[metric]))
             found.append((label, f"{value} ±{error}" if error else value, meaning))
-    for manifest in run.stages("generate")[:1]:
-        if isinstance(manifest.get("images"), int):
-            copies = ", copies of inquiries included" if (run.result["settings"].get("sample") or {}).get("copies") else ""
-            found.append(("Images", f"{manifest['images']:,}", f"in the set{copies}"))
+    made = cost(run.store, run.result)
+    if isinstance(made["images"], int):
+        found.append(("Images", f"{made['images']:,}", f"and {made['copies']:,} copies of inquiries" if made["copies"] else "in the set"))
     own, seeds = own_seconds(run), len(run.result["seeds"])
     if own and run.result["generator"] != "real":
         mean = f", mean of {seeds} seeds" if seeds > 1 else ""

@@ -22,8 +22,7 @@ from synthbench.report.page import page as as_html
 from synthbench.report.verdict import comparison_verdict
 from synthbench.reproduce.definition import Column, Table, published_row
 from synthbench.reproduce.rows import Item, Request
-from synthbench.results import published, tables
-from synthbench.results import record as results
+from synthbench.results import published, samples, tables
 from synthbench.results.comparison import AVG
 from synthbench.store import Store, read_json
 from synthbench.types import UserError
@@ -249,13 +248,15 @@ def _one_noise(ran: Sequence[Item], store: Store, folder: Path) -> Iterator[Bloc
         rows.append((str(identity + 1), line))
         pixels = np.stack([image.pixels for image in line if image])
         sheet.append(_tensor(pixels))
-    results.grid(sheet, folder / "samples.png")
     caption = "Identities in rows; one noise per row, so that only the setting differs. Below each image: its similarity to the inquiry."
+    below = [[image.label for image in line if image] for _, line in rows]
+    columns = ", ".join([*(["the inquiry"] if first else []), *(item.label for item in ran)])
+    samples.grid(sheet, folder / "samples.png", [f"Columns: {columns}.", caption], below)
     yield Images("one-noise", caption, [*([""] if first else []), *(item.label for item in ran)], rows)
 
 
 def _tensor(pixels: np.ndarray) -> Any:
-    """(N, R, R, 3) to what results.grid takes."""
+    """(N, R, R, 3) to what samples.grid takes."""
     import torch
 
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)

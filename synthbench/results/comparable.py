@@ -10,7 +10,7 @@ from typing import Any
 
 from synthbench.results.record import Result
 from synthbench.store import Store
-from synthbench.types import UserError
+from synthbench.types import UserError, Volume
 
 FIXED = {"real": "real set", "encoder": "encoder", "judge": "judge", "benchmarks": "benchmarks"}  # stage -> what it fixes
 Rows = list[dict[str, Any]]
@@ -106,8 +106,9 @@ def groups(results: Iterable[Result]) -> list[list[Result]]:
 def labels(results: Sequence[Result]) -> list[str]:
     """A name for every row: generator and volume, and the settings that tell runs of one generator apart."""
     plain = [
-        item["generator"] if item["generator"] == "real" and item["volume"] == "all" else f"{item['generator']} {item['volume']}"
+        item["generator"] if item["generator"] == "real" and size == "all" else f"{item['generator']} {size}"
         for item in results
+        for size in [str(item.get("size", "all")) if item["volume"] == "all" else item["volume"]]
     ]
     names = list(plain)
     for name in [name for name, count in Counter(plain).items() if count > 1]:
@@ -130,13 +131,18 @@ def flat(settings: Any, prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def cost(store: Store, result: Result) -> dict[str, Any]:
-    """What one seed of a run took, without the stages that it shares with others: images with copies, hours, speed of generation, bytes."""
+    """What one seed of a run made and took, without the stages that it shares with others: images, copies of inquiries besides them,
+    hours, speed of generation, bytes."""
     about, own = result.get("cost", {}), sides(result)["own"]
     manifests = [store.stage(row["name"], row["key"]).manifest() for row in own]
     known, seeds = [item for item in manifests if item], len(result["seeds"])
     whole = len(known) == len(manifests)
+    images = next((item.get("images") for item in known if item["name"] == "generate"), None)
+    promised = Volume.parse(result["volume"]).images
+    copies = max(0, images - promised) if images and promised else 0
     return {
-        "images": next((item.get("images") for item in known if item["name"] == "generate"), None),
+        "images": images - copies if images else images,
+        "copies": copies or None,
         "hours": sum(item["seconds"] for item in known) / 3600 / seeds if whole else None,
         "images_per_second": about.get("images_per_second") or None,
         "disk_bytes": sum(sum(item["files"].values()) for item in known) / seeds if whole else None,

@@ -15,7 +15,7 @@ import numpy as np
 
 from synthbench.evaluators.gap import same_pairs
 from synthbench.evaluators.pairs import PairResults, open_results
-from synthbench.results import inference, published
+from synthbench.results import inference, leak, published
 from synthbench.results.comparable import cost, keys, labels, sides
 from synthbench.results.record import SHORT, Result, values
 from synthbench.seeds import numpy_generator
@@ -42,11 +42,12 @@ MEASURED = (
     Column("fd/inception_pytorch-fid/frechet", "FID", "", 2, False),
     Column("separability/intra_class_similarity", "intra-class sim."),
     Column("separability/d_prime", "d'", "", 2, True),
-    Column("leakage/identities_with_a_leaked_image", "leaked ids", "%", 1, False, 100),
+    Column(leak.SHARE, leak.TITLE, "%", 1, None, 100),
     Column("leakage/real_photographs", "real photographs", "%", 1, None, 100),
 )
 COSTS = (
     Column("cost/images", "images", "", 0, group="cost"),
+    Column("cost/copies", "+ copies", "", 0, group="cost"),
     Column("cost/hours", "hours per seed", "", 2, group="cost"),
     Column("cost/images_per_second", "img/s", "", 1, group="cost"),
     Column("cost/disk_bytes", "disk per seed", "MB", 0, scale=1e-6, group="cost"),
@@ -127,6 +128,7 @@ def compare(store: Store, results: Sequence[Result], name: str, baseline: str, c
     ]
     volumes = list(dict.fromkeys(item.result["volume"] for item in entries if item.result["volume"] != "all")) or ["all"]
     detectable, notes = _notes(entries, found)
+    notes += leak.notes([(item.label, item.result) for item in entries])
     return {
         "comparison": name,
         "protocol": first["protocol"],
@@ -140,6 +142,7 @@ def compare(store: Store, results: Sequence[Result], name: str, baseline: str, c
         "differences": found,
         "detectable_points": detectable,
         "notes": notes,
+        "skipped": _skipped(entries),
         "published": published.beside([row["generator"] for row in rows], volumes, benchmarks) if papers else [],
         "command": command,
     }
@@ -176,7 +179,8 @@ def cell(store: Store, item: Entry, metric: str, benchmarks: Sequence[str]) -> d
         found = inference.Estimate(gap.points, gap.sampling_stderr, std, gap.low, gap.high, len(seeds), gap.error)
     else:
         found = inference.estimate(seeds, item.stderr(metric))
-    return {key: value for key, value in vars(found).items() if key != "error"} | MARKS
+    made = {key: value for key, value in vars(found).items() if key != "error"} | MARKS
+    return leak.beside(made, leak.chance(item.result)) if metric == leak.SHARE else made
 
 
 def differences(entries: Sequence[Entry], benchmarks: Sequence[str]) -> list[dict[str, Any]]:
@@ -281,10 +285,14 @@ def _notes(entries: Sequence[Entry], found: list[dict[str, Any]]) -> tuple[float
     notes.append(
         f"hours and disk are of one seed, without what all runs share (real set, encoder, judge, benchmarks); on {', '.join(devices)}"
     )
+    return detectable, notes
+
+
+def _skipped(entries: Sequence[Entry]) -> list[str]:
+    """Why a column, or a row's cell of it, is empty."""
     reasons: dict[str, list[str]] = {}
     measured = {column.metric for column in MEASURED}
     for item in entries:
         for skip in (skip for skip in item.result["skipped"] if skip["metric"] in measured):
             reasons.setdefault(f"{skip['metric']}: {skip['reason']}", []).append(item.label)
-    notes += [f"skipped for {'all' if len(rows) == len(entries) else ', '.join(rows)}: {what}" for what, rows in reasons.items()]
-    return detectable, notes
+    return [f"skipped for {'all' if len(rows) == len(entries) else ', '.join(rows)}: {what}" for what, rows in reasons.items()]

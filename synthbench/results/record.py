@@ -1,7 +1,7 @@
 """Run folders: what `synthbench run` leaves behind, prints and answers with `--json`. Files are the truth.
 
 results/<run>/run.json       the JSON contract of README.md, for all seeds of the run
-results/<run>/samples.png    identities x samples
+results/<run>/samples.png    identities x samples, see samples.py
 """
 
 from __future__ import annotations
@@ -14,12 +14,16 @@ from typing import Any
 
 from synthbench import console
 from synthbench.config import did_you_mean
-from synthbench.store import Store, content_key, read_json, write_json, writing
+from synthbench.results import leak
+from synthbench.store import Store, content_key, read_json, write_json
 from synthbench.types import UserError
 
 Result = dict[str, Any]  # the JSON contract
 
 SHORT = {"world-mixed": "mixed", "world-profile": "profile", "world-agegap": "agegap", "world-crossage": "xage", "world-crosspose": "xpose"}
+
+ERROR = "± is the sampling error over pairs (one standard error)"
+CHANCE = "accuracies: 50 is chance"
 
 
 def run_name(generator: str, volume: str, protocol: str, evaluate_keys: Iterable[str]) -> str:
@@ -35,6 +39,8 @@ def values(result: Result, metric: str) -> list[dict[str, Any]]:
 
 def cell(result: Result, metric: str, digits: int = 2, scale: float = 1.0) -> str:
     """Mean over seeds ± sampling error, or `-` when it was not measured."""
+    if metric == leak.SHARE:
+        return leak.text(result)
     scores = values(result, metric)
     if not scores:
         return "-"
@@ -50,7 +56,7 @@ COLUMNS: tuple[tuple[str, str, int, float], ...] = (  # heading, metric, digits,
     ("FD (judge)", "fd/judge/frechet", 3, 1.0),
     ("intra-class sim.", "separability/intra_class_similarity", 2, 1.0),
     ("d'", "separability/d_prime", 2, 1.0),
-    ("leaked ids %", "leakage/identities_with_a_leaked_image", 1, 100.0),
+    (leak.TITLE, leak.SHARE, 1, 100.0),
 )
 
 
@@ -58,23 +64,20 @@ def show(results: list[Result], benchmarks: Iterable[str]) -> None:
     """The table of the runs, to stdout, with what a reader must know below it."""
     columns = [(SHORT.get(name, name), f"verification/{name}/accuracy", 1, 1.0) for name in benchmarks]
     columns += COLUMNS
-    rows = [[f"{item['generator']} {item['volume']}", *(cell(item, *column[1:]) for column in columns)] for item in results]
+    rows = [
+        [f"{item['generator']} {item.get('size', item['volume'])}", *(cell(item, *column[1:]) for column in columns)] for item in results
+    ]
     console.table(f"{results[-1]['protocol']}: {results[-1]['title']}", ["", *(column[0] for column in columns)], rows)
     seeds = results[-1]["seeds"]
     if len(seeds) > 1:
-        console.note("± is the sampling error over pairs (one standard error)")
+        console.note(f"{ERROR}; {CHANCE}")
         for item in results:
             averages = [score["value"] for score in values(item, "verification/avg/accuracy")]
             if len(averages) > 1:
                 spread = statistics.stdev(averages)
                 console.note(f"{item['generator']}: AVG varies by ±{spread:.2f} (standard deviation) over {len(seeds)} seeds")
     else:
-        console.note("± is the sampling error over pairs (one standard error); n = 1 seed, so the spread between seeds is not known")
-    reasons: dict[str, list[str]] = {}
-    for skip in results[-1]["skipped"]:
-        reasons.setdefault(skip["reason"], []).append(skip["metric"])
-    for reason, metrics in reasons.items():
-        console.note(f"skipped {', '.join(metrics)}: {reason}")
+        console.note(f"{ERROR}; n = 1 seed, so the spread between seeds is not known; {CHANCE}")
 
 
 def save(store: Store, result: Result) -> Path:
@@ -111,23 +114,6 @@ def damaged(path: Path) -> UserError:
 
 def _rows(rows: Any, columns: set[str]) -> bool:
     return isinstance(rows, list) and all(isinstance(row, dict) and columns <= row.keys() for row in rows)
-
-
-def grid(rows: list[Any], path: Path, height: int = 96) -> None:
-    """Images (each row a (N, 3, R, R) uint8 tensor) as one PNG, each image `height` pixels high."""
-    import numpy as np
-    from PIL import Image
-
-    gap = 2
-    across = max(len(row) for row in rows)
-    sheet = np.full((len(rows) * (height + gap) - gap, across * (height + gap) - gap, 3), 255, np.uint8)
-    for y, row in enumerate(rows):
-        for x, image in enumerate(row):
-            tile = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((height, height), Image.Resampling.BICUBIC)
-            top, left = y * (height + gap), x * (height + gap)
-            sheet[top : top + height, left : left + height] = np.asarray(tile)
-    with writing(path) as tmp:
-        Image.fromarray(sheet).save(tmp, "PNG")
 
 
 # ------------------------------------------------------------------------------------------------ answers from the cache

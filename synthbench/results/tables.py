@@ -15,6 +15,8 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from synthbench.results.record import CHANCE
+
 Comparison = Mapping[str, Any]
 Cell = Mapping[str, Any]
 
@@ -27,7 +29,7 @@ LEGEND = {
     "best": "bold: best of its column",
     "tied": f"{TIED}: the data cannot tell it from the best",
 }
-PARTS = ("value", "sampling_stderr", "seed_std", "low", "high", "n", "best", "tied")  # of a cell, in the CSV
+PARTS = ("value", "sampling_stderr", "seed_std", "low", "high", "n", "best", "tied", "chance")  # of a cell, in the CSV
 NUMBER = re.compile(r"[-+−<≤±0-9]|under ")
 LATEX = {
     **{mark: f"\\{mark}" for mark in "&%$#_{}"},
@@ -61,9 +63,9 @@ def number(value: float | None, digits: int = 2) -> str:
 
 
 def heading(column: Mapping[str, Any]) -> str:
-    """`AVG (%)`; a title that ends in its unit is left as it is."""
+    """`AVG (%)`; a title that says its unit is left as it is."""
     unit = column.get("unit") or ""
-    return f"{column['title']} ({unit})" if unit and not column["title"].endswith(unit) else column["title"]
+    return f"{column['title']} ({unit})" if unit and unit not in column["title"] else column["title"]
 
 
 def shown(cell: Cell | None, column: Mapping[str, Any]) -> tuple[str, str]:
@@ -84,9 +86,9 @@ def column_groups(comparison: Comparison) -> list[list[Mapping[str, Any]]]:
 
 
 def spread(cell: Cell | None, column: Mapping[str, Any]) -> str:
-    """The standard deviation between seeds as it is shown; empty for one seed."""
-    std = cell.get("seed_std") if cell else None
-    return "" if std is None else number(std * column.get("scale", 1.0), column.get("digits", 2))
+    """What is shown in brackets: the standard deviation between seeds, empty for one seed; of a share with a chance level that level."""
+    inside = None if not cell or cell.get("value") is None else cell.get("chance", cell.get("seed_std"))
+    return "" if inside is None else number(inside * column.get("scale", 1.0), column.get("digits", 2))
 
 
 def legend(comparison: Comparison) -> list[str]:
@@ -95,7 +97,9 @@ def legend(comparison: Comparison) -> list[str]:
     seeds = any(cell.get("seed_std") is not None for cell in cells)
     marks = [LEGEND["error"] + (LEGEND["seeds"] if seeds else "")]
     marks += [LEGEND[mark] for mark in ("best", "tied") if any(cell.get(mark) for cell in cells)]
-    notes = [note[:1].upper() + note[1:].rstrip(".") + "." for note in comparison.get("notes", ())]
+    if any(column["metric"].endswith("/accuracy") for column in comparison["columns"]):
+        marks.append(CHANCE)
+    notes = [note[:1].upper() + note[1:].rstrip(".") + "." for part in ("notes", "skipped") for note in comparison.get(part, ())]
     return ["; ".join(marks) + ".", *notes]
 
 

@@ -8,12 +8,13 @@ from typing import Any
 from synthbench import console
 from synthbench.results import tables
 from synthbench.results.inference import ALPHA
+from synthbench.results.record import CHANCE
 
 AVG = "verification/avg/accuracy"
 BEST = "*"
 LEGEND = (
     "± is one standard error over pairs or images; in brackets the standard deviation between seeds; intervals (95 %) hold both; "
-    f"{BEST} best of its column, {tables.TIED} not distinguishable from it"
+    f"{BEST} best of its column, {tables.TIED} not distinguishable from it; {CHANCE}"
 )
 ALL_PAIRS = 15  # more differences than these are listed for the baseline only
 
@@ -39,7 +40,9 @@ def show(comparison: Mapping[str, Any]) -> None:
     _differences(comparison)
     _needs(comparison["rows"])
     _published(comparison)
-    for note in (LEGEND, *comparison["notes"]):
+    skipped = len(comparison.get("skipped", ()))
+    why = [f"{skipped} column{'s' * (skipped > 1)} not measured, for all rows or some; comparison.json and the report say why"]
+    for note in (LEGEND, *comparison["notes"], *(why if skipped else ())):
         console.note(note)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 KINDS = {"comparison": "comparisons", "sweep": "sweeps"}  # kind -> folder below runs; <folder>/<name>/<kind>.json
 ARTIFACTS = (".json", ".html", ".md", ".tex", ".csv", ".png", ".svg")
-PARTS = {"": "value", "/sampling_stderr": "sampling_stderr", "/seed_std": "seed_std", "/low": "low", "/high": "high"}
+PARTS = {"": "value", "/sampling_stderr": "sampling_stderr", "/seed_std": "seed_std", "/low": "low", "/high": "high", "/chance": "chance"}
 
 
 class Child(NamedTuple):

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthbench import console
+from synthbench.results import leak
 from synthbench.results.record import Result, read_run
 from synthbench.store import Store, content_key, read_json
 from synthbench.tracking import client as mlflow_client
@@ -151,9 +152,12 @@ def _mirror_seed(
         model = mlflow_client.log_model(client, run, f"recognizer-{name}", folder, {**about, "recipe": recipe})
         numbers = [number for score in scores for number in _numbers(score, end, sets, model)]
         values = {score["metric"]: score["value"] for score in scores}
+        chance = leak.chance({"scores": scores})
         short = {
             "AVG": values.get("verification/avg/accuracy"),
             "GtR": values.get("gap_to_real/points"),
+            "leak": values.get(leak.SHARE) if chance is not None and chance <= leak.LIMIT else None,
+            "leak_chance": chance,
             "images_per_second": manifests["generate"].get("images_per_second"),
             # of the run's stages, whenever they were built
             "cpu_hours" if cost["device"] == "cpu" else "gpu_hours": sum(item.get("seconds", 0) for item in manifests.values()) / 3600,

@@ -1,0 +1,47 @@
+"""What is told of a finished run besides its scores: what it really used, how large its set is, what that looks like."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from synthbench.results import samples
+from synthbench.results.comparable import flat
+from synthbench.types import UserError
+
+if TYPE_CHECKING:
+    from synthbench.pipeline.job import Job
+
+PARTS = ("sample", "enroll", "train")  # what changes the images last is told first
+
+
+def changed(job: Job) -> dict[str, Any]:
+    """The settings that are not those of the generator's own file, by dotted name: what `--set` gave, then the protocol's by PARTS."""
+    from synthbench.pipeline.job import load_generator
+
+    own, used = {}, dict(flat(job.generator.config.model_dump(mode="json")))
+    with contextlib.suppress(UserError):  # a setting that must be given, such as sample.path: then all of them are told
+        plain = load_generator(job.generator_name, job.protocol.model_copy(update={"generators": {}}))
+        own = dict(flat(plain.config.model_dump(mode="json")))
+    given = tuple(f"{name}." for name, _ in flat(job.settings.data))
+    names = [name for name in used if name not in own or used[name] != own[name]]
+    names.sort(key=lambda name: (not f"{name}.".startswith(given), PARTS.index(name.partition(".")[0])))
+    return {name: used[name] for name in names}
+
+
+def size(job: Job) -> str:
+    """How many people and images the set of the job's first seed has, copies of inquiries apart."""
+    from synthbench.data.faces import open_faces
+
+    return samples.size(open_faces(job.generator_steps(0)[-1].stage.folder), job.volume.name)
+
+
+def draw(job: Job, path: Path) -> None:
+    """The set of the job's first seed as a picture."""
+    from synthbench.data.faces import open_faces
+
+    folders = {step.stage.name: step.stage.folder for step in job.generator_steps(0)}
+    inquiries = folders.get("enroll", Path()) / "inquiries"
+    shown = open_faces(inquiries) if inquiries.is_dir() else None
+    samples.draw(path, f"{job.short_name} {size(job)}, protocol {job.protocol.name}, seed 0", open_faces(folders["generate"]), shown)
