@@ -14,6 +14,9 @@ from synthbench import __version__, console, registry
 from synthbench.config import config_path, parse_set
 from synthbench.data import sources
 from synthbench.data.readers import full_stamp
+from synthbench.data.sources import Lacking
+from synthbench.pipeline import plan as plans
+from synthbench.pipeline.steps import Step, execute, until
 from synthbench.protocol import Protocol, TrainedNetwork, load_protocol
 from synthbench.results import record
 from synthbench.results.record import Result
@@ -22,7 +25,6 @@ from synthbench.types import UserError, Volume
 
 if TYPE_CHECKING:
     from synthbench.pipeline.job import Job
-    from synthbench.pipeline.steps import Step
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,7 @@ def run(request: Request, watch: Callable[[int, int, float], None] | None = None
     watch: told of each recognizer of the generator while it trains, (seed, epochs done, validation accuracy in percent). What it raises
     stops the run, and the same request goes on from there.
     """
-    if not 1 <= request.seeds <= 100:
-        raise UserError(f"--seeds {request.seeds}: must be between 1 and 100")
+    plans.require_seeds(request.seeds)
     store = Store(request.runs.absolute())
     protocol, why = choose_protocol(request.protocol)
     console.note(f"protocol {protocol.name} {protocol.version}: {protocol.title} ({why})")
@@ -67,21 +68,22 @@ def run(request: Request, watch: Callable[[int, int, float], None] | None = None
     if not request.force and not request.until and (result := record.remembered(store, key)):
         return result
     job = replace(make_job(request, store, protocol), watch=watch)
-    plans = {seed: job.steps(seed) for seed in range(request.seeds)}
-    steps = [step for plan in plans.values() for step in plan]
-    _forget(steps, store, request.force)
-    _announce(steps, store)
+    wired, lacking = plans.wire(job, request.seeds)
+    if lacking:
+        raise plans.refusal(lacking, _title(job))
+    steps, again = plans.wanted(wired.values(), request.until, request.force)
+    plans.announce(plans.look(steps, store, again), _title(job, request.seeds))
+    for step in again:
+        store.forget(step.stage)
     (store.root / "results").mkdir(parents=True, exist_ok=True)
     stages: dict[str, dict[str, Any]] = {}
-    from synthbench.pipeline.steps import execute
-
-    for plan in plans.values():
-        for row in execute(plan, store, request.until):
+    for steps in wired.values():
+        for row in execute(until(steps, request.until), store):
             stages.setdefault(row["key"], row)
     if request.until:
         console.note(f"stopped after {request.until}, as asked; the same command without --until continues")
         return None
-    result = _collect(job, plans, list(stages.values()))
+    result = _collect(job, wired, list(stages.values()))
     record.save(store, result)
     if _self_contained(job):
         record.remember(store, key, result["run"])
@@ -121,24 +123,31 @@ def remembered(request: Request) -> Result | None:
     return record.remembered(Store(request.runs.absolute()), _request_key(request, choose_protocol(request.protocol)[0]))
 
 
-def stages(job: Job, seeds: int) -> list[Step]:
-    """Every stage of the job once, those that are cached too; nothing is done."""
-    return list({step.stage.folder: step for seed in range(seeds) for step in job.steps(seed)}.values())
+def stages(request: Request, store: Store, protocol: Protocol) -> tuple[list[Step], dict[str, Lacking]]:
+    """(every stage of a request once, those that are cached too, the data that it lacks); nothing is done."""
+    wired, lacking = plans.wire(make_job(request, store, protocol), request.seeds)
+    return plans.once(wired.values()), lacking
 
 
 def plan(request: Request, as_json: bool = False) -> None:
-    """`--dry-run`: what would be done, on stdout."""
-    from synthbench.pipeline import plan as plans
-
+    """`--dry-run`: what would be done, on stdout. Raises DataMissing at the end, when data are lacking."""
     store = Store(request.runs.absolute())
     protocol, why = choose_protocol(request.protocol)
     console.note(f"protocol {protocol.name} {protocol.version}: {protocol.title} ({why})")
     job = make_job(request, store, protocol)
-    steps = stages(job, request.seeds)
+    wired, lacking = plans.wire(job, request.seeds)
+    steps, again = plans.wanted(wired.values(), request.until, request.force)
+    planned = plans.look(steps, store, again)
     if as_json:
-        print(json.dumps({"run": None, "stages": plans.rows(steps, store)}))
+        print(json.dumps({"run": None, "until": request.until, **plans.plain(planned, lacking)}))
     else:
-        plans.show(steps, store, f"{job.short_name} @ {job.volume}, protocol {protocol.name} {protocol.version}, {request.seeds} seed(s)")
+        plans.show(planned, _title(job, request.seeds))
+    if lacking:
+        raise plans.refusal(lacking, _title(job))
+
+
+def _title(job: Job, seeds: int = 0) -> str:
+    return f"{job.short_name} @ {job.volume}, protocol {job.protocol.name} {job.protocol.version}" + (f", {seeds} seed(s)" if seeds else "")
 
 
 def _request_key(request: Request, protocol: Protocol) -> str:
@@ -183,27 +192,11 @@ def _self_contained(job: Job) -> bool:
     return True
 
 
-def _forget(steps: list[Step], store: Store, names: Sequence[str]) -> None:
-    known = {step.stage.name for step in steps}
-    for name in names:
-        if name not in known:
-            raise UserError(f"--force {name}: this run has no such stage; it has {', '.join(sorted(known))}")
-    for step in steps:
-        if step.stage.name in names:
-            store.forget(step.stage)
-
-
-def _announce(steps: list[Step], store: Store) -> None:
-    from synthbench.pipeline import plan as plans
-
-    plans.announce(steps, store)
-
-
-def _collect(job: Job, plans: dict[int, list[Step]], stages: list[dict[str, Any]]) -> Result:
+def _collect(job: Job, wired: dict[int, list[Step]], stages: list[dict[str, Any]]) -> Result:
     """The JSON contract, from the evaluate stages of every seed."""
     from synthbench.pipeline.steps import seed_scores
 
-    evaluate = {seed: plan[-1] for seed, plan in plans.items()}
+    evaluate = {seed: plan[-1] for seed, plan in wired.items()}
     found = {seed: seed_scores(step) for seed, step in evaluate.items()}
     run = record.run_name(job.short_name, job.volume.name, job.protocol.name, (step.stage.key for step in evaluate.values()))
     folder = job.store.root / "results" / run
@@ -218,12 +211,12 @@ def _collect(job: Job, plans: dict[int, list[Step]], stages: list[dict[str, Any]
         "volume": job.volume.name,
         "protocol": job.protocol.name,
         "title": job.protocol.title,
-        "seeds": list(plans),
+        "seeds": list(wired),
         "scores": [{**score, "seed": seed} for seed, item in found.items() for score in item["scores"]],
         "skipped": found[0]["skipped"],
         "stages": stages,
         "artifacts": {"folder": str(folder), "samples": str(folder / "samples.png"), "faces": str(made.stage.folder)},
-        "baseline": _baseline(job, plans),
+        "baseline": _baseline(job, wired),
         "settings": job.generator.config.model_dump(mode="json"),
         "config": _config(job),
         "traits": vars(job.generator.traits),
@@ -249,17 +242,17 @@ def _recipes(protocol: Protocol) -> list[str]:
     return list(dict.fromkeys([protocol.recipe, *(network.recipe for network in networks)]))
 
 
-def _baseline(job: Job, plans: dict[int, list[Step]]) -> Result | None:
+def _baseline(job: Job, wired: dict[int, list[Step]]) -> Result | None:
     """The real row of the table: the scores of the baseline's evaluate stages."""
     from synthbench.pipeline.steps import seed_scores
 
     if job.short_name == "real":
         return None
     scores = []
-    for seed in plans:
+    for seed in wired:
         step = job.baseline.steps(seed)[-1]
         scores += [{**score, "seed": seed} for score in seed_scores(step)["scores"]]
-    return {"generator": "real", "volume": "all", "protocol": job.protocol.name, "seeds": list(plans), "scores": scores}
+    return {"generator": "real", "volume": "all", "protocol": job.protocol.name, "seeds": list(wired), "scores": scores}
 
 
 def _samples(job: Job, made: Step, path: Path) -> None:
