@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Sequence
@@ -11,7 +12,10 @@ from typing import Any
 
 from synthbench import console, registry
 from synthbench.config import config_names, did_you_mean
+from synthbench.data.sources import Lacking
+from synthbench.pipeline import plan as plans
 from synthbench.pipeline import run
+from synthbench.pipeline.steps import Step
 from synthbench.protocol import load_protocol
 from synthbench.results import comparable, record
 from synthbench.results.record import Result
@@ -47,8 +51,6 @@ def compare(request: Request) -> list[Comparison]:
     store = Store(request.runs.absolute())
     if request.name and not re.fullmatch(r"[\w.+-]+", request.name, re.ASCII):
         raise UserError(f"--name {request.name!r}: use letters, digits and . _ + - only; it names a folder")
-    if request.seeds is not None and not 1 <= request.seeds <= 100:
-        raise UserError(f"--seeds {request.seeds}: must be between 1 and 100")
     rows = wanted(request, store)
     announce(rows, store)
     done = [row if isinstance(row, dict) else run.run(row) for row in rows]
@@ -58,14 +60,28 @@ def compare(request: Request) -> list[Comparison]:
     return [_compare(request, store, group, i if len(found) > 1 else 0) for i, group in enumerate(found, 1)]
 
 
-def plan(request: Request) -> None:
-    """`--dry-run`: the stages of all rows, once each."""
-    from synthbench.pipeline import plan as plans
-
+def plan(request: Request, as_json: bool = False) -> None:
+    """`--dry-run`: the rows, and the stages of all of them, once each. Raises DataMissing at the end, when data are lacking."""
     store = Store(request.runs.absolute())
-    rows = [row for row in wanted(request, store) if isinstance(row, run.Request)]
-    steps = {step.stage.folder: step for row in rows for step in _stages(row, store)}
-    plans.show(list(steps.values()), store, f"comparison of {len(rows)} runs, {rows[0].seeds if rows else 0} seed(s) each")
+    rows = wanted(request, store)
+    steps, lacking = _stages([row for row in rows if isinstance(row, run.Request)], store)
+    planned = plans.look(steps, store)
+    title = f"comparison of {len(rows)} runs"
+    if as_json:
+        print(json.dumps({"rows": [_about(row) for row in rows], **plans.plain(planned, lacking)}))
+    else:
+        lines = [(about["name"], about["state"], about["volume"] or "", str(about["seeds"])) for about in map(_about, rows)]
+        console.table("rows", ("row", "state", "volume", "seeds"), lines)
+        plans.show(planned, title)
+    if lacking:
+        raise plans.refusal(lacking, title)
+
+
+def _about(row: Row) -> dict[str, Any]:
+    if isinstance(row, run.Request):
+        state = "cached" if run.remembered(row) else "run"
+        return {"name": " ".join((row.generator, *row.settings)), "state": state, "volume": row.volume, "seeds": row.seeds}
+    return {"name": row["run"], "state": "there", "volume": row["volume"], "seeds": len(row["seeds"])}
 
 
 # ----------------------------------------------------------------------------------------------------------- which runs
@@ -73,6 +89,8 @@ def plan(request: Request) -> None:
 
 def wanted(request: Request, store: Store) -> list[Row]:
     """The rows that the names stand for. A generator may carry settings: "cemiface sample.m=0"."""
+    if request.seeds is not None:
+        plans.require_seeds(request.seeds)
     if not request.names:
         return _everything(request, store)
     found: list[Result | tuple[str, tuple[str, ...]]] = []
@@ -172,25 +190,19 @@ def _protocol(there: Sequence[Result]) -> str | None:
 
 
 def announce(rows: Sequence[Row], store: Store) -> None:
-    """Say what will be run, before it is."""
-    from synthbench.pipeline import plan as plans
-
+    """Say what will be run, before it is. Raises DataMissing with all that is lacking for any row."""
     missing = [row for row in rows if isinstance(row, run.Request) and not run.remembered(row)]
-    steps = {step.stage.folder: step for row in missing for step in _stages(row, store)}
-    todo = [step for step in steps.values() if step.stage.state != "cached"]
-    if not todo:
-        return
-    known = [plans.estimate(step, store) for step in todo]
-    unknown = sum(seconds is None for seconds in known)
-    took = f"about {console.duration(sum(filter(None, known)))}" if unknown < len(todo) else "of unknown length"
-    took += f" and {unknown} of unknown length" if 0 < unknown < len(todo) else ""
-    names = ", ".join(dict.fromkeys(row.generator for row in missing))
-    disk = console.size(sum(step.disk for step in todo))
-    console.note(f"to run: {names}; {len(todo)} of {len(steps)} stages are missing, {took}; disk {disk}")
+    steps, lacking = _stages(missing, store)
+    title = f"to run: {', '.join(dict.fromkeys(row.generator for row in missing))}"
+    if lacking:
+        raise plans.refusal(lacking, title)
+    plans.announce(plans.look(steps, store), title)
 
 
-def _stages(row: run.Request, store: Store) -> list[Any]:
-    return run.stages(run.make_job(row, store, run.choose_protocol(row.protocol)[0]), row.seeds)
+def _stages(rows: Sequence[run.Request], store: Store) -> tuple[list[Step], dict[str, Lacking]]:
+    """(the stages of all rows, those that they share once, the data that any of them lacks)."""
+    found = [run.stages(row, store, run.choose_protocol(row.protocol)[0]) for row in rows]
+    return plans.once(steps for steps, _ in found), {name: item for _, lacking in found for name, item in lacking.items()}
 
 
 def refusal(found: Sequence[Sequence[Result]]) -> str:

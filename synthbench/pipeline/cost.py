@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from synthbench.data import sources
-from synthbench.protocol import Network, Protocol, TrainedNetwork
+from synthbench.protocol import Network, Protocol, PublicNetwork
 
 if TYPE_CHECKING:
     from torch import nn
@@ -86,32 +86,36 @@ def _size(network: nn.Module, *inputs: Any) -> Size:
 def backbone(recipe: Recipe, resolution: int) -> Size:
     """The network of a recognizer."""
     import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
 
     from synthbench.models.encoder import build
 
     architecture = recipe.backbone.architecture(recipe.dropout)
     key = json.dumps([architecture, resolution, recipe.dim])
     if key not in _COUNTED:
-        with torch.device("meta"):
+        with FakeTensorMode():  # its head asks for autocast, which the meta device has not
             network = build(architecture, resolution, recipe.dim).eval()
             _COUNTED[key] = {"": _size(network, torch.empty(1, 3, resolution, resolution))}
     return _COUNTED[key][""]
 
 
-def encoder(network: Network, resolution: int) -> float:
+def encoder(network: Network, protocol: Protocol) -> float:
     """GFLOP of an image for the encoder or the judge; of a public checkpoint by the size of its file, as for IR-50 and IR-101."""
-    from synthbench.recognition.trainer import load_recipe
-
-    if isinstance(network, TrainedNetwork):
-        return backbone(load_recipe(network.recipe), resolution).gflop
-    return 0.3 * (sources.find(network.weights).size / 4e6 if sources.registered(network.weights) else 50)
+    if isinstance(network, PublicNetwork):
+        return 0.3 * (sources.find(network.weights).size / 4e6 if sources.registered(network.weights) else 50)
+    return backbone(_recipe(network, protocol), protocol.resolution).gflop
 
 
 def width(protocol: Protocol) -> int:
     """Numbers in an embedding by the encoder; of a public checkpoint as nearly all have."""
+    return 512 if isinstance(protocol.encoder, PublicNetwork) else _recipe(protocol.encoder, protocol).dim
+
+
+def _recipe(network: Network, protocol: Protocol) -> Recipe:
+    """How a network was trained; one that is like the recognizers where it does not say."""
     from synthbench.recognition.trainer import load_recipe
 
-    return load_recipe(protocol.encoder.recipe).dim if isinstance(protocol.encoder, TrainedNetwork) else 512
+    return load_recipe(getattr(network, "recipe", protocol.recipe))
 
 
 # --------------------------------------------------------------------------------------------------------------- stages
@@ -136,7 +140,7 @@ def _seen(settings: Any, images: int) -> float:
 def enrolling(generator: Generator, protocol: Protocol, count: int) -> Cost:
     """The enroll stage: candidates are embedded, and painted before where they come from a model of the generator's own."""
     enroll, model = getattr(generator.config, "enroll", None), networks(generator, protocol).get("unconditional")
-    gflop = encoder(protocol.encoder, protocol.resolution) if generator.traits.uses_encoder else 0.0
+    gflop = encoder(protocol.encoder, protocol) if generator.traits.uses_encoder else 0.0
     if getattr(enroll, "source", "") == "unconditional" and model:
         gflop += getattr(getattr(enroll, "sampler", None), "steps", 1) * model.gflop
     disk = disk_for(count, protocol.resolution) + count * width(protocol) * 4
@@ -173,5 +177,5 @@ def evaluating(protocol: Protocol, images: int, real: int, pairs: int) -> Cost:
     from synthbench.recognition.trainer import load_recipe
 
     r = protocol.resolution
-    work = (images + real) * encoder(protocol.judge, r) + 2 * pairs * backbone(load_recipe(protocol.recipe), r).gflop
+    work = (images + real) * encoder(protocol.judge, protocol) + 2 * pairs * backbone(load_recipe(protocol.recipe), r).gflop
     return Cost(work if images else 0.0, "GFLOP", 100_000 + 3 * images)

@@ -249,7 +249,9 @@ class Job:
         steps: list[Step] = []
         inputs: dict[str, Path] = {}
 
-        def add(name: str, part: str, work: str, run: Callable[[Context], Any], counted: Callable[[], cost.Cost], extra: dict[str, Any]) -> None:
+        def add(
+            name: str, part: str, work: str, run: Callable[[Context], Any], counted: Callable[[], cost.Cost], extra: dict[str, Any]
+        ) -> None:
             parts = {"stage": name, **self.identity, "config": self.part(part), "seed": seed, **upstream, **extra}
             stage, before = self.store.stage(name, content_key(parts)), dict(inputs)
             label = f"{name} {parts['generator']} {r} {self.device.type}"
@@ -270,7 +272,14 @@ class Job:
         if traits.enrolls:
             enroll = functools.partial(self.generator.enroll, count)
             people = f"{self.short_name}: {f'{count:,}' if count else 'all'} identities"
-            add("enroll", "enroll", people, enroll, functools.partial(cost.enrolling, self.generator, self.protocol, count), {"count": count, **digests})
+            add(
+                "enroll",
+                "enroll",
+                people,
+                enroll,
+                functools.partial(cost.enrolling, self.generator, self.protocol, count),
+                {"count": count, **digests},
+            )
         work = f"{self.short_name}: " + (f"{count:,} identities, {images:,} images" if images else "every image there is")
         extra = {"volume": self.volume.blocks, **digests}
         counted = functools.partial(cost.generating, self.generator, self.protocol, images or kept, kept)

@@ -119,7 +119,9 @@ class Total:
 
     @property
     def space(self) -> str:
-        return f"disk {console.size(self.disk)}" + (f", and {console.size(self.scratch)} more while it works" if self.scratch > self.disk else "")
+        return f"disk {console.size(self.disk)}" + (
+            f", and {console.size(self.scratch)} more while it works" if self.scratch > self.disk else ""
+        )
 
     def __str__(self) -> str:
         return f"{self.todo} of {self.stages} stages to do, {self.time}; {self.space}" if self.todo else "everything is cached"
