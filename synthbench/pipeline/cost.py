@@ -137,14 +137,17 @@ def _seen(settings: Any, images: int) -> float:
     return (getattr(settings, "steps", 0) or max(1, round(getattr(settings, "epochs", 0) * images / max(size, 1)))) * size
 
 
-def enrolling(generator: Generator, protocol: Protocol, count: int) -> Cost:
-    """The enroll stage: candidates are embedded, and painted before where they come from a model of the generator's own."""
+def enrolling(generator: Generator, protocol: Protocol, count: int, real: int) -> Cost:
+    """The enroll stage: candidates are embedded, and painted before where they come from a model of the generator's own.
+
+    `count` 0: all of the `real` images are looked at.
+    """
     enroll, model = getattr(generator.config, "enroll", None), networks(generator, protocol).get("unconditional")
     gflop = encoder(protocol.encoder, protocol) if generator.traits.uses_encoder else 0.0
     if getattr(enroll, "source", "") == "unconditional" and model:
         gflop += getattr(getattr(enroll, "sampler", None), "steps", 1) * model.gflop
     disk = disk_for(count, protocol.resolution) + count * width(protocol) * 4
-    return Cost(CANDIDATES * count * gflop, "GFLOP", disk) if gflop else Cost(count, disk=disk)
+    return Cost((CANDIDATES * count or real) * gflop, "GFLOP", disk) if gflop else Cost(count, disk=disk)
 
 
 def made(generator: Generator, volume: Volume, real: int) -> int:

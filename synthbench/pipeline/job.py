@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from synthbench.models.encoder import Encoder
     from synthbench.plugin import Generator
 
+Counted = Callable[[], cost.Cost]
+
 
 def load_generator(name: str, protocol: Protocol, *layers: Layer) -> Generator:
     """The generator `name` with its settings: its own defaults, its shipped file, what the protocol changes, then `layers`.
@@ -249,9 +251,7 @@ class Job:
         steps: list[Step] = []
         inputs: dict[str, Path] = {}
 
-        def add(
-            name: str, part: str, work: str, run: Callable[[Context], Any], counted: Callable[[], cost.Cost], extra: dict[str, Any]
-        ) -> None:
+        def add(name: str, part: str, work: str, run: Callable[[Context], Any], counted: Counted, extra: dict[str, Any]) -> None:
             parts = {"stage": name, **self.identity, "config": self.part(part), "seed": seed, **upstream, **extra}
             stage, before = self.store.stage(name, content_key(parts)), dict(inputs)
             label = f"{name} {parts['generator']} {r} {self.device.type}"
@@ -272,14 +272,8 @@ class Job:
         if traits.enrolls:
             enroll = functools.partial(self.generator.enroll, count)
             people = f"{self.short_name}: {f'{count:,}' if count else 'all'} identities"
-            add(
-                "enroll",
-                "enroll",
-                people,
-                enroll,
-                functools.partial(cost.enrolling, self.generator, self.protocol, count),
-                {"count": count, **digests},
-            )
+            counted = functools.partial(cost.enrolling, self.generator, self.protocol, count, self.real.images)
+            add("enroll", "enroll", people, enroll, counted, {"count": count, **digests})
         work = f"{self.short_name}: " + (f"{count:,} identities, {images:,} images" if images else "every image there is")
         extra = {"volume": self.volume.blocks, **digests}
         counted = functools.partial(cost.generating, self.generator, self.protocol, images or kept, kept)

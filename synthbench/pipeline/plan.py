@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthbench import console
@@ -30,7 +29,7 @@ class Planned:
     state: str  # cached, resume, run
     forced: bool  # cached, and done again
     seconds: float | None  # that it took; else an estimate of what is left, None when nothing is known
-    source: str  # of the estimate: measured, reference, arithmetic; took; unknown
+    source: str  # of the estimate: a word of rates.WORDS, or unknown; took for a stage that is cached
     disk: int  # bytes: those that a cached stage has
     scratch: int = 0
 
@@ -44,13 +43,22 @@ def wire(job: Job, seeds: int) -> tuple[dict[int, list[Step]], dict[str, Lacking
     Raises UserError for a number of seeds that is none.
     """
     require_seeds(seeds)
-    with sources.standing_in(job.protocol.sources()) as lacking:
+    with sources.standing_in({*job.protocol.sources(), *texts(job.protocol.generators)}) as lacking:
         return {seed: job.steps(seed) for seed in range(seeds)}, lacking
 
 
 def require_seeds(seeds: int) -> None:
     if not 1 <= seeds <= 100:
         raise UserError(f"--seeds {seeds}: must be between 1 and 100")
+
+
+def texts(settings: Any) -> Iterator[str]:
+    """Every text among the settings: what may name a file."""
+    if isinstance(settings, str):
+        yield settings
+    elif isinstance(settings, (dict, list, tuple)):
+        for value in settings.values() if isinstance(settings, dict) else settings:
+            yield from texts(value)
 
 
 def once(plans: Iterable[Sequence[Step]]) -> list[Step]:
@@ -119,9 +127,8 @@ class Total:
 
     @property
     def space(self) -> str:
-        return f"disk {console.size(self.disk)}" + (
-            f", and {console.size(self.scratch)} more while it works" if self.scratch > self.disk else ""
-        )
+        more = f", and {console.size(self.scratch)} more while it works" if self.scratch > self.disk else ""
+        return f"disk {console.size(self.disk)}{more}"
 
     def __str__(self) -> str:
         return f"{self.todo} of {self.stages} stages to do, {self.time}; {self.space}" if self.todo else "everything is cached"
@@ -151,7 +158,7 @@ def roughly(seconds: float) -> str:
 
 
 def rows(planned: Sequence[Planned]) -> list[dict[str, Any]]:
-    """The plan as plain data: seconds that a cached stage took, else an estimate with its source, or None; bytes that it has or will have."""
+    """The plan as plain data: seconds that a cached stage took, else an estimate with its source, or None; bytes that it has, or will."""
     return [
         {
             "name": item.step.stage.name,
@@ -206,12 +213,11 @@ def announce(planned: Sequence[Planned], title: str) -> None:
 def _kept(planned: Sequence[Planned]) -> str:
     """What `--force` leaves as it is."""
     first = next((i for i, item in enumerate(planned) if item.forced), len(planned))
-    after = dict.fromkeys(item.step.stage.name for item in planned[first:] if item.source == "took")
-    if not after:
+    if not any(item.source == "took" for item in planned[first:]):
         return ""
     return (
-        f"--force does these stages again and no other: {', '.join(after)} stay as they are, as the same settings give the same result. "
-        "To do them again too, name them"
+        "--force does the stages that it names again and no other: what was made from them before stays, as the same settings give the "
+        "same result. Name more stages to do those again too"
     )
 
 
@@ -221,5 +227,5 @@ def refusal(lacking: Mapping[str, Lacking], who: str) -> DataMissing:
     for item in lacking.values():
         url = f"; ask for it at {item.url}" if item.url else ""
         lines += [f"  {item.name} ({item.kind or 'data'}): {item.title}. Licence: {item.licence}{url}", f"      {item.command}"]
-    count = f"{len(lacking)} files or folders" if len(lacking) > 1 else "a file or folder"
-    return DataMissing(f"{who} needs {count} that are not registered, and nothing is ever downloaded:\n" + "\n".join(lines))
+    count = f"{len(lacking)} sources that are" if len(lacking) > 1 else "a source that is"
+    return DataMissing(f"{who} needs {count} not registered, and nothing is ever downloaded:\n" + "\n".join(lines))

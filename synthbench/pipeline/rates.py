@@ -14,10 +14,15 @@ from synthbench.config import CONFIGS, load_yaml
 from synthbench.pipeline.steps import Step
 from synthbench.store import Seen, Store
 
-WORDS = {"measured": "measured here", "reference": "by reference rates of a 2-core CPU", "arithmetic": "by arithmetic"}
+WORDS = {
+    "measured": "measured here",
+    "scaled": "by reference rates, scaled by what was measured here",
+    "reference": "by reference rates of a 2-core CPU",
+    "arithmetic": "by arithmetic",
+}
 LAST = 5  # earlier stages of a kind that are looked at: a machine changes
 ENOUGH = 0.1  # share of the work that an earlier stage must have done: a small one is all preparation
-LONG = 5.0  # seconds below which a stage tells nothing about the machine
+LONG = 10.0  # seconds, by reference, below which a stage tells nothing about the machine
 
 
 @functools.cache
@@ -35,18 +40,19 @@ class Rates:
             self.seen.setdefault(f"{item.label} {item.unit}", []).append(item)
 
     def seconds(self, step: Step) -> tuple[float | None, str]:
-        """(seconds that all of a step takes, where that is from: measured, reference, arithmetic, unknown)."""
+        """(seconds that all of a step takes, where that is from: one of WORDS, or unknown)."""
         amount, unit = step.cost.amount, step.cost.unit
         if not amount:
             return None, "unknown"
         own = self.seen.get(f"{step.label} {unit}", [])
         large = [item.rate for item in own if item.amount >= ENOUGH * amount][-LAST:]
         shipped_rate = _reference(step.label, unit)
-        reference = shipped_rate * self.machine(step.label) if shipped_rate else None
+        slower = self.machine(step.label)
+        reference = shipped_rate * slower if shipped_rate else None
         if large:
             return amount * _typical(large, reference), "measured"
         if reference:
-            return amount * reference, "reference"
+            return amount * reference, "reference" if slower == 1 else "scaled"
         if reckoned := _reckoned(step.label, unit):
             return amount * reckoned, "arithmetic"
         return (amount * _typical([item.rate for item in own], None), "measured") if own else (None, "unknown")
@@ -56,7 +62,7 @@ class Rates:
         ratios = [1.0]
         for found in self.seen.values():
             rate = _reference(found[0].label, found[0].unit)
-            if rate and found[0].label != label and (long := [item.rate for item in found if item.rate * item.amount > LONG][-LAST:]):
+            if rate and found[0].label != label and (long := [item.rate for item in found if rate * item.amount > LONG][-LAST:]):
                 ratios.append(statistics.median_low(long) / rate)
         return statistics.median_low(ratios)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from os.path import exists
 from pathlib import Path
@@ -131,19 +131,30 @@ def stages(request: Request, store: Store, protocol: Protocol) -> tuple[list[Ste
 
 def plan(request: Request, as_json: bool = False) -> None:
     """`--dry-run`: what would be done, on stdout. Raises DataMissing at the end, when data are lacking."""
+    plans.require_seeds(request.seeds)
     store = Store(request.runs.absolute())
     protocol, why = choose_protocol(request.protocol)
     console.note(f"protocol {protocol.name} {protocol.version}: {protocol.title} ({why})")
+    known = None if request.force or request.until else record.remembered(store, _request_key(request, protocol))
+    if known:  # without torch
+        stages_ = [store.stage(row["name"], row["key"]) for row in known["stages"]]
+        steps = [Step(stage, (stage.manifest() or {}).get("work", ""), lambda folder, progress: None) for stage in stages_]
+        _told(plans.look(steps, store), {}, request, f"{known['generator']} @ {known['volume']}", as_json)
+        return
     job = make_job(request, store, protocol)
     wired, lacking = plans.wire(job, request.seeds)
     steps, again = plans.wanted(wired.values(), request.until, request.force)
     planned = plans.look(steps, store, again)
+    _told(planned, lacking, request, _title(job, request.seeds), as_json)
+    if lacking:
+        raise plans.refusal(lacking, _title(job))
+
+
+def _told(planned: list[plans.Planned], lacking: Mapping[str, Lacking], request: Request, title: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"run": None, "until": request.until, **plans.plain(planned, lacking)}))
     else:
-        plans.show(planned, _title(job, request.seeds))
-    if lacking:
-        raise plans.refusal(lacking, _title(job))
+        plans.show(planned, title)
 
 
 def _title(job: Job, seeds: int = 0) -> str:
@@ -165,19 +176,12 @@ def _request_key(request: Request, protocol: Protocol) -> str:
             "settings": request.settings,
             "data": sources.fingerprint(),
             "paths": {
-                text: full_stamp(text) for text in _texts([preset, parse_set(request.settings).data, protocol.generators]) if exists(text)
+                text: full_stamp(text)
+                for text in plans.texts([preset, parse_set(request.settings).data, protocol.generators])
+                if exists(text)
             },
         }
     )
-
-
-def _texts(settings: Any) -> Iterator[str]:
-    """Every text among the settings: what may name a file."""
-    if isinstance(settings, str):
-        yield settings
-    elif isinstance(settings, (dict, list, tuple)):
-        for value in settings.values() if isinstance(settings, dict) else settings:
-            yield from _texts(value)
 
 
 def _self_contained(job: Job) -> bool:

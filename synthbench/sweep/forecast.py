@@ -32,9 +32,7 @@ def plan(request: Request, as_json: bool = False) -> None:
         lines = [_stage(name, [item for item in planned if item.step.stage.name == name]) for name in names]
         console.table("stages, those that points share once", ("stage", "times", "cached", "time", "by", "disk"), lines)
         if not made.points:
-            console.note(
-                f"the sampler {request.sampler} chooses its points as it goes; the corners of the ranges stand for all of them here"
-            )
+            console.note(f"the sampler {request.sampler} chooses its points as it goes; corners of the ranges stand for them here")
     if lacking:
         raise plans.refusal(lacking, f"sweep {made.name}")
 
@@ -54,9 +52,8 @@ def look(made: Design) -> tuple[list[tuple[Values, list[Planned]]], list[Planned
     """
     wish, lacking = made.request, {}
     asked: list[tuple[Values, int, str | None]] = [(values, wish.seeds, None) for values in made.corners[: made.size]]
-    repeated = [
-        (values, wish.repeat_seeds, wish.confirm_volume) for values in made.corners[: wish.confirm]
-    ]  # which are best is not known yet
+    # which are best is not known yet: the first stand for them
+    repeated = [(values, wish.repeat_seeds, wish.confirm_volume) for values in made.corners[: wish.confirm]]
     wired: list[list[Step]] = []
     for values, seeds, volume in asked + repeated:
         steps, lacks = run.stages(made.run(values, seeds, volume), made.store, made.protocol)
