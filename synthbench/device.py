@@ -51,6 +51,11 @@ def pick_device(wish: str = "auto") -> tuple[torch.device, str]:
     return device, f"cpu, {torch.get_num_threads()} threads ({why})" if kind == "cpu" else f"{wish} ({why})"
 
 
+def gpu_name() -> str:
+    """The name of the first CUDA device; empty when there is none."""
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
+
+
 def set_threads() -> int:
     """Threads for CPU work: SYNTHBENCH_THREADS, or the cores this process may use. Returns the number set."""
     text = os.environ.get("SYNTHBENCH_THREADS", "")

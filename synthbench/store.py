@@ -143,6 +143,10 @@ class Stage:
         """Beside the folder while the stage is being built: {"before": seconds of earlier builds, "start": of this one}."""
         return self.folder.with_name(self.folder.name + ".leg.json")
 
+    def spent(self) -> float:
+        """Seconds of builds that were cut short, as far as the next one goes on from them; 0 for a stage that was whole and is damaged."""
+        return 0.0 if self._recorded() else self._spent()
+
     def _spent(self) -> float:
         """Seconds that earlier builds of the stage took. One that was killed counts until the last file it wrote."""
         if recorded := self._recorded():
@@ -203,6 +207,17 @@ def _lock(path: Path, name: str) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """What one stage took."""
+
+    label: str
+    unit: str
+    amount: float  # of work
+    rate: float  # seconds per unit
+    finished: str  # UTC
+
+
+@dataclass(frozen=True)
 class Store:
     """The runs folder: `stages/<name>/<key>/` and `results/<run>/`."""
 
@@ -220,16 +235,15 @@ class Store:
                 os.replace(stage.folder, doomed)
                 shutil.rmtree(doomed, ignore_errors=True)
 
-    def rate(self, name: str, label: str) -> float | None:
-        """Median seconds per unit of work of earlier stages of this kind on this machine, or None when there is none."""
-        rates = []
-        for path in (self.root / "stages" / name).glob(f"*/{MANIFEST}"):
+    def seen(self) -> Iterator[Seen]:
+        """What earlier stages on this machine took, in no order; those that were built in one go."""
+        for path in (self.root / "stages").glob(f"*/*/{MANIFEST}"):
             manifest = read_json(path)
-            if not (isinstance(manifest, dict) and {"label", "host", "amount", "seconds"} <= manifest.keys()):
+            if not (isinstance(manifest, dict) and {"label", "host", "amount", "unit", "seconds"} <= manifest.keys()):
                 continue
-            if manifest["label"] == label and manifest["host"] == platform.node() and manifest["amount"]:
-                rates.append(manifest["seconds"] / manifest["amount"])
-        return sorted(rates)[len(rates) // 2] if rates else None
+            if manifest["host"] == platform.node() and manifest["amount"]:
+                rate = manifest["seconds"] / manifest["amount"]
+                yield Seen(manifest["label"], manifest["unit"], manifest["amount"], rate, manifest.get("finished", ""))
 
     def require_space(self, needed: int) -> None:
         """Raises UserError when the disk has less than `needed` bytes free."""

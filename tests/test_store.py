@@ -304,23 +304,3 @@ def test_too_little_disk_is_told_before_anything_is_done(tmp_path: Path, monkeyp
     monkeypatch.setattr(store.shutil, "disk_usage", lambda path: store.shutil._ntuple_diskusage(100, 50, 50))
     with pytest.raises(UserError, match=r"about 51 B in .*yet, and 50 B are free"):
         Store(root).require_space(51)
-
-
-def test_the_rate_is_the_median_of_comparable_stages_of_this_machine(tmp_path: Path) -> None:
-    runs = Store(tmp_path)
-    assert runs.rate("train", "a") is None
-    for key, seconds, facts in [
-        ("1", 10, {"label": "a", "amount": 10}),
-        ("2", 30, {"label": "a", "amount": 10}),
-        ("3", 50, {"label": "a", "amount": 10}),
-        ("4", 99, {"label": "b", "amount": 1}),
-        ("5", 99, {"label": "a"}),
-        ("6", 99, {"label": "a", "amount": 1, "host": "elsewhere"}),
-    ]:
-        folder = tmp_path / "stages" / "train" / key
-        folder.mkdir(parents=True)
-        write_json(folder / MANIFEST, {"host": store.platform.node(), "seconds": seconds, **facts})
-    for number, text in enumerate(("[]", "{}", "", "null")):
-        (tmp_path / "stages" / "train" / f"damaged{number}").mkdir()
-        (tmp_path / "stages" / "train" / f"damaged{number}" / MANIFEST).write_text(text)
-    assert runs.rate("train", "a") == 3.0

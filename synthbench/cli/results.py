@@ -39,7 +39,7 @@ def compare_command(form: str, out: Path | None, dry_run: bool, no_tracking: boo
 
     request = compare.Request(tracking=not no_tracking, **options)
     if dry_run:
-        compare.plan(request)
+        compare.plan(request, form == "json")
         return
     made = compare.compare(request)
     if form == "json":
@@ -103,7 +103,7 @@ def sweep_command(dry_run: bool, as_json: bool, no_tracking: bool, **options: An
 
     request = sweep.Request(tracking=not no_tracking, **options)
     if dry_run:
-        sweep.plan(request)
+        sweep.plan(request, as_json)
         return
     _swept(sweep.sweep(request), as_json, options["runs"])
 
@@ -164,7 +164,7 @@ def study_command(name: str, groups: int, divide: str, dry_run: bool, as_json: b
     about: dict[str, Any] = {"generator": "similarity_groups", "values": values, "settings": settings, "tracking": not no_tracking}
     request = sweep.Request(("group",), **about, **options)
     if dry_run:
-        sweep.plan(request)
+        sweep.plan(request, as_json)
         return
     _swept(sweep.sweep(request), as_json, options["runs"])
 
@@ -196,7 +196,7 @@ def reproduce_command(
     from synthbench import console, reproduce
 
     if as_list or not names:
-        reproduce.listing(options["runs"], [scale] if scale else reproduce.SCALES, options["seeds"])
+        reproduce.listing(options["runs"], [scale] if scale else reproduce.SCALES, options["seeds"], as_json)
         return
     for name in names:
         reproduce.find(name)  # a wrong name is told before anything runs
@@ -204,7 +204,7 @@ def reproduce_command(
     for name in names:
         request = reproduce.Request(name, scale=scale, tracking=not no_tracking, **options)
         if dry_run:
-            reproduce.plan_only(request)
+            reproduce.plan_only(request, as_json)
             continue
         made.append(reproduce.reproduce(request))
         if not as_json:

@@ -11,7 +11,9 @@ import json
 import os
 import re
 import time
-from dataclasses import MISSING, asdict, fields
+from collections.abc import Collection, Iterator
+from contextvars import ContextVar
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,24 @@ from synthbench.types import DataMissing, UserError
 KINDS = ("faces", "pairs", "weights")
 
 
+@dataclass(frozen=True)
+class Lacking:
+    """What a plan needs and is not there: what it is, and the command that adds it."""
+
+    name: str
+    kind: str  # of KINDS; empty when nobody says
+    title: str
+    licence: str
+    url: str
+    command: str
+
+
 _KNOWN = {item.name for item in fields(Entry)}
 _NEEDED = {item.name for item in fields(Entry) if item.default is MISSING and item.default_factory is MISSING}
+
+
+_lacking: ContextVar[dict[str, Lacking] | None] = ContextVar("lacking", default=None)  # filled by `find` while `standing_in`
+_declared: ContextVar[Collection[str]] = ContextVar("declared", default=())
 
 
 def home() -> Path:
@@ -180,6 +198,8 @@ def _look_weights(path: Path, options: dict[str, Any], known: Source | None) -> 
 def check_folder(name: str, path: Path) -> None:
     """Raises DataMissing, with what is to be done, when the folder `path` lacks a file of the weights `name` of the catalogue."""
     known = CATALOGUE[name]
+    if stands_in(path):
+        return
     if absent := [file for file in known.files if not any((path / one).is_file() for one in file.split("|"))]:
         wanted = ", ".join(file.replace("|", " or ") for file in absent)
         raise DataMissing(
@@ -197,8 +217,57 @@ def _note(known: Source | None, looked: dict[str, int]) -> str:
     return "; ".join(wrong)
 
 
+@contextlib.contextmanager
+def standing_in(declared: Collection[str] = ()) -> Iterator[dict[str, Lacking]]:
+    """While a plan is made: `find` answers for what is not there with what is published about it, and all that is lacking is collected.
+
+    declared: names that a protocol uses, so that one outside the catalogue is data of the user's and no slip of the pen.
+    What is wired inside may be shown, never run.
+    """
+    found: dict[str, Lacking] = {}
+    tokens = _lacking.set(found), _declared.set(declared)
+    try:
+        yield found
+    finally:
+        _lacking.reset(tokens[0])
+        _declared.reset(tokens[1])
+
+
+def stands_in(path: Path | str) -> bool:
+    """Whether `path` is that of a stand-in: there is nothing to read."""
+    return Path(path).parent == _NOWHERE
+
+
+_NOWHERE = Path("not registered")
+
+
 def find(name: str, kind: str | None = None) -> Entry:
     """The registered source `name`. Raises DataMissing when it is not there, UserError when it is unknown or was changed since."""
+    lacking = _lacking.get()
+    try:
+        return _find(name, kind)
+    except UserError as error:
+        if lacking is None or not (isinstance(error, DataMissing) or (name in _declared.get() and _entry(name) is None)):
+            raise
+    known = CATALOGUE.get(name) or Source(name, kind or "", name, "the user's", "")
+    lacking[name] = Lacking(name, known.kind, known.title, known.licence, known.url, _command(known))
+    images = known.images or 2 * known.pairs
+    if entry := _entry(name):  # registered, and gone
+        return replace(entry, path=_NOWHERE / name)
+    return Entry(
+        name, known.kind, known.title, _NOWHERE / name, digest=f"lacking {name}", stamp="", size=0, added="",
+        images=images, identities=known.identities, pairs=known.pairs, options={"colour": known.colour} if known.kind == "weights" else {},
+    )  # fmt: skip
+
+
+def _command(known: Source) -> str:
+    """The command that adds it, with what must be said of a file outside the catalogue."""
+    own = {"faces": "", "pairs": " [--pairs LIST]", "weights": " --colour rgb|bgr"}
+    how = "" if known.name in CATALOGUE else f" --kind {known.kind or '|'.join(KINDS)}{own.get(known.kind, '')}"
+    return f"synthbench data add {known.name} {'DIR' if known.files else 'PATH'}{how}"
+
+
+def _find(name: str, kind: str | None) -> Entry:
     entry = _entry(name)
     known = CATALOGUE.get(name)
     if entry is None and known is None:
@@ -235,6 +304,8 @@ def lpips_files() -> tuple[Path, Path]:
 
 def digest_of(path: Path | str) -> str:
     """`source_digest` of a set that need not be registered; read again only when one of its files has another size or time."""
+    if stands_in(path):
+        return str(path)
     place, now = str(Path(path).absolute()), full_stamp(path)
     cache = home() / "digests.json"
     if (entry := _digests(cache).get(place)) and entry[0] == now:

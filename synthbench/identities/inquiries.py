@@ -184,7 +184,7 @@ def locate(source: str) -> Path:
     """The path of a registered source, or `source` itself when it is a path. Raises UserError or DataMissing when neither."""
     from synthbench.data import sources
 
-    return Path(source) if is_path(source) else Path(sources.find(source).path)
+    return Path(source) if is_path(source) else Path(sources.find(source, "faces").path)
 
 
 def digests(settings: Inquiries) -> dict[str, str]:

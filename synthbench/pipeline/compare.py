@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Sequence
@@ -11,8 +12,11 @@ from typing import Any
 
 from synthbench import console, registry
 from synthbench.config import config_names, did_you_mean
+from synthbench.data.sources import Lacking
+from synthbench.pipeline import plan as plans
 from synthbench.pipeline import run
-from synthbench.pipeline.request import read
+from synthbench.pipeline.request import Order, read
+from synthbench.pipeline.steps import Step
 from synthbench.protocol import load_protocol
 from synthbench.results import comparable, record
 from synthbench.results.record import Result
@@ -48,8 +52,6 @@ def compare(request: Request) -> list[Comparison]:
     store = Store(request.runs.absolute())
     if request.name and not re.fullmatch(r"[\w.+-]+", request.name, re.ASCII):
         raise UserError(f"--name {request.name!r}: use letters, digits and . _ + - only; it names a folder")
-    if request.seeds is not None and not 1 <= request.seeds <= 100:
-        raise UserError(f"--seeds {request.seeds}: must be between 1 and 100")
     rows = wanted(request, store)
     announce(rows, store)
     done = [row if isinstance(row, dict) else run.run(row) for row in rows]
@@ -59,14 +61,28 @@ def compare(request: Request) -> list[Comparison]:
     return [_compare(request, store, group, i if len(found) > 1 else 0) for i, group in enumerate(found, 1)]
 
 
-def plan(request: Request) -> None:
-    """`--dry-run`: the stages of all rows, once each."""
-    from synthbench.pipeline import plan as plans
-
+def plan(request: Request, as_json: bool = False) -> None:
+    """`--dry-run`: the rows, and the stages of all of them, once each. Raises DataMissing at the end, when data are lacking."""
     store = Store(request.runs.absolute())
-    rows = [row for row in wanted(request, store) if isinstance(row, run.Request)]
-    steps = {step.stage.folder: step for row in rows for step in read(row).steps}
-    plans.show(list(steps.values()), store, f"comparison of {len(rows)} runs, {rows[0].seeds if rows else 0} seed(s) each")
+    rows = wanted(request, store)
+    steps, lacking = _stages([read(row) for row in rows if isinstance(row, run.Request)])
+    planned = plans.look(steps, store)
+    title = f"comparison of {len(rows)} runs"
+    if as_json:
+        print(json.dumps({"rows": [_about(row) for row in rows], **plans.plain(planned, lacking)}))
+    else:
+        lines = [(about["name"], about["state"], about["volume"] or "", str(about["seeds"])) for about in map(_about, rows)]
+        console.table("rows", ("row", "state", "volume", "seeds"), lines)
+        plans.show(planned, title)
+    if lacking:
+        raise plans.refusal(lacking, title)
+
+
+def _about(row: Row) -> dict[str, Any]:
+    if isinstance(row, run.Request):
+        state = "cached" if read(row).answer() else "run"
+        return {"name": " ".join((row.generator, *row.settings)), "state": state, "volume": row.volume, "seeds": row.seeds}
+    return {"name": row["run"], "state": "there", "volume": row["volume"], "seeds": len(row["seeds"])}
 
 
 # ----------------------------------------------------------------------------------------------------------- which runs
@@ -74,6 +90,8 @@ def plan(request: Request) -> None:
 
 def wanted(request: Request, store: Store) -> list[Row]:
     """The rows that the names stand for. A generator may carry settings: "cemiface sample.m=0"."""
+    if request.seeds is not None:
+        plans.require_seeds(request.seeds)
     if not request.names:
         return _everything(request, store)
     found: list[Result | tuple[str, tuple[str, ...]]] = []
@@ -173,21 +191,18 @@ def _protocol(there: Sequence[Result]) -> str | None:
 
 
 def announce(rows: Sequence[Row], store: Store) -> None:
-    """Say what will be run, before it is."""
-    from synthbench.pipeline import plan as plans
+    """Say what will be run, before it is. Raises DataMissing with all that is lacking for any row."""
+    missing = [order for row in rows if isinstance(row, run.Request) and not (order := read(row)).answer()]
+    steps, lacking = _stages(missing)
+    title = f"to run: {', '.join(dict.fromkeys(order.request.generator for order in missing))}"
+    if lacking:
+        raise plans.refusal(lacking, title)
+    plans.announce(plans.look(steps, store), title)
 
-    orders = [order for row in rows if isinstance(row, run.Request) and not (order := read(row)).answer()]
-    steps = {step.stage.folder: step for order in orders for step in order.steps}
-    todo = [step for step in steps.values() if step.stage.state != "cached"]
-    if not todo:
-        return
-    known = [plans.estimate(step, store) for step in todo]
-    unknown = sum(seconds is None for seconds in known)
-    took = f"about {console.duration(sum(filter(None, known)))}" if unknown < len(todo) else "of unknown length"
-    took += f" and {unknown} of unknown length" if 0 < unknown < len(todo) else ""
-    names = ", ".join(dict.fromkeys(order.request.generator for order in orders))
-    disk = console.size(sum(step.disk for step in todo))
-    console.note(f"to run: {names}; {len(todo)} of {len(steps)} stages are missing, {took}; disk {disk}")
+
+def _stages(orders: Sequence[Order]) -> tuple[list[Step], dict[str, Lacking]]:
+    """(the stages of all rows, those that they share once, the data that any of them lacks)."""
+    return plans.once(order.steps for order in orders), {name: item for order in orders for name, item in order.lacking.items()}
 
 
 def refusal(found: Sequence[Sequence[Result]]) -> str:

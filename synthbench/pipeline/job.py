@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 from synthbench import registry
 from synthbench.config import Layer, build, config_names, config_path, did_you_mean, read_layer
 from synthbench.data import sources
-from synthbench.pipeline.steps import MB, Step, batches_of, disk_for, faces_step, public_network, read_benchmark, run_evaluators
+from synthbench.pipeline import cost
+from synthbench.pipeline.steps import Step, batches_of, faces_step, public_network, read_benchmark, run_evaluators
 from synthbench.plugin import Context
 from synthbench.protocol import Network, Protocol, PublicNetwork
 from synthbench.store import Store, content_key
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
     from synthbench.models.encoder import Encoder
     from synthbench.plugin import Generator
+
+Counted = Callable[[], cost.Cost]
 
 
 def load_generator(name: str, protocol: Protocol, *layers: Layer) -> Generator:
@@ -157,15 +160,9 @@ class Job:
             return {"images_per_second": round(statistics.median(seen), 1)} if seen else {}
 
         work = f"{whose}recipe {recipe.name}, {recipe.epochs} epochs, seed {seed}"
-        label = f"{recipe.name} {self.protocol.resolution} {self.device.type}"
-        return Step(
-            self.store.stage(name, key),
-            work,
-            train,
-            faces.amount * recipe.epochs,
-            label,
-            10 * MB if recipe.backbone.family == "small" else 600 * MB,
-        )
+        r = self.protocol.resolution
+        counted = functools.partial(cost.recognizing, recipe, r, faces.images)
+        return Step(self.store.stage(name, key), work, train, f"recipe {recipe.name} {r} {self.device.type}", counted)
 
     @functools.cached_property
     def benchmarks(self) -> Step:
@@ -197,9 +194,9 @@ class Job:
                     save_pairs(read_benchmark(name, r), folder / name)
             self.check_colours(folder)
 
-        count = len(self.protocol.benchmarks)
-        work = ", ".join(self.protocol.benchmarks)
-        return Step(self.store.stage("benchmarks", key), work, prepare, count, f"benchmarks {r}", images * r * r * 3)
+        work, world = ", ".join(self.protocol.benchmarks), all(name.startswith("world-") for name in self.protocol.benchmarks)
+        label = f"{'render' if world else 'import'} pairs {r}"
+        return Step(self.store.stage("benchmarks", key), work, prepare, label, lambda: cost.Cost(images, disk=images * r * r * 3), images)
 
     def check_colours(self, folder: Path) -> None:
         """Try the public networks on 50 genuine and 50 impostor pairs of photographs in `folder`, before anything is trained with them."""
@@ -255,40 +252,36 @@ class Job:
         steps: list[Step] = []
         inputs: dict[str, Path] = {}
 
-        def add(name: str, part: str, work: str, run: Callable[[Context], Any], amount: int, disk: int, extra: dict[str, Any]) -> None:
+        def add(name: str, part: str, work: str, run: Callable[[Context], Any], counted: Counted, extra: dict[str, Any]) -> None:
             parts = {"stage": name, **self.identity, "config": self.part(part), "seed": seed, **upstream, **extra}
             stage, before = self.store.stage(name, content_key(parts)), dict(inputs)
-            label = f"{parts['generator']} {r} {self.device.type} {content_key({'config': parts['config']})[:6]}"
+            label = f"{name} {parts['generator']} {r} {self.device.type}"
 
             def build_(folder: Path, progress: Progress) -> Any:
                 return run(self.context(folder, seed, progress, before))
 
-            steps.append(Step(stage, work, build_, amount, label, disk))
+            steps.append(Step(stage, work, build_, label, counted, kept if name == "generate" else 0))
             inputs[name] = stage.folder
             upstream.clear()
             upstream["upstream"] = stage.key
 
+        kept = cost.made(self.generator, self.volume, self.real.images)
         if traits.trains:
-            add("train", "train", f"{self.short_name}: on the real set", self.generator.train, 1, 400 * MB, {})
+            counted = functools.partial(cost.training, self.generator, self.protocol, self.real.images)
+            add("train", "train", f"{self.short_name}: on the real set", self.generator.train, counted, {})
         count, images = self.volume.identities, self.volume.images
         copies = count * (self.part("sample").get("copies") or 0)  # of inquiries, besides the images of the volume
         digests = {"sources": self.generator.sources(r)}
         if traits.enrolls:
             enroll = functools.partial(self.generator.enroll, count)
-            add(
-                "enroll",
-                "enroll",
-                f"{self.short_name}: {f'{count:,}' if count else 'all'} identities",
-                enroll,
-                count,
-                disk_for(count, r),
-                {"count": count, **digests},
-            )
+            people = f"{self.short_name}: {f'{count:,}' if count else 'all'} identities"
+            counted = functools.partial(cost.enrolling, self.generator, self.protocol, count, self.real.images)
+            add("enroll", "enroll", people, enroll, counted, {"count": count, **digests})
         work = f"{self.short_name}: " + (f"{count:,} identities, {images:,} images" if images else "every image there is")
         work += f" + {copies:,} copies of inquiries" if copies else ""
         extra = {"volume": self.volume.blocks, **digests}
-        amount = images or (self.real.amount if self.generator_name == "real" else 0)  # of a published set it is not known yet
-        add("generate", "sample", work, self._generate, amount, disk_for(images + copies or self.real.amount, r), extra)
+        counted = functools.partial(cost.generating, self.generator, self.protocol, images or kept, kept)
+        add("generate", "sample", work, self._generate, counted, extra)
         return steps
 
     def _generate(self, context: Context) -> dict[str, Any]:
@@ -396,5 +389,6 @@ class Job:
             context = Context(folder, seed, self.protocol.resolution, self.device, subject.real, None)  # type: ignore[arg-type]
             run_evaluators(evaluators, subject, context, progress)
 
+        counted = functools.partial(cost.evaluating, self.protocol, made[-1].images, self.real.images, self.benchmarks.images)
         stage, label = self.store.stage("evaluate", content_key(parts)), f"evaluate {self.protocol.name} {self.device.type}"
-        return Step(stage, f"{self.short_name}: {', '.join(evaluators)}", evaluate, recognizer.amount, label, 10 * MB)
+        return Step(stage, f"{self.short_name}: {', '.join(evaluators)}", evaluate, label, counted)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from os.path import exists
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from synthbench import console, registry
 from synthbench.config import Layer, config_path, parse_set
 from synthbench.data import sources
 from synthbench.data.readers import full_stamp
+from synthbench.data.sources import Lacking
+from synthbench.pipeline import plan as plans
+from synthbench.pipeline.steps import Step
 from synthbench.protocol import Protocol, TrainedNetwork, load_protocol
 from synthbench.results import record
 from synthbench.results.record import Result
@@ -21,7 +24,6 @@ from synthbench.types import UserError, Volume
 
 if TYPE_CHECKING:
     from synthbench.pipeline.job import Job
-    from synthbench.pipeline.steps import Step
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Order:
                 "seeds": request.seeds,
                 "settings": request.settings,
                 "data": sources.fingerprint(),
-                "paths": {text: full_stamp(text) for text in _texts(given) if exists(text)},
+                "paths": {text: full_stamp(text) for text in plans.texts(given) if exists(text)},
             }
         )
 
@@ -107,20 +109,33 @@ class Order:
         return replace(job, volume=volume)
 
     @functools.cached_property
+    def wired(self) -> tuple[dict[int, list[Step]], dict[str, Lacking]]:
+        """The stages of each seed, those that are cached too, and the data that they need and are not there; nothing is done."""
+        return plans.wire(self.job, self.request.seeds)
+
+    @property
     def stages(self) -> dict[int, list[Step]]:
-        """The stages of every seed, those that are cached too; nothing is done."""
-        return {seed: self.job.steps(seed) for seed in range(self.request.seeds)}
+        return self.wired[0]
+
+    @property
+    def lacking(self) -> dict[str, Lacking]:
+        """With any of these nothing may be run."""
+        return self.wired[1]
 
     @property
     def steps(self) -> list[Step]:
         """Every stage once."""
-        return list({step.stage.folder: step for steps in self.stages.values() for step in steps}.values())
+        return plans.once(self.stages.values())
+
+    @property
+    def title(self) -> str:
+        job, seeds = self.job, self.request.seeds
+        return f"{job.short_name} @ {job.volume}, protocol {job.protocol.name} {job.protocol.version}, {seeds} seed{'s'[: seeds > 1]}"
 
 
 def read(request: Request, watch: Callable[[int, int, float], None] | None = None) -> Order:
     """Raises UserError for a protocol, settings or a number of seeds that cannot be; the rest shows when the job is asked for."""
-    if not 1 <= request.seeds <= 100:
-        raise UserError(f"--seeds {request.seeds}: must be between 1 and 100")
+    plans.require_seeds(request.seeds)
     protocol, why = choose_protocol(request.protocol)
     return Order(request, Store(request.runs.absolute()), protocol, why, parse_set(request.settings), watch)
 
@@ -129,15 +144,6 @@ def recipes(protocol: Protocol) -> list[str]:
     """The recipe of the recognizers first, then those of the encoder and of the judge that are trained here."""
     networks = (network for network in (protocol.encoder, protocol.judge) if isinstance(network, TrainedNetwork))
     return list(dict.fromkeys([protocol.recipe, *(network.recipe for network in networks)]))
-
-
-def _texts(settings: Any) -> Iterator[str]:
-    """Every text among the settings: what may name a file."""
-    if isinstance(settings, str):
-        yield settings
-    elif isinstance(settings, (dict, list, tuple)):
-        for value in settings.values() if isinstance(settings, dict) else settings:
-            yield from _texts(value)
 
 
 @functools.cache

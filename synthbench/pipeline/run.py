@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from synthbench import __version__, console, registry
+from synthbench.data.sources import Lacking
 from synthbench.pipeline import facts
+from synthbench.pipeline import plan as plans
 from synthbench.pipeline.request import Order, Request, read, recipes
+from synthbench.pipeline.steps import Step, execute, until
 from synthbench.results import record
 from synthbench.results.record import Result
-from synthbench.store import Store
-from synthbench.types import UserError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from synthbench.pipeline.job import Job
-    from synthbench.pipeline.steps import Step
 
 __all__ = ["Request", "plan", "run"]
 
@@ -34,15 +32,16 @@ def run(request: Request, watch: Callable[[int, int, float], None] | None = None
     _say_protocol(order)
     if not request.force and not request.until and (result := order.answer()):
         return result
-    _forget(order.steps, store, request.force)
-    from synthbench.pipeline import plan as plans
-    from synthbench.pipeline.steps import execute
-
-    plans.announce(order.steps, store)
+    if order.lacking:
+        raise plans.refusal(order.lacking, order.title)
+    steps, again = plans.wanted(order.stages.values(), request.until, request.force)
+    plans.announce(plans.look(steps, store, again), order.title)
+    for step in again:
+        store.forget(step.stage)
     (store.root / "results").mkdir(parents=True, exist_ok=True)
     stages: dict[str, dict[str, Any]] = {}
     for steps in order.stages.values():
-        for row in execute(steps, store, request.until):
+        for row in execute(until(steps, request.until), store):
             stages.setdefault(row["key"], row)
     if request.until:
         console.note(f"stopped after {request.until}, as asked; the same command without --until continues")
@@ -59,17 +58,26 @@ def run(request: Request, watch: Callable[[int, int, float], None] | None = None
 
 
 def plan(request: Request, as_json: bool = False) -> None:
-    """`--dry-run`: what would be done, on stdout."""
-    from synthbench.pipeline import plan as plans
-
+    """`--dry-run`: what would be done, on stdout. Raises DataMissing at the end, when data are lacking."""
     order = read(request)
+    store = order.store
     _say_protocol(order)
-    job, steps = order.job, order.steps
+    if not request.force and not request.until and (known := order.answer()):  # without torch
+        stages = [store.stage(row["name"], row["key"]) for row in known["stages"]]
+        steps = [Step(stage, (stage.manifest() or {}).get("work", ""), lambda folder, progress: None) for stage in stages]
+        _tell(plans.look(steps, store), {}, request, f"{known['generator']} @ {known['volume']}", as_json)
+        return
+    steps, again = plans.wanted(order.stages.values(), request.until, request.force)
+    _tell(plans.look(steps, store, again), order.lacking, request, order.title, as_json)
+    if order.lacking:
+        raise plans.refusal(order.lacking, order.title)
+
+
+def _tell(planned: list[plans.Planned], lacking: Mapping[str, Lacking], request: Request, title: str, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"run": None, "stages": plans.rows(steps, order.store)}))
+        print(json.dumps({"run": None, "until": request.until, **plans.plain(planned, lacking)}))
     else:
-        title = f"{job.short_name} @ {job.volume}, protocol {job.protocol.name} {job.protocol.version}, {request.seeds} seed(s)"
-        plans.show(steps, order.store, title)
+        plans.show(planned, title)
 
 
 def _say_protocol(order: Order) -> None:
@@ -88,21 +96,11 @@ def _self_contained(job: Job) -> bool:
     return True
 
 
-def _forget(steps: list[Step], store: Store, names: Sequence[str]) -> None:
-    known = {step.stage.name for step in steps}
-    for name in names:
-        if name not in known:
-            raise UserError(f"--force {name}: this run has no such stage; it has {', '.join(sorted(known))}")
-    for step in steps:
-        if step.stage.name in names:
-            store.forget(step.stage)
-
-
-def _collect(job: Job, plans: dict[int, list[Step]], stages: list[dict[str, Any]]) -> Result:
+def _collect(job: Job, wired: dict[int, list[Step]], stages: list[dict[str, Any]]) -> Result:
     """The JSON contract, from the evaluate stages of every seed."""
     from synthbench.pipeline.steps import seed_scores
 
-    evaluate = {seed: plan[-1] for seed, plan in plans.items()}
+    evaluate = {seed: plan[-1] for seed, plan in wired.items()}
     found = {seed: seed_scores(step) for seed, step in evaluate.items()}
     run = record.run_name(job.short_name, job.volume.name, job.protocol.name, (step.stage.key for step in evaluate.values()))
     folder = job.store.root / "results" / run
@@ -117,12 +115,12 @@ def _collect(job: Job, plans: dict[int, list[Step]], stages: list[dict[str, Any]
         "volume": job.volume.name,
         "protocol": job.protocol.name,
         "title": job.protocol.title,
-        "seeds": list(plans),
+        "seeds": list(wired),
         "scores": [{**score, "seed": seed} for seed, item in found.items() for score in item["scores"]],
         "skipped": found[0]["skipped"],
         "stages": stages,
         "artifacts": {"folder": str(folder), "samples": str(folder / "samples.png"), "faces": str(made.stage.folder)},
-        "baseline": _baseline(job, plans),
+        "baseline": _baseline(job, wired),
         "size": facts.size(job),
         "settings": job.generator.config.model_dump(mode="json"),
         "changed": facts.changed(job),
@@ -144,15 +142,15 @@ def _config(job: Job) -> dict[str, Any]:
     return {"protocol": protocol, "recipes": {name: load_recipe(name).model_dump(mode="json") for name in recipes(job.protocol)}}
 
 
-def _baseline(job: Job, plans: dict[int, list[Step]]) -> Result | None:
+def _baseline(job: Job, wired: dict[int, list[Step]]) -> Result | None:
     """The real row of the table: the scores of the baseline's evaluate stages."""
     from synthbench.pipeline.steps import seed_scores
 
     if job.short_name == "real":
         return None
     scores = []
-    for seed in plans:
+    for seed in wired:
         step = job.baseline.steps(seed)[-1]
         scores += [{**score, "seed": seed} for score in seed_scores(step)["scores"]]
     size = facts.size(job.baseline)
-    return {"generator": "real", "volume": "all", "protocol": job.protocol.name, "seeds": list(plans), "scores": scores, "size": size}
+    return {"generator": "real", "volume": "all", "protocol": job.protocol.name, "seeds": list(wired), "scores": scores, "size": size}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from synthbench import console
 from synthbench.data import sources
+from synthbench.pipeline.cost import Cost, disk_for
 from synthbench.plugin import Context
 from synthbench.protocol import Faces, WorldFaces
 from synthbench.store import Stage, Store, content_key, read_json, write_json
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from synthbench.data.pairs import PairSet
     from synthbench.models.encoder import Encoder
 
-MB = 10**6
 Build = Callable[[Path, Progress], "dict[str, Any] | None"]  # (folder, progress) -> facts for the manifest
 
 
@@ -34,9 +34,14 @@ class Step:
     stage: Stage
     work: str  # for people
     build: Build = field(repr=False)
-    amount: int = 0  # units of work, for the time estimate; 0 when unknown
-    label: str = ""  # steps with the same name and label take the same time per unit on one machine
-    disk: int = 0  # bytes it will write, roughly
+    label: str = ""  # steps with the same label take the same time per unit of work on one machine
+    counted: Callable[[], Cost] = field(default=Cost, repr=False)  # asked for only when the stage is to be built
+    images: int = 0  # of the set of faces that it makes; 0: none, or not known
+
+    @functools.cached_property
+    def cost(self) -> Cost:
+        """Work and disk, for the time estimate."""
+        return self.counted()
 
 
 # ------------------------------------------------------------------------------------------------------- how to build
@@ -51,7 +56,7 @@ def faces_step(store: Store, resolution: int, name: str, faces: Faces) -> Step:
         key = content_key({"stage": "faces", "world": faces.model_dump(), "renderer": VERSION, "resolution": r})
         count = faces.identities * faces.images
         work = f"embedded world, {faces.identities:,} people x {faces.images}, {r} px"
-        return Step(store.stage(name, key), work, functools.partial(_render_faces, faces, r), count, f"world {r}", disk_for(count, r))
+        return _faces(store.stage(name, key), work, functools.partial(_render_faces, faces, r), f"render world {r}", count, r)
     return import_step(store, r, name, sources.find(faces.source, "faces"), faces.exclude)
 
 
@@ -61,12 +66,11 @@ def import_step(store: Store, resolution: int, name: str, source: sources.Entry,
     key = content_key({"stage": "faces", "source": source.digest, "exclude": left_out, "resolution": resolution, "version": 1})
     work = f"{source.title}, {source.images:,} faces, {resolution} px"
     build_ = functools.partial(_import_faces, source.path, left_out, resolution)
-    return Step(store.stage(name, key), work, build_, source.images, f"import {resolution}", disk_for(source.images, resolution))
+    return _faces(store.stage(name, key), work, build_, f"import faces {resolution}", source.images, resolution)
 
 
-def disk_for(images: int, resolution: int) -> int:
-    """Disk for a set of faces: PNG shards (about 60 % of raw) and the packed memory map."""
-    return int(images * resolution**2 * 3 * 1.6)
+def _faces(stage: Stage, work: str, build_: Build, label: str, images: int, resolution: int) -> Step:
+    return Step(stage, work, build_, label, lambda: Cost(images, disk=disk_for(images, resolution)), images)
 
 
 def public_network(name: str) -> Encoder:
@@ -152,15 +156,26 @@ def batches_of(batches: Any, what: str) -> Iterator[FaceBatch]:
 # ---------------------------------------------------------------------------------------------------------------- run
 
 
-def execute(steps: list[Step], store: Store, until: str | None = None) -> list[dict[str, Any]]:
+def until(steps: list[Step], name: str | None) -> list[Step]:
+    """The steps that a run does which stops after the stage `name`: the last of that name, as the real baseline has such a stage too.
+
+    Raises UserError when there is none.
+    """
+    if not name:
+        return steps
+    last = max((i for i, step in enumerate(steps) if step.stage.name == name), default=None)
+    if last is None:
+        raise UserError(f"--until {name}: this run has no such stage; it has {', '.join(dict.fromkeys(s.stage.name for s in steps))}")
+    return steps[: last + 1]
+
+
+def execute(steps: list[Step], store: Store) -> list[dict[str, Any]]:
     """Build what is not cached, in order. Returns name, key, state before, and seconds of each stage."""
-    if until and until not in {step.stage.name for step in steps}:
-        raise UserError(f"--until {until}: this run has no such stage; it has {', '.join(dict.fromkeys(s.stage.name for s in steps))}")
     states = [step.stage.state for step in steps]
-    store.require_space(sum(step.disk for step, state in zip(steps, states) if state != "cached"))
-    last = max((i for i, step in enumerate(steps) if step.stage.name == until), default=len(steps) - 1)  # the baseline has such a stage too
+    costs = [step.cost for step, state in zip(steps, states) if state != "cached"]
+    store.require_space(sum(cost.disk for cost in costs) + max((cost.scratch for cost in costs), default=0))
     done = []
-    for step, state in zip(steps[: last + 1], states):
+    for step, state in zip(steps, states):
         seconds = 0.0
         if state != "cached":
             seconds = _build(step, state)
@@ -179,7 +194,7 @@ def _build(step: Step, state: str) -> float:
         (stage.folder / "checkpoint.pt").unlink(missing_ok=True)
         facts.update(work=step.work, label=step.label)
         if state == "run":  # only an uninterrupted build tells the rate
-            facts["amount"] = step.amount
+            facts.update(amount=step.cost.amount, unit=step.cost.unit)
     manifest = stage.manifest()
     assert manifest is not None
     console.note(f"{stage.name}: done in {console.duration(manifest['seconds'])}")

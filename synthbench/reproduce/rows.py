@@ -6,7 +6,7 @@ import json
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,14 @@ import yaml
 from synthbench import console, registry
 from synthbench.config import Layer, config_path, merge, read_layer
 from synthbench.data import sources
-from synthbench.pipeline import plan, run
+from synthbench.data.sources import Lacking
+from synthbench.pipeline import plan as plans
+from synthbench.pipeline import run
 from synthbench.pipeline.request import choose_protocol, read
 from synthbench.pipeline.steps import Step
-from synthbench.protocol import load_protocol
 from synthbench.reproduce.definition import Part, Row, Table, find, tables
 from synthbench.store import Store, writing
-from synthbench.types import UserError
+from synthbench.types import DataMissing, UserError
 
 SCALES = ("demo", "full")
 
@@ -48,6 +49,7 @@ class Item:
     label: str
     request: run.Request | None = None
     steps: list[Step] = field(default_factory=list)
+    lacking: Mapping[str, Lacking] = field(default_factory=dict)
     reason: UserError | None = None
     run: str = ""
     cells: Mapping[str, Any] = field(default_factory=dict)
@@ -84,8 +86,9 @@ def items(table: Table, request: Request, folder: Path) -> list[Item]:
             first = all(not item.request or item.request.protocol != protocol for item in found)
             if first and measured and generator != "real":  # the real baseline is measured anyway
                 label = f"real under {Path(protocol).stem}" if part.change else "real"
-                found.append(Item(Row(label=label), label, real, steps(real, False)))
-            made.request, made.steps = wish, steps(wish, table.images_only)
+                found.append(_closed(Item(Row(label=label), label, real, *steps(real, False))))
+            made.request, (made.steps, made.lacking) = wish, steps(wish, table.images_only)
+            _closed(made)
         except UserError as error:
             made.request, made.reason = None, error
         found.append(made)
@@ -103,13 +106,21 @@ def texts(settings: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(f"{name}={json.dumps(value)}" for name, value in settings.items())
 
 
-def steps(wish: run.Request, images_only: bool) -> list[Step]:
-    """The stages of a row. Raises UserError when it cannot be run, DataMissing when that is for lack of data."""
+def _closed(item: Item) -> Item:
+    """A row that lacks data is not run, and its plan is known all the same."""
+    if item.lacking:
+        item.request, item.reason = None, DataMissing(f"needs {', '.join(item.lacking)}")
+    return item
+
+
+def steps(wish: run.Request, images_only: bool) -> tuple[list[Step], dict[str, Lacking]]:
+    """The stages of a row, and the data that it lacks. Raises UserError when it cannot be run."""
     order = read(wish)
-    if images_only:
-        job = order.job
-        return [job.real, *job.network_steps("encoder", order.protocol.encoder), *job.generator_steps(0)]
-    return order.steps
+    if not images_only:
+        return order.steps, order.lacking
+    job, protocol = order.job, order.protocol
+    with sources.standing_in(protocol.sources()) as lacking:
+        return [job.real, *job.network_steps("encoder", protocol.encoder), *job.generator_steps(0)], lacking
 
 
 def changed(base: str, change: dict[str, Any], folder: Path) -> str:
@@ -141,23 +152,37 @@ def _write(path: Path, data: dict[str, Any]) -> Path:
 # ---------------------------------------------------------------------------------------------------------------- costs
 
 
-def listing(runs: Path, scales: Sequence[str], seeds: int = 1) -> None:
+def listing(runs: Path, scales: Sequence[str], seeds: int = 1, as_json: bool = False) -> None:
     """`--list`: everything there is, with what it would take, on stdout."""
-    rows = []
+    store, known = Store(runs.absolute()), []
     for name, table in sorted(tables().items(), key=lambda item: place(item[1])):
         for scale in scales:
-            about = [name, table.content, table.camera_ready, table.v1, scale]
-            absent = [source for source in load_protocol(getattr(table, scale).protocol).sources() if not sources.registered(source)]
-            if absent:
-                runs_of = sum(not obstacle(row, table, scale) for row in table.rows)
-                rows.append([*about, str(runs_of), "unknown", "unknown", f"needs {', '.join(absent)}"])
-                continue
             with tempfile.TemporaryDirectory() as folder:
                 made = items(table, Request(name, runs, scale, seeds=seeds), Path(folder))
-            count, todo, took = work(made, Store(runs.absolute()))
-            closed = sum(item.reason is not None for item in made)
-            rows.append([*about, str(count), todo, took, f"{closed} of {len(table.rows)} rows cannot be run" if closed else ""])
+            lacking = {name: item for row in made for name, item in row.lacking.items()}
+            closed = sum(item.reason is not None and not item.lacking for item in made)
+            remarks = [f"needs {', '.join(lacking)}"] if lacking else []
+            remarks += [f"{closed} of {len(table.rows)} rows cannot be run"] if closed else []
+            about = {"name": name, "shows": table.content, "camera_ready": table.camera_ready, "v1": table.v1, "scale": scale}
+            known.append(about | {"runs": _runs(made), **asdict(work(made, store)), "missing": list(lacking), "remark": "; ".join(remarks)})
+    if as_json:
+        print(json.dumps(known))
+        return
+    rows = [[*map(str, list(row.values())[:6]), f"{row['todo']} of {row['stages']}", _time(row), row["remark"]] for row in known]
     console.table("reproductions", ["name", "shows", "camera-ready", "v1", "scale", "runs", "stages to do", "time", "remark"], rows)
+
+
+def _runs(made: Sequence[Item]) -> int:
+    """Rows that can be run, or could with the data that they lack."""
+    return sum(item.request is not None or bool(item.lacking) for item in made)
+
+
+def _time(row: Mapping[str, Any]) -> str:
+    if not row["todo"]:
+        return "cached"
+    if row["unknown"] == row["todo"]:
+        return "unknown"
+    return f"about {plans.roughly(row['seconds'])}" + (f" and {row['unknown']} stages of unknown length" if row["unknown"] else "")
 
 
 def place(table: Table) -> tuple[bool, int]:
@@ -166,27 +191,32 @@ def place(table: Table) -> tuple[bool, int]:
     return kind != "table", int(number)
 
 
-def work(made: Sequence[Item], store: Store) -> tuple[int, str, str]:
-    """(runs, stages to do of how many, time), stages that runs share once."""
-    stages = {step.stage.folder: step for item in made for step in item.steps}
-    todo = [step for step in stages.values() if step.stage.state != "cached"]
-    known = [plan.estimate(step, store) for step in todo]
-    unknown = sum(seconds is None for seconds in known)
-    time = console.duration(sum(filter(None, known))) + (f" and {unknown} stages of unknown length" if unknown else "")
-    time = "unknown" if unknown and unknown == len(todo) else time
-    return sum(item.request is not None for item in made), f"{len(todo)} of {len(stages)}", time
+def work(made: Sequence[Item], store: Store) -> plans.Total:
+    """What rows come to, stages that they share once."""
+    return plans.total(plans.look(plans.once(item.steps for item in made), store))
 
 
-def plan_only(request: Request) -> None:
-    """`--dry-run`: every row with what it would take, or why it is skipped."""
+def plan_only(request: Request, as_json: bool = False) -> None:
+    """`--dry-run`: every row with what it would take, or why it is skipped. Raises DataMissing at the end, when data are lacking."""
+    plans.require_seeds(request.seeds)
     name, table = find(request.name)
     request = replace(request, scale=request.scale or default_scale())
     with tempfile.TemporaryDirectory() as folder:
         made = items(table, request, Path(folder))
-    store, rows = Store(request.runs.absolute()), []
-    for item in made:
-        _, todo, time = work([item], store)
-        rows.append([item.label, *(("skipped", "", str(item.reason)) if item.reason else ("run", todo, time))])
-    console.table(f"{name}, {request.scale} scale: {table.content}", ["row", "state", "stages to do", "time, or why not"], rows)
-    count, todo, time = work(made, store)
-    console.note(f"{count} runs; {todo} stages to do, those that rows share once; time: {time}")
+    store, title = Store(request.runs.absolute()), f"{name}, {request.scale} scale"
+    lacking = {name: item for row in made for name, item in row.lacking.items()}
+    rows = [(item, "lacks data" if item.lacking else "skipped" if item.reason else "run", asdict(work([item], store))) for item in made]
+    sum_ = work(made, store)
+    if as_json:
+        lines = [{"row": item.label, "state": state, "reason": str(item.reason or ""), **total} for item, state, total in rows]
+        said = {"name": name, "scale": request.scale, "rows": lines, "runs": _runs(made), "total": asdict(sum_)}
+        print(json.dumps(said | {"missing": [asdict(item) for item in lacking.values()]}))
+    else:
+        cells = [
+            [item.label, state, *(("", str(item.reason)) if state == "skipped" else (f"{row['todo']} of {row['stages']}", _time(row)))]
+            for item, state, row in rows
+        ]
+        console.table(f"{title}: {table.content}", ["row", "state", "stages to do", "time, or why not"], cells)
+        console.note(f"{_runs(made)} runs; {sum_}, those that rows share once")
+    if lacking:
+        raise plans.refusal(lacking, title)

@@ -10,6 +10,7 @@ from typing import Any
 
 from synthbench import console, sweep
 from synthbench.pipeline import compare, run
+from synthbench.pipeline import plan as plans
 from synthbench.pipeline.steps import execute
 from synthbench.reproduce import page
 from synthbench.reproduce.definition import Table, find
@@ -23,6 +24,7 @@ def reproduce(request: Request) -> dict[str, Any]:
 
     Raises UserError when no row can be run (DataMissing when that is for lack of data).
     """
+    plans.require_seeds(request.seeds)
     name, table = find(request.name)
     request = replace(request, scale=request.scale or default_scale())
     store = Store(request.runs.absolute())
@@ -37,9 +39,10 @@ def reproduce(request: Request) -> dict[str, Any]:
         closed = [(not isinstance(item.reason, DataMissing), obstacle(item.row, table, str(request.scale)), item.reason) for item in made]
         reason = min((row for row in closed if row[2]), key=lambda row: row[:2])[2]
         assert reason
-        raise type(reason)(f"no row of {name} can be run at {request.scale} scale: {reason}")
-    count, todo, time = work(made, store)
-    console.note(f"{name}, {request.scale} scale: {count} runs, {todo} stages to do, time: {time}")
+        title = f"no row of {name} can be run at {request.scale} scale"
+        lacking = {name: item for row in made for name, item in row.lacking.items()}
+        raise plans.refusal(lacking, f"{title}: it") if lacking else type(reason)(f"{title}: {reason}")
+    console.note(f"{name}, {request.scale} scale: {len(ready)} runs; {work(ready, store)}")
     groups: list[Path] = []
     if table.images_only:
         for item in ready:

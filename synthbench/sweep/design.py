@@ -10,6 +10,7 @@ from typing import Any
 
 from synthbench import registry
 from synthbench.config import merge, parse_set
+from synthbench.pipeline import plan as plans
 from synthbench.pipeline import run
 from synthbench.pipeline.request import choose_protocol, read
 from synthbench.protocol import Protocol
@@ -43,6 +44,11 @@ class Request:
     device: str = "auto"
     tracking: bool = True
 
+    @property
+    def repeat_seeds(self) -> int:
+        """Seeds of the points that are repeated."""
+        return self.confirm_seeds or max(3, self.seeds + 2)
+
 
 @dataclass(frozen=True)
 class Design:
@@ -53,6 +59,7 @@ class Design:
     protocol: Protocol
     axes: tuple[Axis, ...]
     points: tuple[Values, ...]  # of a grid; empty where a sampler chooses them
+    corners: tuple[Values, ...]  # the points of a grid; the corners of the ranges of a search
     generator: str = ""  # short name
     volume: str = ""
     name: str = ""
@@ -94,8 +101,9 @@ class Design:
 
 def design(request: Request) -> Design:
     """Raises UserError for whatever is wrong with any point, and DataMissing for what no point can do without."""
-    if min(request.seeds, request.jobs, request.trials) < 1 or request.confirm < 0:
-        raise UserError("--seeds, --jobs and --trials must be at least 1, --confirm at least 0")
+    plans.require_seeds(request.seeds)
+    if min(request.jobs, request.trials) < 1 or request.confirm < 0:
+        raise UserError("--jobs and --trials must be at least 1, --confirm at least 0")
     if request.name and not re.fullmatch(r"[\w.+-]+", request.name, re.ASCII):
         raise UserError(f"--name {request.name!r}: use letters, digits and . _ + - only; it names a folder")
     store = Store(request.runs.absolute())
@@ -109,12 +117,11 @@ def design(request: Request) -> Design:
     if taken := [axis.path for axis in axes if tuple(axis.path.split(".")) in fixed.origin]:
         raise UserError(f"{taken[0]} is swept and also given by --set")
     axes, points = canonical(axes, request.generator, protocol, fixed)
-    made = Design(request, store, protocol, tuple(axes), () if search else tuple(points), short)
+    made = Design(request, store, protocol, tuple(axes), () if search else tuple(points), tuple(points), short)
     job = read(made.run(points[0], request.seeds)).job
     for values in points if request.prune else ():
         if not read(made.run(values, request.seeds)).job.generator.traits.new_identities:
             raise UserError(f"--prune: {request.generator} shows the people of the real set, whose pairs validate a recognizer in training")
-    job.steps(0)  # what is missing shows now
     parts = {
         "generator": job.identity,
         "axes": {axis.path: list(axis.values) or [axis.low, axis.high, axis.step] for axis in axes},

@@ -21,10 +21,9 @@ from optuna.trial import Trial
 
 from synthbench import console
 from synthbench.pipeline import run
-from synthbench.pipeline.request import read
 from synthbench.results.comparison import AVG
 from synthbench.results.record import Result
-from synthbench.sweep import curve, trials
+from synthbench.sweep import curve, forecast, trials
 from synthbench.sweep.design import Design, Request, design, label
 from synthbench.types import UserError
 
@@ -40,8 +39,8 @@ def sweep(request: Request) -> Sweep:
     """
     began = time.time()
     made = design(request)
+    forecast.announce(made)
     made.begin()
-    console.note(f"sweep {made.name}: {made.size} points, {request.seeds} seed(s) each")
     study = trials.open_study(made)  # before the processes, which would all make its tables at once
     if request.jobs > 1:
         _in_processes(request, began)
@@ -58,27 +57,6 @@ def sweep(request: Request) -> Sweep:
 
         mirror.mirror_group(made.store, made.folder / "sweep.json")
     return found
-
-
-def plan(request: Request) -> None:
-    """`--dry-run`: the stages of all points, once each."""
-    from synthbench.pipeline import plan as plans
-
-    made = design(request)
-    if not made.points:
-        raise UserError(f"--dry-run: the sampler {request.sampler} chooses its points as it goes; only a grid has a plan")
-    steps: dict[Any, Any] = {}
-    for values in made.points:
-        steps |= {step.stage.folder: step for step in read(made.run(values, request.seeds)).steps}
-    rows = []
-    for name in dict.fromkeys(step.stage.name for step in steps.values()):
-        same = [step for step in steps.values() if step.stage.name == name]
-        todo = [step for step in same if step.stage.state != "cached"]
-        known = [plans.estimate(step, made.store) for step in todo]
-        took = "unknown" if None in known else console.duration(sum(filter(None, known))) if todo else ""
-        rows.append((name, str(len(same)), str(len(same) - len(todo)), str(len(todo)), took, console.size(sum(step.disk for step in todo))))
-    title = f"sweep {made.name}: {made.size} points, {request.seeds} seed(s) each"
-    console.table(title, ("stage", "times", "cached", "to do", "time", "disk"), rows)
 
 
 # --------------------------------------------------------------------------------------------------------------- work
@@ -150,13 +128,12 @@ def _run(request: run.Request, watch: Watch | None = None) -> Result:
 def _confirm(made: Design, study: trials.Study) -> list[tuple[dict[str, Any], Result]]:
     """The best points again, with more seeds, and with a larger volume where that was asked for."""
     wish = made.request
-    seeds = wish.confirm_seeds or max(3, wish.seeds + 2)
     done = sorted(trials.whole(made, study).values(), key=lambda trial: -(trial.value or 0.0))
     rows = []
     for trial in done[: wish.confirm]:
         values = trial.user_attrs["values"]
-        console.note(f"confirming {label(values)} with {seeds} seeds")
-        rows.append((values, _run(made.run(values, seeds, wish.confirm_volume))))
+        console.note(f"confirming {label(values)} with {wish.repeat_seeds} seeds")
+        rows.append((values, _run(made.run(values, wish.repeat_seeds, wish.confirm_volume))))
     return rows
 
 
