@@ -229,7 +229,8 @@ def standing_in(declared: Collection[str] = ()) -> Iterator[dict[str, Lacking]]:
     try:
         yield found
     finally:
-        _lacking.reset(tokens[0]), _declared.reset(tokens[1])
+        _lacking.reset(tokens[0])
+        _declared.reset(tokens[1])
 
 
 def stands_in(path: Path | str) -> bool:

@@ -29,8 +29,8 @@ def plan(request: Request, as_json: bool = False) -> None:
         lines = [(label(values), *_cells(own)) for values, own in points]
         console.table(f"sweep {made.name}: {about}: {sum_}", ("point", "stages to do", "time"), lines)
         names = dict.fromkeys(item.step.stage.name for item in planned)
-        lines = [_stage(name, [item for item in planned if item.step.stage.name == name]) for name in names]
-        console.table("stages, those that points share once", ("stage", "times", "cached", "time", "by", "disk"), lines)
+        stages = [_stage(name, [item for item in planned if item.step.stage.name == name]) for name in names]
+        console.table("stages, those that points share once", ("stage", "times", "cached", "time", "by", "disk"), stages)
         if not made.points:
             console.note(f"the sampler {request.sampler} chooses its points as it goes; corners of the ranges stand for them here")
     if lacking:
