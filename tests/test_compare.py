@@ -168,7 +168,7 @@ def test_plan_first(tmp_path, monkeypatch, capsys):
     compare.announce(rows, Store(tmp_path))
     told = capsys.readouterr().err
     # 5 shared ones (real set twice: as it is and as a set of faces); of each seed 2 of the real run and 3 of the other
-    assert "to run: real, procedural; 15 of 15 stages are missing, of unknown length" in told
+    assert "to run: real, procedural: 15 of 15 stages to do, about " in told and "by reference rates" in told
     compare.plan(wish)
     assert capsys.readouterr().out.count("judge-faces") == 1
     assert not (tmp_path / "stages").exists()

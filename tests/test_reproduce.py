@@ -209,7 +209,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[run.Request]:
         return make_run(wish.runs, wish.generator, seeds=wish.seeds, protocol=name, recipe=recipe, tag=f"t{len(asked)}")
 
     monkeypatch.setattr(run, "run", answer)
-    monkeypatch.setattr(rows, "steps", lambda wish, images_only: [])
+    monkeypatch.setattr(rows, "steps", lambda wish, images_only: ([], {}))
     monkeypatch.setattr(compare, "announce", lambda wanted, store: None)
     return asked
 
