@@ -117,7 +117,8 @@ def _run(store: Store, name: str) -> Result:
     folders = [path.parent.name for path in (store.root / "results").glob("*/run.json")]
     if name != "latest" and not any(folder.startswith(name) for folder in folders):
         known = [*registry.names("generator"), *(path.parent.name for path in (store.root / "sweeps").glob("*/sweep.json")), *folders]
-        raise UserError(f"{name!r} is no generator, and no run or sweep in {store.root}" + did_you_mean(name, known, show_all=True))
+        quoted = '; settings stand with their generator in one pair of quotes: "cemiface sample.m=0"' if "=" in name else ""
+        raise UserError(f"{name!r} is no generator, and no run or sweep in {store.root}" + (quoted or registry.hint(name, known)))
     path = record.find_run(store, name) / "run.json"
     result = record.read_run(path)
     if result is None:
@@ -190,7 +191,7 @@ def announce(rows: Sequence[Row], store: Store) -> None:
 
 
 def _stages(row: run.Request, store: Store) -> list[Any]:
-    return run.stages(run.make_job(row, store, run.choose_protocol(row.protocol)[0]), row.seeds)
+    return run.stages(run.make_job(row, store, run.choose_protocol(row)[0]), row.seeds)
 
 
 def refusal(found: Sequence[Sequence[Result]]) -> str:

@@ -14,7 +14,8 @@ from synthbench import __version__, console, registry
 from synthbench.config import config_path, parse_set
 from synthbench.data import sources
 from synthbench.data.readers import full_stamp
-from synthbench.protocol import Protocol, TrainedNetwork, load_protocol
+from synthbench.pipeline import default_protocol
+from synthbench.protocol import Protocol, TrainedNetwork
 from synthbench.results import record
 from synthbench.results.record import Result
 from synthbench.store import Store, content_key
@@ -41,15 +42,9 @@ class Request:
     tracking: bool = True
 
 
-def choose_protocol(wish: str | None) -> tuple[Protocol, str]:
-    """The protocol and why: the one asked for, else `paper` when its data are registered, else `demo`."""
-    if wish:
-        return load_protocol(wish), "as asked"
-    paper = load_protocol("paper")
-    missing = [name for name in paper.sources() if not sources.registered(name)]
-    if not missing:
-        return paper, "its data are registered"
-    return load_protocol("demo"), f"protocol paper lacks {len(missing)} of its {len(paper.sources())} files (synthbench data status)"
+def choose_protocol(request: Request) -> tuple[Protocol, str]:
+    """The protocol of a request, and why. Raises UserError where none was asked for and the default is hardly meant."""
+    return default_protocol.choose(request.protocol, request.generator, request.settings, request.volume)
 
 
 def run(request: Request, watch: Callable[[int, int, float], None] | None = None) -> Result | None:
@@ -61,20 +56,24 @@ def run(request: Request, watch: Callable[[int, int, float], None] | None = None
     if not 1 <= request.seeds <= 100:
         raise UserError(f"--seeds {request.seeds}: must be between 1 and 100")
     store = Store(request.runs.absolute())
-    protocol, why = choose_protocol(request.protocol)
-    console.note(f"protocol {protocol.name} {protocol.version}: {protocol.title} ({why})")
+    protocol, why = choose_protocol(request)
     key = _request_key(request, protocol)
     if not request.force and not request.until and (result := record.remembered(store, key)):
+        _say_protocol(protocol, why)
         return result
+    from synthbench.device import pick_device
+    from synthbench.pipeline.steps import execute
+
     job = replace(make_job(request, store, protocol), watch=watch)
     plans = {seed: job.steps(seed) for seed in range(request.seeds)}
     steps = [step for plan in plans.values() for step in plan]
+    _check_names(steps, request)
+    _say_protocol(protocol, why)  # after all that can be wrong with a request: an error stands alone
+    _say_once(f"device {pick_device(request.device)[1]}")
     _forget(steps, store, request.force)
     _announce(steps, store)
     (store.root / "results").mkdir(parents=True, exist_ok=True)
     stages: dict[str, dict[str, Any]] = {}
-    from synthbench.pipeline.steps import execute
-
     for plan in plans.values():
         for row in execute(plan, store, request.until):
             stages.setdefault(row["key"], row)
@@ -98,8 +97,7 @@ def make_job(request: Request, store: Store, protocol: Protocol) -> Job:
     from synthbench.pipeline.job import Job
 
     set_threads()
-    device, why = pick_device(request.device)
-    _say_once(f"device {why}")
+    device, _ = pick_device(request.device)
     job = Job(store, protocol, request.generator, Volume.parse("all"), device, parse_set(request.settings))
     finite = job.generator.traits.finite
     volume = Volume.parse(request.volume or ("all" if finite else protocol.volume))
@@ -110,6 +108,10 @@ def make_job(request: Request, store: Store, protocol: Protocol) -> Job:
     return Job(store, protocol, request.generator, volume, device, parse_set(request.settings))
 
 
+def _say_protocol(protocol: Protocol, why: str) -> None:
+    console.note(f"protocol {protocol.name} {protocol.version}: {protocol.title} ({why})")
+
+
 @functools.cache
 def _say_once(text: str) -> None:
     """For what every request of one command would repeat."""
@@ -118,7 +120,7 @@ def _say_once(text: str) -> None:
 
 def remembered(request: Request) -> Result | None:
     """The result of an earlier identical request, if it is still whole. Imports no torch."""
-    return record.remembered(Store(request.runs.absolute()), _request_key(request, choose_protocol(request.protocol)[0]))
+    return record.remembered(Store(request.runs.absolute()), _request_key(request, choose_protocol(request)[0]))
 
 
 def stages(job: Job, seeds: int) -> list[Step]:
@@ -131,10 +133,10 @@ def plan(request: Request, as_json: bool = False) -> None:
     from synthbench.pipeline import plan as plans
 
     store = Store(request.runs.absolute())
-    protocol, why = choose_protocol(request.protocol)
-    console.note(f"protocol {protocol.name} {protocol.version}: {protocol.title} ({why})")
+    protocol, why = choose_protocol(request)
     job = make_job(request, store, protocol)
     steps = stages(job, request.seeds)
+    _say_protocol(protocol, why)
     if as_json:
         print(json.dumps({"run": None, "stages": plans.rows(steps, store)}))
     else:
@@ -183,11 +185,15 @@ def _self_contained(job: Job) -> bool:
     return True
 
 
-def _forget(steps: list[Step], store: Store, names: Sequence[str]) -> None:
-    known = {step.stage.name for step in steps}
-    for name in names:
+def _check_names(steps: list[Step], request: Request) -> None:
+    known = list(dict.fromkeys(step.stage.name for step in steps))
+    named = [("--force", name) for name in request.force] + [("--until", request.until or known[0])]
+    for option, name in named:
         if name not in known:
-            raise UserError(f"--force {name}: this run has no such stage; it has {', '.join(sorted(known))}")
+            raise UserError(f"{option} {name}: this run has no such stage; it has {', '.join(known)}")
+
+
+def _forget(steps: list[Step], store: Store, names: Sequence[str]) -> None:
     for step in steps:
         if step.stage.name in names:
             store.forget(step.stage)

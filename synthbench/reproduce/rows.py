@@ -14,10 +14,9 @@ import yaml
 
 from synthbench import console, registry
 from synthbench.config import Layer, config_path, merge, read_layer
-from synthbench.data import sources
-from synthbench.pipeline import plan, run
+from synthbench.pipeline import default_protocol, plan, run
 from synthbench.pipeline.steps import Step
-from synthbench.protocol import load_protocol
+from synthbench.protocol import load_protocol, missing
 from synthbench.reproduce.definition import Part, Row, Table, find, tables
 from synthbench.store import Store, writing
 from synthbench.types import UserError
@@ -52,9 +51,16 @@ class Item:
     cells: Mapping[str, Any] = field(default_factory=dict)
 
 
-def default_scale() -> str:
-    """As `run` chooses its protocol: full when the data of protocol `paper` are registered."""
-    return "full" if run.choose_protocol(None)[0].name == "paper" else "demo"
+def default_scale(request: Request) -> str:
+    """As `run` chooses its protocol: full when the data of protocol `paper` are registered. Raises UserError where neither can be meant."""
+    lacks = missing(load_protocol("paper"))
+    if lacks and not request.protocol and (why := default_protocol.large(request.volume, load_protocol("demo"))):
+        raise UserError(
+            f"{why}, so say at which scale; demo, which is taken else, is hardly meant:\n"
+            "  --scale demo: rendered faces, encoder, judge and benchmarks; at this volume hours or days\n"
+            f"  --scale full: as published; lacks {', '.join(lacks)} (synthbench data status --protocol paper)"
+        )
+    return "demo" if lacks else "full"
 
 
 def items(table: Table, request: Request, folder: Path) -> list[Item]:
@@ -104,7 +110,7 @@ def texts(settings: Mapping[str, Any]) -> tuple[str, ...]:
 
 def steps(wish: run.Request, images_only: bool) -> list[Step]:
     """The stages of a row. Raises UserError when it cannot be run, DataMissing when that is for lack of data."""
-    protocol, _ = run.choose_protocol(wish.protocol)
+    protocol, _ = run.choose_protocol(wish)
     job = run.make_job(wish, Store(wish.runs.absolute()), protocol)
     if images_only:
         return [job.real, *job.network_steps("encoder", protocol.encoder), *job.generator_steps(0)]
@@ -146,7 +152,7 @@ def listing(runs: Path, scales: Sequence[str], seeds: int = 1) -> None:
     for name, table in sorted(tables().items(), key=lambda item: place(item[1])):
         for scale in scales:
             about = [name, table.content, table.camera_ready, table.v1, scale]
-            absent = [source for source in load_protocol(getattr(table, scale).protocol).sources() if not sources.registered(source)]
+            absent = missing(load_protocol(getattr(table, scale).protocol))
             if absent:
                 runs_of = sum(not obstacle(row, table, scale) for row in table.rows)
                 rows.append([*about, str(runs_of), "unknown", "unknown", f"needs {', '.join(absent)}"])
@@ -179,7 +185,7 @@ def work(made: Sequence[Item], store: Store) -> tuple[int, str, str]:
 def plan_only(request: Request) -> None:
     """`--dry-run`: every row with what it would take, or why it is skipped."""
     name, table = find(request.name)
-    request = replace(request, scale=request.scale or default_scale())
+    request = replace(request, scale=request.scale or default_scale(request))
     with tempfile.TemporaryDirectory() as folder:
         made = items(table, request, Path(folder))
     store, rows = Store(request.runs.absolute()), []

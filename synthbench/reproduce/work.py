@@ -24,7 +24,7 @@ def reproduce(request: Request) -> dict[str, Any]:
     Raises UserError when no row can be run (DataMissing when that is for lack of data).
     """
     name, table = find(request.name)
-    request = replace(request, scale=request.scale or default_scale())
+    request = replace(request, scale=request.scale or default_scale(request))
     store = Store(request.runs.absolute())
     folder = store.root / "reproductions" / f"{name.replace('/', '-')}-{request.scale}"
     made = items(table, request, folder)
