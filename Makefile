@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-run: THEN = then the demo runs, about a quarter of an hour on two cores; stop it at any time, the same command continues
-test: THEN = then the tests run
-check: THEN = then lint and types are checked
+run: THEN = the demo runs: about a quarter of an hour on two cores. Stop it at any time, the same command continues
+test: THEN = the tests run
+check: THEN = lint and types are checked
 
 run: $(VENV)/ready      ## set up, then the main job on the embedded world
 	$(BIN)/synthbench run cemiface
@@ -20,7 +20,8 @@ check: $(VENV)/ready    ## lint and types
 
 # --without-pip: Debian's python3 lacks ensurepip; the pip that is already there installs one into the environment, for extras later on.
 $(VENV)/ready: pyproject.toml
-	@echo "setting up $(VENV), once: pip installs PyTorch and the rest, minutes, as long as the download of some gigabytes takes; $(THEN)"
+	@echo "First, once: pip downloads and unpacks PyTorch and the rest, some gigabytes, into $(VENV). That takes minutes."
+	@echo "Then: $(or $(THEN),nothing more)"
 	@$(PYTHON) -m venv --without-pip $(VENV)
 	@$(PYTHON) -m pip --python $(BIN)/python install --quiet pip
 	$(BIN)/python -m pip install --editable '.[test,onnx,lmdb,arc2face,dashboard]'

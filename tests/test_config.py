@@ -202,8 +202,9 @@ class Several(Settings):
     ("text", "lines"),
     [
         ("faces: {world: a, people: 1}", ["file.yaml:1: faces.people = 1: input should be greater than or equal to 2"]),
-        ("faces: {world: a, peopel: 3}", ["file.yaml:1: faces.people is missing", "file.yaml:1: unknown setting 'faces.peopel'"]),
-        ("faces: {sorce: a}", ["file.yaml:1: faces.source is missing", "file.yaml:1: unknown setting 'faces.sorce'"]),
+        ("faces: {world: a, peopel: 3}", ["file.yaml:1: faces.people is missing",
+                                          "file.yaml:1: unknown setting 'faces.peopel'; did you mean 'faces.people'?"]),
+        ("faces: {sorce: a}", ["file.yaml:1: faces.source is missing", "file.yaml:1: unknown setting 'faces.sorce'; did you mean 'faces.source'?"]),
         ("faces: {source: a}\nm: {m: 3}", ["file.yaml:2: m.m = 3: input should be less than or equal to 1"]),
         ("faces: {source: a}\nm: [0, x]", ["file.yaml:2: m.1 = 'x': input should be a valid number, unable to parse string as a number"]),
         ("faces: 3", ["file.yaml:1: faces = 3: input should be a valid dictionary or instance of Drawn",

@@ -34,7 +34,7 @@ def choose(wish: str | None, generator: str, settings: Sequence[str] = (), volum
 def large(volume: str | None, demo: Protocol) -> str:
     """Why `volume` is not for the demo; empty when it may be."""
     wanted, usual = Volume.parse(volume or demo.volume).images, Volume.parse(demo.volume).images
-    return f"--volume {volume} is {wanted:,} images, {wanted / usual:.0f} times the demo's" if wanted > LARGE * usual else ""
+    return f"volume {volume} is {wanted:,} images, {wanted / usual:.0f} times the demo's" if wanted > LARGE * usual else ""
 
 
 def brought(generator: str, settings: Sequence[str], demo: Protocol) -> str:
