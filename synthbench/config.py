@@ -298,13 +298,13 @@ def in_full(kind: type[BaseModel], layer: Layer) -> Layer:
     for key in layer.data:
         found = [] if key in kind.model_fields else named(key, leaves(kind, sections=True))
         if len(found) > 1:
-            raise UserError(f"{layer.origin[(key,)]}: {key!r} may be {' or '.join(found)}; name it in full")
+            raise UserError(f"{layer.origin.get((key,), '--set')}: {key!r} may be {' or '.join(found)}; name it in full")
         path = tuple(found[0].split(".")) if found else (key,)
         data: Any = layer.data[key]
         for name in reversed(path):
             data = {name: data}
         origin = {(*path, *keys[1:]): place for keys, place in layer.origin.items() if keys[0] == key}
-        whole.append(Layer(data, {path[: i + 1]: layer.origin[(key,)] for i in range(len(path))} | origin))
+        whole.append(Layer(data, {path[:i]: origin[path] for i in range(1, len(path)) if path in origin} | origin))
     return merge(whole)
 
 

@@ -29,15 +29,15 @@ def reproduce(request: Request) -> dict[str, Any]:
     folder = store.root / "reproductions" / f"{name.replace('/', '-')}-{request.scale}"
     made = items(table, request, folder)
     ready = [item for item in made if item.request]
-    for item in made:
-        if item.reason:
-            console.note(f"skipped, {item.label}: {item.reason}")
     if all(item.row not in table.rows for item in ready):  # nothing, or real baselines alone
         # the first is one that the user can mend, by registering data if need be
         closed = [(not isinstance(item.reason, DataMissing), obstacle(item.row, table, str(request.scale)), item.reason) for item in made]
         reason = min((row for row in closed if row[2]), key=lambda row: row[:2])[2]
         assert reason
         raise type(reason)(f"no row of {name} can be run at {request.scale} scale: {reason}")
+    for item in made:
+        if item.reason:
+            console.note(f"skipped, {item.label}: {item.reason}")
     count, todo, time = work(made, store)
     console.note(f"{name}, {request.scale} scale: {count} runs, {todo} stages to do, time: {time}")
     groups: list[Path] = []
