@@ -162,8 +162,8 @@ def test_data_by_command(synthbench, here: Path) -> None:
     }
     lines = synthbench("data", "status", "--protocol", "photos").out.splitlines()
     assert [line for line in lines if line.startswith("synthbench")] == [
-        "synthbench data add mobilefacenet PATH --kind weights --colour rgb|bgr",
-        "synthbench data add edgeface-xxs PATH --kind weights --colour rgb|bgr",
+        "synthbench data add mobilefacenet PATH --kind weights --colour COLOUR",
+        "synthbench data add edgeface-xxs PATH --kind weights --colour COLOUR",
         "synthbench data add lfw PATH",
         "synthbench data add lfw-unpaired PATH --kind faces",
     ]

@@ -88,10 +88,14 @@ def test_paper_is_the_default_when_its_data_are_there(photos: Path, monkeypatch:
     assert default_protocol.choose(None, "folder", ("sample.path=photos",), "0.5M")[0].name == "paper"
 
 
-def test_compare_sweep_and_reproduce_ask_too(photos: Path) -> None:
+def test_compare_sweep_and_reproduce_ask_too(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for request in (compare.Request(("real", "folder sample.path=photos"), Path("r")), compare.Request(("cemiface",), Path("r"), "0.5M")):
         with pytest.raises(UserError, match="--protocol demo"):
             compare.compare(request)
+    for name in ("folder sample.path=photos", "cemiface enroll.source=photos"):  # beside a run that was made under demo
+        monkeypatch.setattr(compare, "_run", lambda store, name: {"protocol": "demo", "seeds": [0]})
+        with pytest.raises(UserError, match="--protocol demo"):
+            compare.wanted(compare.Request(("latest", name), Path("r")), Store(Path("r").absolute()))
     for words, options in (
         (("enroll.source",), {"values": ("world,photos",)}),
         (("sample.path",), {"generator": "folder", "values": ("photos",)}),

@@ -222,7 +222,7 @@ def test_a_source_is_told_about_and_forgotten(faces: Path, home: Path) -> None:
         ("lfw", "pairs", "synthbench data add lfw PATH"),
         ("arc2face", "weights", "synthbench data add arc2face DIR"),
         ("mine", "faces", "synthbench data add mine PATH --kind faces"),
-        ("net", "weights", "synthbench data add net PATH --kind weights --colour rgb|bgr"),
+        ("net", "weights", "synthbench data add net PATH --kind weights --colour COLOUR"),
     ],
 )
 def test_the_command_that_adds_a_source(name: str, kind: str, command: str) -> None:

@@ -65,7 +65,7 @@ def _needs(name: str, as_json: bool) -> None:
         console.note(f"all there: synthbench run GENERATOR --protocol {name}")
     else:
         forms = {"faces": "faces: image folder, zip, .rec, .parquet, LMDB", "pairs": "pairs: .bin, or images with --pairs LIST"}
-        forms["weights"] = "weights: the checkpoint"
+        forms["weights"] = "weights: the checkpoint; COLOUR is rgb or bgr, as it was trained"
         kinds = "; ".join(forms[kind] for kind in dict.fromkeys(row["kind"] for row in lacking))
         console.note(f"PATH is where it lies on this machine ({kinds}). Nothing is downloaded")
 

@@ -227,7 +227,7 @@ def add_command(name: str, kind: str | None = None) -> str:
     known = CATALOGUE.get(name)
     if known:
         return f"synthbench data add {name} {'DIR' if known.files else 'PATH'}"
-    return f"synthbench data add {name} PATH --kind {kind or '|'.join(KINDS)}" + (" --colour rgb|bgr" if kind == "weights" else "")
+    return f"synthbench data add {name} PATH --kind {kind or '|'.join(KINDS)}" + (" --colour COLOUR" if kind == "weights" else "")
 
 
 def remove(name: str) -> Entry:

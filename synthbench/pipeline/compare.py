@@ -11,7 +11,7 @@ from typing import Any
 
 from synthbench import console, registry
 from synthbench.config import config_names, did_you_mean
-from synthbench.pipeline import run
+from synthbench.pipeline import default_protocol, run
 from synthbench.protocol import load_protocol
 from synthbench.results import comparable, record
 from synthbench.results.record import Result
@@ -86,6 +86,9 @@ def wanted(request: Request, store: Store) -> list[Row]:
             found.append(_run(store, name))
     there = [item for item in found if isinstance(item, dict)]
     protocol, seeds = request.protocol or _protocol(there), request.seeds or max((len(item["seeds"]) for item in there), default=1)
+    for item in found:
+        if not isinstance(item, dict) and protocol == "demo" and not request.protocol:  # that of the runs beside it
+            default_protocol.demo_for(*item, request.volume)
     return [
         item
         if isinstance(item, dict)

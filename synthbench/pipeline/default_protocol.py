@@ -22,13 +22,20 @@ def choose(wish: str | None, generator: str, settings: Sequence[str] = (), volum
     """
     if wish:
         return load_protocol(wish), "as asked"
-    paper, demo = load_protocol("paper"), load_protocol("demo")
+    paper = load_protocol("paper")
     lacks = missing(paper)
     if not lacks:
         return paper, "its data are registered"
+    state = f"protocol paper lacks {len(lacks)} of its {len(paper.sources())} files (synthbench data status --protocol paper)"
+    return demo_for(generator, settings, volume), state
+
+
+def demo_for(generator: str, settings: Sequence[str], volume: str | None) -> Protocol:
+    """Protocol `demo`, unless the request means photographs or full scale: then a UserError asks for a protocol."""
+    demo = load_protocol("demo")
     if why := large(volume, demo) or brought(generator, settings, demo):
         raise UserError(f"{why}, so say under which protocol; demo, which is taken else, is hardly meant:\n" + "\n".join(choices()))
-    return demo, f"protocol paper lacks {len(lacks)} of its {len(paper.sources())} files (synthbench data status --protocol paper)"
+    return demo
 
 
 def large(volume: str | None, demo: Protocol) -> str:
