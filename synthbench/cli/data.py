@@ -87,7 +87,6 @@ def data_add(name: str, path: Path, **options: Any) -> None:
     """
     from synthbench.data import sources
 
-    console.note(f"reading all of {path}, to see what it holds and for its digest")
     entry = sources.add(name, path, **{key: value for key, value in options.items() if value is not None})
     title = "" if entry.title == name else f"{entry.title}, "
     console.note(f"registered {name}: {title}{sources.holds(entry)}, sha256 {entry.digest[:16]}…")

@@ -113,6 +113,7 @@ def add(name: str, path: Path | str, kind: str | None = None, colour: str | None
     options: dict[str, Any] = {"pairs": str(Path(pairs).expanduser().absolute())} if pairs else {}
     if kind == "weights":
         options["colour"] = _colour(name, known, colour)
+    console.note(f"reading all of {path}, to see what it holds and for its digest")
     looked = {"faces": _look_faces, "pairs": _look_pairs, "weights": _look_weights}[kind](path, options, known)
     paths = [path, Path(options["pairs"])] if pairs else [path]
     entry = Entry(

@@ -62,12 +62,13 @@ def run(request: Request, watch: Callable[[int, int, float], None] | None = None
         _say_protocol(protocol, why)
         return result
     from synthbench.device import pick_device
-    from synthbench.pipeline.steps import execute
+    from synthbench.pipeline.steps import execute, require_space
 
     job = replace(make_job(request, store, protocol), watch=watch)
     plans = {seed: job.steps(seed) for seed in range(request.seeds)}
     steps = [step for plan in plans.values() for step in plan]
     _check_names(steps, request)
+    require_space(list({step.stage.folder: step for step in steps}.values()), store)
     _say_protocol(protocol, why)  # after all that can be wrong with a request: an error stands alone
     _say_once(f"device {pick_device(request.device)[1]}")
     _forget(steps, store, request.force)

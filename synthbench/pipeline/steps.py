@@ -157,7 +157,7 @@ def execute(steps: list[Step], store: Store, until: str | None = None) -> list[d
     if until and until not in {step.stage.name for step in steps}:
         raise UserError(f"--until {until}: this run has no such stage; it has {', '.join(dict.fromkeys(s.stage.name for s in steps))}")
     states = [step.stage.state for step in steps]
-    store.require_space(sum(step.disk for step, state in zip(steps, states) if state != "cached"))
+    require_space(steps, store)
     last = max((i for i, step in enumerate(steps) if step.stage.name == until), default=len(steps) - 1)  # the baseline has such a stage too
     done = []
     for step, state in zip(steps[: last + 1], states):
@@ -166,6 +166,11 @@ def execute(steps: list[Step], store: Store, until: str | None = None) -> list[d
             seconds = _build(step, state)
         done.append({"name": step.stage.name, "key": step.stage.key, "state": state, "seconds": seconds})
     return done
+
+
+def require_space(steps: list[Step], store: Store) -> None:
+    """Raises UserError when the disk cannot hold what is not cached."""
+    store.require_space(sum(step.disk for step in steps if step.stage.state != "cached"))
 
 
 def _build(step: Step, state: str) -> float:
