@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
+run: THEN = the demo runs: about a quarter of an hour on two cores. Stop it at any time, the same command continues
+test: THEN = the tests run
+check: THEN = lint and types are checked
+
 run: $(VENV)/ready      ## set up, then the main job on the embedded world
 	$(BIN)/synthbench run cemiface
 
@@ -14,10 +18,13 @@ check: $(VENV)/ready    ## lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# --without-pip: Debian's python3 lacks ensurepip; the pip that is already there installs into the environment.
+# --without-pip: Debian's python3 lacks ensurepip; the pip that is already there installs one into the environment, for extras later on.
 $(VENV)/ready: pyproject.toml
-	$(PYTHON) -m venv --without-pip $(VENV)
-	$(PYTHON) -m pip --python $(BIN)/python install --quiet --editable '.[test,onnx,lmdb,arc2face]'
-	touch $@
+	@echo "First, once: pip downloads and unpacks PyTorch and the rest, some gigabytes, into $(VENV). That takes minutes."
+	@echo "Then: $(or $(THEN),nothing more)"
+	@$(PYTHON) -m venv --without-pip $(VENV)
+	@$(PYTHON) -m pip --python $(BIN)/python install --quiet pip
+	$(BIN)/python -m pip install --editable '.[test,onnx,lmdb,arc2face,dashboard]'
+	@touch $@
 
 .PHONY: run test check

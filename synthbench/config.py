@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -221,8 +221,8 @@ def _explain(kind: type[Settings], layer: Layer, keys: Keys, item: Any) -> str:
     place = f"{layer.origin[known]}: " if known in layer.origin else ""
     name = ".".join(keys) or "settings"
     if item["type"] == "extra_forbidden":
-        names = _field_names(kind, keys[:-1])
-        return f"{place}unknown setting {name!r}" + did_you_mean(keys[-1], names, show_all=True)
+        typed = place.removeprefix("--set ").partition("=")[0] if place.startswith("--set ") else name
+        return f"{place}unknown setting {name!r}" + _meant(kind, keys, typed)
     if item["type"] == "missing":
         return f"{place}{name} is missing"
     message = item["msg"].removeprefix("Value error, ")
@@ -230,15 +230,82 @@ def _explain(kind: type[Settings], layer: Layer, keys: Keys, item: Any) -> str:
     return f"{place}{shown}: {message[:1].lower() + message[1:]}"
 
 
-def _field_names(kind: type[BaseModel], keys: Keys) -> list[str]:
-    for key in keys:
-        inner = kind.model_fields.get(key)
-        if inner is None:
-            return []
-        if not (isinstance(inner.annotation, type) and issubclass(inner.annotation, BaseModel)):
-            return []
-        kind = inner.annotation
-    return list(kind.model_fields)
+def _meant(kind: type[BaseModel], keys: Keys, typed: str) -> str:
+    """The nearest setting beside the unknown one `keys`, else the nearest anywhere, by its whole name; else what there is.
+
+    typed: the whole name that was given, of which `keys` may be the beginning.
+    """
+    if typed.startswith(".".join(keys) + ".") and (whole := difflib.get_close_matches(typed, _all_names(kind), n=1, cutoff=0.75)):
+        return f"; did you mean {whole[0]!r}?"
+    level: list[type[BaseModel]] = [kind]
+    for key in keys[:-1]:
+        level = [part for one in level for part in ([one] if key.isdigit() else _parts(one, key))]
+    here = [".".join((*keys[:-1], name)) for one in level for name in one.model_fields]
+    for known in (here, _all_names(kind)):
+        near = difflib.get_close_matches(keys[-1], {path.rpartition(".")[2] for path in known}, n=1, cutoff=0.6)
+        if found := [path for path in dict.fromkeys(known) if near and path.rpartition(".")[2] == near[0]]:
+            return f"; did you mean {' or '.join(map(repr, found[:4]))}?"
+    return f"; there is {', '.join(sorted(here))}" if here else ""
+
+
+def _parts(kind: type[BaseModel], name: str) -> list[type[BaseModel]]:
+    """The kinds of settings that the field `name` may hold: of `Interval | float` and of lists of them too."""
+
+    def inside(annotation: Any) -> Iterator[type[BaseModel]]:
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield annotation
+        for item in get_args(annotation):
+            yield from inside(item)
+
+    return list(inside(kind.model_fields[name].annotation)) if name in kind.model_fields else []
+
+
+def _all_names(kind: type[BaseModel], prefix: str = "") -> list[str]:
+    """Dotted names of all settings, sections included; of settings of several kinds, those of every kind."""
+    found = []
+    for name in kind.model_fields:
+        inner = [item for part in _parts(kind, name) for item in _all_names(part, f"{prefix}{name}.")]
+        found += [prefix + name, *inner]
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------- short names
+
+ALIASES = {"lambda": "similarity_weight"}  # names that papers use
+
+
+def leaves(kind: type[BaseModel], prefix: str = "", sections: bool = False) -> Iterator[str]:
+    """Dotted names of all settings of a Config, parts of parts included; with `sections`, the names of the parts themselves too."""
+    for name, info in kind.model_fields.items():
+        inner = info.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            if sections:
+                yield prefix + name
+            yield from leaves(inner, f"{prefix}{name}.", sections)
+        else:
+            yield prefix + name
+
+
+def named(word: str, paths: Iterable[str]) -> list[str]:
+    """Those of the dotted `paths` that `word` may mean: itself, else those that end with it. `m` is sample.m, `lambda` a paper's word."""
+    wanted, paths = ALIASES.get(word, word), list(paths)
+    return [path for path in paths if path == wanted] or [path for path in paths if path.endswith("." + wanted)]
+
+
+def in_full(kind: type[BaseModel], layer: Layer) -> Layer:
+    """`layer`, of `--set`, with short names written out: `m` as sample.m. Raises UserError for one that means several settings."""
+    whole = []
+    for key in layer.data:
+        found = [] if key in kind.model_fields else named(key, leaves(kind, sections=True))
+        if len(found) > 1:
+            raise UserError(f"{layer.origin.get((key,), '--set')}: {key!r} may be {' or '.join(found)}; name it in full")
+        path = tuple(found[0].split(".")) if found else (key,)
+        data: Any = layer.data[key]
+        for name in reversed(path):
+            data = {name: data}
+        origin = {(*path, *keys[1:]): place for keys, place in layer.origin.items() if keys[0] == key}
+        whole.append(Layer(data, {path[:i]: origin[path] for i in range(1, len(path)) if path in origin} | origin))
+    return merge(whole)
 
 
 def did_you_mean(word: str, known: Iterable[str], show_all: bool = False) -> str:
@@ -248,6 +315,12 @@ def did_you_mean(word: str, known: Iterable[str], show_all: bool = False) -> str
     if near:
         return f"; did you mean {near[0]!r}?"
     return f"; there is {', '.join(known)}" if known and (show_all or len(known) <= 12) else ""
+
+
+def file_beside(name: str, *suffixes: str) -> str:
+    """`; did you mean the file 'mine.py'?` where a name without its suffix was given and the file is there; else empty."""
+    found = [name + suffix for suffix in suffixes if Path(name + suffix).is_file()]
+    return f"; did you mean the file {' or '.join(map(repr, found))}?" if found else ""
 
 
 # --------------------------------------------------------------------------------------------------------------- files
@@ -267,5 +340,6 @@ def config_path(kind: str, name: str) -> Path:
             raise UserError(f"{name} does not exist")
         return Path(name)
     if name not in config_names(kind):
-        raise UserError(f"unknown {kind.removesuffix('s')} {name!r}" + did_you_mean(name, config_names(kind), show_all=True))
+        hint = file_beside(name, ".yaml", ".yml") or did_you_mean(name, config_names(kind), show_all=True)
+        raise UserError(f"unknown {kind.removesuffix('s')} {name!r}{hint}")
     return CONFIGS / kind / f"{name}.yaml"

@@ -38,6 +38,11 @@ def _print(text: str, style: str = "") -> None:
         print(text, file=sys.stderr, flush=True)
 
 
+def install(extra: str) -> str:
+    """The command that installs packages of pyproject's extras beside this very synthbench."""
+    return f"{shlex.quote(sys.executable)} -m pip install 'synthbench[{extra}]'"
+
+
 def command_line() -> str:
     """The command as it was typed, for the record; without the password of a URL."""
     return "synthbench " + shlex.join(map(hidden, sys.argv[1:]))

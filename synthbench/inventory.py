@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from synthbench import __version__, console, registry
-from synthbench.config import Layer, Settings, build, config_names, config_path, did_you_mean, read_layer
+from synthbench.config import Layer, Settings, build, config_names, config_path, read_layer
 from synthbench.data import sources
 from synthbench.plugin import Generator, Traits
 from synthbench.protocol import load_protocol
@@ -136,7 +136,7 @@ def describe(name: str, runs: Path) -> str:
             raise damaged(path)
         return json.dumps(result, indent=1)
     known = [*registry.names("generator"), *config_names("protocols"), *config_names("recipes"), *results]
-    raise UserError(f"nothing is called {name!r}" + did_you_mean(name, known, show_all=True))
+    raise UserError(f"nothing is called {name!r}" + registry.hint(name, known))
 
 
 def _sizes(generator: Generator[Any]) -> Iterator[str]:

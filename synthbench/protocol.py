@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
 from synthbench.config import Settings, build, config_path, read_layer
+from synthbench.data import sources
 from synthbench.types import UserError
 
 
@@ -47,6 +49,18 @@ class PublicNetwork(Settings):
 Network = TrainedNetwork | PublicNetwork
 
 
+OWN = ("real", "world", "unconditional", "pca")  # what enroll.source may be, beside a registered source and a path
+
+
+class Need(NamedTuple):
+    """A registered source that a protocol names."""
+
+    name: str
+    kind: str  # faces, pairs, weights
+    role: str  # what for, in words
+    generator: str = ""  # the only one that needs it; "": every run does
+
+
 class Protocol(Settings):
     name: str
     version: int
@@ -78,13 +92,31 @@ class Protocol(Settings):
         return settings
 
     def sources(self) -> list[str]:
-        """Names of the registered sources that the protocol needs."""
-        networks = (self.encoder, self.judge)
-        faces = [self.real, *(network.faces for network in networks if isinstance(network, TrainedNetwork))]
-        needed = [item.source for item in faces if isinstance(item, SourceFaces)]
-        needed += [network.weights for network in networks if isinstance(network, PublicNetwork)]
-        needed += [name for name in self.benchmarks if not name.startswith("world-")]
-        return list(dict.fromkeys(needed))
+        """Names of the registered sources that every run under the protocol needs."""
+        return list(dict.fromkeys(need.name for need in self.needs() if not need.generator))
+
+    def needs(self) -> Iterator[Need]:
+        """The registered sources that the protocol names, and what for; those of single generators come last."""
+        networks = {"encoder": self.encoder, "judge": self.judge}
+        trained = {f"{role}'s faces": network.faces for role, network in networks.items() if isinstance(network, TrainedNetwork)}
+        for role, faces in {"real set": self.real, **trained}.items():
+            if isinstance(faces, SourceFaces):
+                yield Need(faces.source, "faces", role)
+        for role, network in networks.items():
+            if isinstance(network, PublicNetwork):
+                yield Need(network.weights, "weights", role)
+        for name in self.benchmarks:
+            if not name.startswith("world-"):
+                yield Need(name, "pairs", "benchmark")
+        for generator, settings in self.generators.items():
+            source = (settings.get("enroll") or {}).get("source")
+            if isinstance(source, str) and source not in OWN:
+                yield Need(source, "faces", f"inquiries of {generator}", generator)
+
+
+def missing(protocol: Protocol) -> list[str]:
+    """Names of the sources that a run under `protocol` lacks on this machine; empty when it can run."""
+    return [name for name in protocol.sources() if not sources.registered(name)]
 
 
 def load_protocol(name: str) -> Protocol:

@@ -11,13 +11,14 @@ import importlib.util
 import inspect
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from synthbench.config import Layer, Settings, build, config_names, config_path, did_you_mean, read_layer
+from synthbench.config import Layer, Settings, build, config_names, config_path, did_you_mean, file_beside, read_layer
 from synthbench.plugin import Evaluator, Generator
 from synthbench.types import UserError
 
@@ -51,11 +52,11 @@ def load(kind: str, name: str) -> Any:
         return type(base.__name__, (base,), about | {"__doc__": found.title})
     points = names(kind)
     if name not in points:
-        raise UserError(f"unknown {kind} {name!r}" + did_you_mean(name, points, show_all=True))
+        raise UserError(f"unknown {kind} {name!r}" + hint(name, points))
     try:
         found_class = points[name].load()
     except Exception as error:  # of somebody else's package
-        raise UserError(f"{kind} {name!r} ({points[name].value}) cannot be imported: {type(error).__name__}: {error}") from error
+        raise UserError(f"{kind} {name!r} ({points[name].value}) cannot be imported: {told(error)}") from error
     if not (inspect.isclass(found_class) and issubclass(found_class, KINDS[kind])):
         raise UserError(f"{kind} {name!r} ({points[name].value}) is not a class derived from synthbench.plugin.{KINDS[kind].__name__}")
     return found_class
@@ -142,7 +143,7 @@ def _from_file(kind: str, path: Path) -> Any:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise UserError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise UserError(f"{path} cannot be loaded: {told(error)}") from error
     found: list[Any] = [
         item for _, item in inspect.getmembers(module, inspect.isclass) if issubclass(item, KINDS[kind]) and item.__module__ == module_name
     ]
@@ -153,6 +154,28 @@ def _from_file(kind: str, path: Path) -> Any:
     if missing := sorted(found[0].__abstractmethods__):
         raise UserError(f"{path}: {found[0].__name__} does not define {', '.join(missing)}")
     return found[0]
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """What may have been meant by a name that is none of `known`: a plugin or preset in a file of that name, else the nearest name."""
+    return file_beside(name, ".py", ".yaml", ".yml") or did_you_mean(name, known, show_all=True)
+
+
+def plugin_place(error: BaseException) -> str:
+    """`mine.py:12` where the code of a plugin, in a file or of somebody's package, raised `error` or called what did; empty for our own."""
+    packages = {point.module.split(".")[0] for kind in KINDS for point in names(kind).values()} - {"synthbench"}
+    places = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        module = frame.f_globals.get("__name__", "")
+        if module.startswith(PLUGIN_FILE) or module.split(".")[0] in packages:
+            places = f"{frame.f_code.co_filename}:{line}"
+    return places
+
+
+def told(error: BaseException) -> str:
+    """Kind and text of an error, and where in a plugin it was raised."""
+    place = plugin_place(error)
+    return f"{type(error).__name__}: {error}" + (f" ({place})" if place else "")
 
 
 def file_digest(name: str) -> str:

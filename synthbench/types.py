@@ -58,12 +58,12 @@ class Volume:
 
     @classmethod
     def parse(cls, text: str) -> Volume:
-        """`0.5M`, `1M`, `1.2M`, `all`, `200x20` or `20000x50+40000x5`."""
+        """`0.5M`, `1M`, `1.2M`, `all`, `200x20` (also with ×, *, spaces) or `20000x50+40000x5`."""
         name = {"1M": "1.0M", "500K": "0.5M", ".5M": "0.5M"}.get(text.strip().upper(), text.strip())
         name = next((known for known in cls.NAMED if known.lower() == name.lower()), name)
         if name in cls.NAMED:
             return cls(name, cls.NAMED[name])
-        parts = [re.fullmatch(r"([0-9][0-9_,]*)[xX*]([0-9][0-9_,]*)", part.strip()) for part in name.split("+")]
+        parts = [re.fullmatch(r"([0-9][0-9_,]*)\s*[xX×*]\s*([0-9][0-9_,]*)", part.strip()) for part in name.split("+")]
         if not all(parts):
             raise UserError(
                 f"volume {text!r} is not understood. Use one of {', '.join(cls.NAMED)}, or identities x images, "

@@ -159,6 +159,15 @@ def test_nothing_unpickles_or_loads_unsafely() -> None:
     assert not wrong
 
 
+def test_every_environment_variable_has_its_line_in_the_table() -> None:
+    root = PACKAGE.parent
+    text = "\n".join(path.read_text("utf-8") for path in PACKAGE.rglob("*.py"))
+    found = set(re.findall(r"\b(?:SYNTHBENCH|MLFLOW|CUBLAS)_[A-Z_]+\b", text)) - {"MLFLOW_BACKEND_STORE_URI"}  # told to a server, not read
+    found |= set(re.findall(r"\bSYNTHBENCH_TEST_[A-Z]+\b", "".join(path.read_text("utf-8") for path in root.glob("tests/*.py"))))
+    assert len(found) > 8
+    assert not found - set(re.findall(r"`(\w+)`", (root / "docs" / "environment.md").read_text("utf-8")))
+
+
 def test_no_path_of_a_machine_is_written_down() -> None:
     root = PACKAGE.parent
     texts = [*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.yaml"), *root.glob("docs/**/*.md"), *root.glob("*.md"), *root.glob("examples/*.py")]

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from fake_protocol import PROTOCOL, RECIPE
+from PIL import Image
 
 from synthbench import registry, store
 from synthbench.cli import app
@@ -55,7 +56,7 @@ MISTAKES = [
     (
         "run procedural --set sample.dificulty=1",
         2,
-        "--set sample.dificulty=1: unknown setting 'sample.dificulty'; did you mean 'difficulty'?",
+        "--set sample.dificulty=1: unknown setting 'sample.dificulty'; did you mean 'sample.difficulty'?",
     ),
     ("run procedural --set sample.difficulty=9", 2, "sample.difficulty = 9: input should be less than or equal to 2"),
     ("run procedural --set sample.difficulty", 2, "expected NAME=VALUE"),
@@ -66,10 +67,22 @@ MISTAKES = [
     ("run procedural --volume 1x20", 2, "volume 1x20 has one identity"),
     ("run cemiface --protocol demo --set sample.steps=5000", 2, "error: settings: sample.steps 5000 is more than"),
     ("run procedural --volume all", 2, "makes any number of images; give --volume"),
-    ("run procedural --volume 900000000x9000", 2, "Take a smaller --volume"),
+    ("run procedural --protocol demo --volume 900000000x9000", 2, "Take a smaller --volume"),
     ("run procedural --seeds 0", 2, "--seeds 0: must be between 1 and 100"),
     ("run procedural --seeds two", 2, "'two' is not a valid integer"),
     ("run procedural --device tpu", 2, "device 'tpu' is not known"),
+    ("run procedural --volume 0.5M", 2, "--protocol demo"),
+    ("run cemiface --protocol demo --set m=2", 2, "--set m=2: sample.m = 2: m is a cosine similarity; 2.0 is outside [-1, 1]"),
+    ("run cemiface --protocol demo --set lambda=-1", 2, "train.similarity_weight = -1: input should be greater than or equal to 0"),
+    ("run cemiface --protocol demo --set sample.m=[0, 1]", 2, "quote it: --set 'sample.m=[0, 1]'"),
+    ("sweep m --values [0, 1]", 2, "quote it: --values '[0, 1]'"),
+    ("run procedural --volume 2 x 3", 2, "A value with spaces, brackets or braces stands in quotes"),
+    ("compare cemiface sample.m=0", 2, 'in one pair of quotes: "cemiface sample.m=0"'),
+    ("run tiny", 2, "unknown generator 'tiny'; did you mean the file 'tiny.yaml'?"),
+    ("run procedural --protocol tiny", 2, "unknown protocol 'tiny'; did you mean the file 'tiny.yaml'?"),
+    ("data remove lfw", 2, "nothing is registered as 'lfw'"),
+    ("data show lwf", 2, "did you mean 'lfw'?"),
+    ("data status --protocol dmo", 2, "did you mean 'demo'?"),
     ("run procedural --until nothing", 2, "--until nothing: this run has no such stage; it has real, "),
     ("run procedural --force nothing", 2, "--force nothing: this run has no such stage"),
     ("run folder --set sample.path=/dev/null", 2, "/dev/null is neither a file nor a folder"),
@@ -93,7 +106,7 @@ MISTAKES = [
 def test_a_mistake_is_named_and_nothing_is_begun(synthbench, here: Path, command: str, code: int, words: str) -> None:
     result = synthbench(*command.split(), *(["--runs", "r"] if command.startswith(("run ", "export")) else []))
     assert (result.code, result.out) == (code, "")
-    assert words in result.err
+    assert words in result.err and result.err.startswith("error: ")  # first, and without what would be done
     assert not list(here.glob("r/**/manifest.json"))
 
 
@@ -133,6 +146,32 @@ def test_listings(synthbench) -> None:
     assert synthbench("data", "status").code == 0 and json.loads(synthbench("data", "status", "--json").out)
     assert "torch" in synthbench("doctor").out
     assert synthbench("--version").out.startswith("synthbench, version ")
+
+
+def test_data_by_command(synthbench, here: Path) -> None:
+    for person, shade in (("a", 10), ("a", 60), ("b", 200)):
+        (here / "set" / person).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (shade,) * 3).save(here / "set" / person / f"{shade}.png")
+    assert "registered celeba-subset: 2 people, 3 images" in synthbench("data", "add", "celeba-subset", "set", "--kind", "faces").err
+    needs = json.loads(synthbench("data", "status", "--protocol", "photos", "--json").out)
+    assert {row["name"]: (row["kind"], row["for"], row["state"]) for row in needs} == {
+        "celeba-subset": ("faces", "real set", "registered"),
+        "mobilefacenet": ("weights", "encoder", "missing"),
+        "edgeface-xxs": ("weights", "judge", "missing"),
+        "lfw": ("pairs", "benchmark", "missing"),
+        "lfw-unpaired": ("faces", "inquiries of cemiface", "missing"),
+    }
+    lines = synthbench("data", "status", "--protocol", "photos").out.splitlines()
+    assert [line for line in lines if line.startswith("synthbench")] == [
+        "synthbench data add mobilefacenet PATH --kind weights --colour COLOUR",
+        "synthbench data add edgeface-xxs PATH --kind weights --colour COLOUR",
+        "synthbench data add lfw PATH",
+        "synthbench data add lfw-unpaired PATH --kind faces",
+    ]
+    assert "needs no data" in synthbench("data", "status", "--protocol", "demo").err
+    assert re.search(r"^holds +2 people, 3 images", synthbench("data", "show", "celeba-subset").out, re.M)
+    assert "its files stay at" in synthbench("data", "remove", "celeba-subset").err and (here / "set").is_dir()
+    assert synthbench("data", "verify", "celeba-subset").code == 2
 
 
 def test_plugin_contract_by_command(synthbench) -> None:
@@ -292,7 +331,7 @@ class Mine(Generator):
 @pytest.mark.parametrize(
     ("body", "code", "words"),
     [
-        ("1 / 0", 1, "It was raised in the plugin"),
+        ("1 / 0", 1, "mine.py:11; the details"),
         ("images, columns = images[:, :2], {}", 2, "images are (24, 2, 16, 16) torch.uint8; they must be (24, 3, 16, 16)"),
         ("images, columns = images * float('nan'), {}", 2, "torch.float32; they must be (24, 3, 16, 16) torch.uint8"),
         ("images, identity, columns = images[:9], identity[:9], {}", 2, "made 9 images for 24 slots"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from pydantic import Field
 
 from synthbench import config
-from synthbench.config import Layer, Settings, build, did_you_mean, load_yaml, merge, parse_set, read_layer
+from synthbench.config import Layer, Settings, build, did_you_mean, in_full, load_yaml, merge, parse_set, read_layer
 from synthbench.types import UserError
 
 
@@ -167,12 +168,14 @@ def test_merging_leaves_the_layers_as_they_were() -> None:
 
 def test_errors_name_place_value_and_nearest_word(tmp_path: Path) -> None:
     file = read_layer(write(tmp_path, "sample:\n  m: 0.5\n  step: 3\n"))
-    with pytest.raises(UserError, match=r"file.yaml:3: unknown setting 'sample.step'; did you mean 'steps'\?"):
+    with pytest.raises(UserError, match=r"file.yaml:3: unknown setting 'sample.step'; did you mean 'sample.steps'\?"):
         build(Config, file)
     with pytest.raises(UserError, match=r"--set sample.m=1.5: sample.m = 1.5: input should be less than or equal to 1"):
         build(Config, parse_set(["sample.m=1.5"]))
-    with pytest.raises(UserError, match=r"--set smaple.m=1: unknown setting 'smaple'; did you mean 'sample'\?"):
+    with pytest.raises(UserError, match=r"--set smaple.m=1: unknown setting 'smaple'; did you mean 'sample.m'\?"):
         build(Config, parse_set(["smaple.m=1"]))
+    with pytest.raises(UserError, match=r"unknown setting 'stps'; did you mean 'sample.steps'\?"):
+        build(Config, parse_set(["stps=1"]))
     with pytest.raises(UserError, match=r"unknown setting 'zzz'; there is name, sample"):
         build(Config, parse_set(["zzz=1"]))
     with pytest.raises(UserError, match=r"--set sample=3: sample = 3"):
@@ -199,8 +202,10 @@ class Several(Settings):
     ("text", "lines"),
     [
         ("faces: {world: a, people: 1}", ["file.yaml:1: faces.people = 1: input should be greater than or equal to 2"]),
-        ("faces: {world: a, peopel: 3}", ["file.yaml:1: faces.people is missing", "file.yaml:1: unknown setting 'faces.peopel'"]),
-        ("faces: {sorce: a}", ["file.yaml:1: faces.source is missing", "file.yaml:1: unknown setting 'faces.sorce'"]),
+        ("faces: {world: a, peopel: 3}", ["file.yaml:1: faces.people is missing",
+                                          "file.yaml:1: unknown setting 'faces.peopel'; did you mean 'faces.people'?"]),
+        ("faces: {sorce: a}", ["file.yaml:1: faces.source is missing",
+                               "file.yaml:1: unknown setting 'faces.sorce'; did you mean 'faces.source'?"]),
         ("faces: {source: a}\nm: {m: 3}", ["file.yaml:2: m.m = 3: input should be less than or equal to 1"]),
         ("faces: {source: a}\nm: [0, x]", ["file.yaml:2: m.1 = 'x': input should be a valid number, unable to parse string as a number"]),
         ("faces: 3", ["file.yaml:1: faces = 3: input should be a valid dictionary or instance of Drawn",
@@ -217,6 +222,50 @@ def test_all_mistakes_are_told_at_once() -> None:
     with pytest.raises(UserError) as error:
         build(Config, parse_set(["sample.m=7", "sample.steps=many", "nme=x"]))
     assert len(str(error.value).splitlines()) == 3
+
+
+class Range(Settings):
+    low: float
+    high: float
+
+
+class Deep(Settings):
+    values: float | list[float | Range] | None = None
+    inner: Config = Config()
+
+
+class Deeper(Settings):
+    train: Deep = Deep()
+    sample: Deep = Deep()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("train.inner.sample.stps=1", "unknown setting 'train.inner.sample.stps'; did you mean 'train.inner.sample.steps'?"),
+        ("train.values=[{low: 1, hgh: 2}]", "unknown setting 'train.values.0.hgh'; did you mean 'train.values.0.high'?"),
+        ("train.steps=1", "'train.steps'; did you mean 'train.inner.sample.steps' or 'sample.inner.sample.steps'?"),
+        ("train.zzz=1", "unknown setting 'train.zzz'; there is train.inner, train.values"),
+    ],
+)
+def test_a_hint_is_a_name_that_can_be_typed(text: str, words: str) -> None:
+    with pytest.raises(UserError, match=re.escape(words)):
+        build(Deeper, parse_set([text]))
+
+
+def test_short_names_stand_for_the_one_setting_they_may_mean() -> None:
+    class Mine(Settings):
+        train: Range = Range(low=0, high=1)
+        sample: Sample = Sample()
+
+    full = in_full(Mine, parse_set(["m=0.5", "train.low=-1", "high=3"]))
+    assert full.data == {"sample": {"m": 0.5}, "train": {"low": -1, "high": 3}}
+    assert full.origin[("sample", "m")] == "--set m=0.5"
+    with pytest.raises(UserError, match=r"--set m=7: sample.m = 7: input should be"):
+        build(Mine, in_full(Mine, parse_set(["m=7"])))
+    with pytest.raises(UserError, match=r"--set values=1: 'values' may be train.values or sample.values; name it in full"):
+        in_full(Deeper, parse_set(["values=1"]))
+    assert in_full(Mine, parse_set(["zzz=1"])).data == {"zzz": 1}  # refused later, with a hint
 
 
 def test_settings_are_frozen() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -64,6 +65,21 @@ def test_absent_file_and_unknown_name() -> None:
         registry.load("generator", "procedual")
     with pytest.raises(UserError, match=r"unknown evaluator 'qqq'; there is .*verification"):
         registry.load("evaluator", "qqq")
+
+
+@pytest.mark.parametrize("name", ["mine.py", "mine.yaml"])
+def test_a_file_named_without_its_suffix_is_found(here: Path, name: str) -> None:
+    (here / name).write_text("")
+    with pytest.raises(UserError, match=f"unknown generator 'mine'; did you mean the file '{name}'"):
+        registry.load("generator", "mine")
+
+
+def test_an_error_is_told_with_its_place_in_the_plugin(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"ZeroDivisionError: division by zero \(.*:3\)"):
+        registry.load("generator", write(tmp_path, "\n\n1 / 0"))
+    with pytest.raises(ValueError) as error:
+        json.loads("{")
+    assert registry.plugin_place(error.value) == ""  # json is nobody's plugin
 
 
 @pytest.mark.parametrize(

@@ -199,3 +199,31 @@ def test_damaged_registry(home: Path, text: str) -> None:
     (home / "sources.json").write_text(text)
     with pytest.raises(UserError, match=r"sources\.json is not readable"):
         sources.status()
+
+
+def test_a_source_is_told_about_and_forgotten(faces: Path, home: Path) -> None:
+    entry = sources.add("mine", faces, kind="faces")
+    size = faces.stat().st_size
+    assert sources.holds(entry) == f"3 people, 6 images, {size / 1000:.0f} kB" if size >= 1000 else f"3 people, 6 images, {size} B"
+    told = sources.show("mine")
+    assert (told["state"], told["path"], told["sha256"]) == ("registered", str(faces), entry.digest)
+    assert sources.show("lfw")["to add it"] == "synthbench data add lfw PATH" and sources.show("lfw")["licence"] == "research"
+    with pytest.raises(UserError, match="did you mean 'mine'"):
+        sources.show("mien")
+    assert sources.remove("mine") == entry and faces.is_file()
+    assert not sources.registered("mine") and json.loads((home / "sources.json").read_text()) == {}
+    with pytest.raises(UserError, match="nothing is registered as 'mine'"):
+        sources.remove("mine")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "command"),
+    [
+        ("lfw", "pairs", "synthbench data add lfw PATH"),
+        ("arc2face", "weights", "synthbench data add arc2face DIR"),
+        ("mine", "faces", "synthbench data add mine PATH --kind faces"),
+        ("net", "weights", "synthbench data add net PATH --kind weights --colour COLOUR"),
+    ],
+)
+def test_the_command_that_adds_a_source(name: str, kind: str, command: str) -> None:
+    assert sources.add_command(name, kind) == command

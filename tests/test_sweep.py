@@ -577,7 +577,7 @@ def test_a_database_that_stops_answering_is_named(fabricated) -> None:
 def test_a_missing_driver_is_named(fabricated, monkeypatch: pytest.MonkeyPatch) -> None:
     fabricated(lambda values: 80.0)
     monkeypatch.setitem(sys.modules, "psycopg2", None)
-    with pytest.raises(UserError, match=r"driver is not installed \(for PostgreSQL: pip install 'synthbench\[postgresql\]'\)"):
+    with pytest.raises(UserError, match=r"driver is not installed \(for PostgreSQL: .*-m pip install 'synthbench\[postgresql\]'\)"):
         sweep.sweep(request(values=("0,1",), storage="postgres://user:secret@host/db"))
 
 

@@ -77,7 +77,7 @@ BROKEN = {
     "a part of its own": ("    sample: Sample", "    size: int = 3\n    sample: Sample", "setting 'size' enters no key"),
     "part of no stage": ("sample: Sample = Sample()", "other: Part = Part()", "setting 'other' enters no key"),
     "no tiny": ('tiny = {"train": {"steps": 3}}', "", "`tiny` must hold settings"),
-    "tiny is wrong": ('{"steps": 3}', '{"stps": 3}', "Mine.tiny: unknown setting 'train.stps'; did you mean 'steps'?"),
+    "tiny is wrong": ('{"steps": 3}', '{"stps": 3}', "Mine.tiny: unknown setting 'train.stps'; did you mean 'train.steps'?"),
     "traits deny train": ("trains=True, ", "", "traits.trains is False, but the method train is defined"),
     "imports an evaluator": (
         "def enroll(self, count, context):",

@@ -28,7 +28,18 @@ def test_volume_sizes(text: str, identities: int | None, images: int | None) -> 
 
 
 @pytest.mark.parametrize(
-    ("text", "name"), [("0.5m", "0.5M"), ("500k", "0.5M"), ("1M", "1.0M"), ("ALL", "all"), ("7X3", "7x3"), ("007x03", "7x3")]
+    ("text", "name"),
+    [
+        ("0.5m", "0.5M"),
+        ("500k", "0.5M"),
+        ("1M", "1.0M"),
+        ("ALL", "all"),
+        ("7X3", "7x3"),
+        ("007x03", "7x3"),
+        ("200×20", "200x20"),
+        ("200 x 20", "200x20"),
+        (" 2 × 3 + 4 X 5 ", "2x3+4x5"),
+    ],
 )
 def test_volume_spellings_share_one_name(text: str, name: str) -> None:
     assert Volume.parse(text).name == name  # the name enters folders, the blocks enter keys

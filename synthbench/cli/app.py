@@ -6,6 +6,7 @@ import errno
 import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -17,6 +18,7 @@ from synthbench.types import UserError
 FULL = (errno.ENOSPC, errno.EDQUOT)
 REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOLCK)
 DISK = FULL + REFUSED
+NO_ARGUMENTS: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())  # of click 8.2; before, its help ends with 0
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -54,12 +56,15 @@ def _guarded() -> int:
         cli.main(standalone_mode=False, prog_name="synthbench")
         return 0
     except UserError as error:
-        console.error(str(error))
+        console.error(split_by_the_shell(sys.argv[1:]) or str(error))
         return error.exit_code
     except click.exceptions.Exit as error:
         return error.exit_code
-    except click.ClickException as error:
+    except NO_ARGUMENTS as error:
         error.show()
+        return 2
+    except click.ClickException as error:
+        console.error(split_by_the_shell(sys.argv[1:]) or _usage(error))
         return 2
     except (KeyboardInterrupt, click.Abort) as error:
         cause = error.__cause__ or error  # click wraps both, and takes the end of any file for Ctrl-D
@@ -80,6 +85,25 @@ def _guarded() -> int:
         return _unexpected(error)
 
 
+def _usage(error: click.ClickException) -> str:
+    """What click has against a command line, and where its options are explained."""
+    text, context = error.format_message(), getattr(error, "ctx", None)
+    if "unexpected extra argument" in text:
+        text += "\nA value with spaces, brackets or braces stands in quotes, and every NAME=VALUE behind a --set of its own"
+    return f"{text}\nSee {context.command_path} --help" if context else text
+
+
+def split_by_the_shell(arguments: Sequence[str]) -> str:
+    """How to quote a value such as [0, 1] that the shell cut at its spaces; empty when there is none."""
+    for first in range(len(arguments)):
+        joined = (" ".join(arguments[first:end]) for end in range(first + 1, len(arguments) + 1))
+        whole = next((text for text in joined if all(text.count(one) <= text.count(other) for one, other in ("[]", "{}"))), "")
+        if whole and whole != arguments[first]:
+            option = f"{arguments[first - 1]} " if first and arguments[first - 1].startswith("-") else ""
+            return f"the shell cut {whole} at its spaces; quote it: {option}{shlex.quote(whole)}"
+    return ""
+
+
 def continue_command() -> str:
     return "synthbench " + shlex.join(sys.argv[1:])
 
@@ -88,11 +112,11 @@ def _unexpected(error: Exception) -> int:
     import tempfile
     import traceback
 
-    from synthbench.registry import PLUGIN_FILE
+    from synthbench.registry import plugin_place
 
     with tempfile.NamedTemporaryFile("w", prefix="synthbench-", suffix=".log", delete=False) as log:
         traceback.print_exception(error, file=log)
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_globals.get("__name__", "").startswith(PLUGIN_FILE)]
-    whose = f"It was raised in the plugin {frames[-1].f_code.co_filename}" if frames else "This is a fault of synthbench"
+    place = plugin_place(error)
+    whose = f"It was raised in the plugin, {place}" if place else "This is a fault of synthbench"
     console.error(f"{type(error).__name__}: {error}\n{whose}; the details are in {log.name}")
     return 1

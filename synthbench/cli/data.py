@@ -18,18 +18,56 @@ def data_group() -> None:
 
 
 @data_group.command("status")
+@click.option("--protocol", help="Only what this protocol needs, and the command for each that is missing.")
 @JSON
-def data_status(as_json: bool) -> None:
+def data_status(protocol: str | None, as_json: bool) -> None:
     """What is registered, what is missing, its licence, and where to ask for it."""
     from synthbench.data import sources
 
+    if protocol:
+        _needs(protocol, as_json)
+        return
     rows = sources.status()
     if as_json:
         click.echo(json.dumps(rows))
     else:
-        header = ("name", "kind", "state", "sha256", "licence", "where")
-        cells = [[row["name"], row["kind"], row["state"], row["digest"][:12], row["licence"], row["path"] or row["url"]] for row in rows]
+        header = ("name", "kind", "state", "holds", "sha256", "licence", "where")
+        shown = ("name", "kind", "state", "holds", "digest", "licence")
+        cells = [[*(row[key] if key != "digest" else row[key][:12] for key in shown), row["path"] or row["url"]] for row in rows]
         console.table("data and weights", header, cells)
+
+
+def _needs(name: str, as_json: bool) -> None:
+    """What the protocol `name` needs here: a table, then a command for each that is missing."""
+    from synthbench.data import sources
+    from synthbench.protocol import load_protocol
+
+    protocol, known = load_protocol(name), {row["name"]: row for row in sources.status()}
+    rows = []
+    for need in protocol.needs():
+        found = known.get(need.name, {"state": "missing", "path": "", "holds": "", "licence": "", "url": ""})
+        add = "" if found["state"] in ("registered", "changed") else sources.add_command(need.name, need.kind)
+        kept = {key: found[key] for key in ("state", "path", "holds", "licence", "url")}
+        rows.append({"name": need.name, "kind": need.kind, "for": need.role, **kept, "command": add})
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    header = ("name", "kind", "for", "state", "holds", "where")
+    console.table(
+        f"what protocol {protocol.name} needs", header, [[*(row[key] for key in header[:-1]), row["path"] or row["url"]] for row in rows]
+    )
+    lacking = list({row["command"]: row for row in rows if row["command"]}.values())
+    for row in lacking:
+        click.echo(row["command"])
+    if not rows:
+        console.note(f"protocol {protocol.name} needs no data: its faces are rendered")
+    elif not lacking:
+        console.note(f"all there: synthbench run GENERATOR --protocol {name}")
+    else:
+        forms = {"faces": "faces: image folder, zip, .rec, .parquet, LMDB", "pairs": "pairs: .bin, or images with --pairs LIST"}
+        forms["weights"] = "weights: the checkpoint; COLOUR is rgb or bgr, as it was trained"
+        kinds = "; ".join(forms[kind] for kind in dict.fromkeys(row["kind"] for row in lacking))
+        console.note(f"PATH is where it lies on this machine ({kinds}). Nothing is downloaded")
 
 
 @data_group.command("add")
@@ -50,7 +88,34 @@ def data_add(name: str, path: Path, **options: Any) -> None:
     from synthbench.data import sources
 
     entry = sources.add(name, path, **{key: value for key, value in options.items() if value is not None})
-    console.note(f"registered {name}: {entry.title}, sha256 {entry.digest[:16]}…")
+    title = "" if entry.title == name else f"{entry.title}, "
+    console.note(f"registered {name}: {title}{sources.holds(entry)}, sha256 {entry.digest[:16]}…")
+    if entry.note:
+        console.warn(f"{name}: {entry.note}")
+
+
+@data_group.command("show")
+@click.argument("name")
+@JSON
+def data_show(name: str, as_json: bool) -> None:
+    """All that is known of NAME: what it is, where it lies, people and images, digest, licence."""
+    from synthbench.data import sources
+
+    facts = sources.show(name)
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
+    for key, value in facts.items():
+        click.echo(f"{key:<11} {value}")
+
+
+@data_group.command("remove")
+@click.argument("name")
+def data_remove(name: str) -> None:
+    """Forget NAME. Only the registration goes; the files stay where they are."""
+    from synthbench.data import sources
+
+    console.note(f"{name} is registered no more; its files stay at {sources.remove(name).path}")
 
 
 @data_group.command("verify")

@@ -32,7 +32,7 @@ def run_command(as_json: bool, dry_run: bool, no_tracking: bool, **options: Any)
     \b
     synthbench run cemiface --volume 200x20 --protocol demo --seeds 3 --set sample.m=0.2
     synthbench run real
-    synthbench run folder --set sample.path=DIR
+    synthbench run folder --set sample.path=DIR --protocol paper
     """
     from synthbench.pipeline import run
 

@@ -255,7 +255,7 @@ def read_lmdb(path: Path) -> Source:
         import lmdb
         import msgpack
     except ImportError as error:
-        raise UserError(f"{path}: LMDB needs {error.name}; run `pip install synthbench[lmdb]`") from None
+        raise UserError(f"{path}: LMDB needs {error.name}; run `{console.install('lmdb')}`") from None
 
     def unpack(data: bytes | None, key: bytes) -> Any:
         if data is None:

@@ -17,6 +17,7 @@ from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from synthbench import console
 from synthbench.config import did_you_mean
 from synthbench.data.catalogue import CATALOGUE, Entry, Source
 from synthbench.data.readers import file_digest, full_stamp, read_source, source_digest, source_files, stamp
@@ -91,14 +92,14 @@ def _digest(paths: list[Path]) -> str:
     return hashlib.sha256(f"{file_digest(pairs)}\n{source_digest(images)}".encode()).hexdigest()
 
 
-def _save(entry: Entry) -> None:
+def _save(name: str, entry: Entry | None) -> None:
+    """Write down what `name` is; None: nothing any more."""
     folder = home()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / "sources.lock"):
-            found = _registry()
-            found[entry.name] = {**asdict(entry), "path": str(entry.path)}
-            write_json(folder / "sources.json", found)
+            found = {key: value for key, value in _registry().items() if entry or key != name}
+            write_json(folder / "sources.json", found | ({name: {**asdict(entry), "path": str(entry.path)}} if entry else {}))
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); set SYNTHBENCH_DATA to another folder") from None
 
@@ -130,6 +131,7 @@ def add(name: str, path: Path | str, kind: str | None = None, colour: str | None
     options: dict[str, Any] = {"pairs": str(Path(pairs).expanduser().absolute())} if pairs else {}
     if kind == "weights":
         options["colour"] = _colour(name, known, colour)
+    console.note(f"reading all of {path}, to see what it holds and for its digest")
     looked = {"faces": _look_faces, "pairs": _look_pairs, "weights": _look_weights}[kind](path, options, known)
     paths = [path, Path(options["pairs"])] if pairs else [path]
     entry = Entry(
@@ -147,7 +149,7 @@ def add(name: str, path: Path | str, kind: str | None = None, colour: str | None
     )
     if known and known.sha256 and not entry.digest.startswith(known.sha256):
         raise UserError(f"{path} is not {known.title}: its SHA-256 begins {entry.digest[:8]}, not {known.sha256}. Fetch it at {known.url}")
-    _save(entry)
+    _save(name, entry)
     return entry
 
 
@@ -272,13 +274,12 @@ def _find(name: str, kind: str | None) -> Entry:
     known = CATALOGUE.get(name)
     if entry is None and known is None:
         hint = did_you_mean(name, {*CATALOGUE, *names_registered()}) or "."
-        how = f"To register your own: `synthbench data add {name} PATH --kind {kind or '|'.join(KINDS)}`"
-        raise UserError(f"no data or weights are called {name!r}{hint} {how}")
+        raise UserError(f"no data or weights are called {name!r}{hint} To register your own: `{add_command(name, kind)}`")
     if entry is None and known is not None:
-        folder = f"DIR`, a folder with `{'`, `'.join(known.files)}".replace("|", "` or `") if known.files else "PATH"
+        folder = f", a folder with `{'`, `'.join(known.files)}`".replace("|", "` or `") if known.files else ""
         raise DataMissing(
             f"{known.title} is not registered, and nothing is ever downloaded. Licence: {known.licence}. Ask for it at {known.url}, "
-            f"then run `synthbench data add {name} {folder}`"
+            f"then run `{add_command(name)}`{folder}"
         )
     assert entry is not None
     if kind and entry.kind != kind:
@@ -289,6 +290,45 @@ def _find(name: str, kind: str | None) -> Entry:
     if _stamp(_paths(entry)) != entry.stamp:
         return verify(name)
     return entry
+
+
+def add_command(name: str, kind: str | None = None) -> str:
+    """The command that registers `name`; only what lies on the user's disk is left to fill in."""
+    known = CATALOGUE.get(name)
+    if known:
+        return f"synthbench data add {name} {'DIR' if known.files else 'PATH'}"
+    return f"synthbench data add {name} PATH --kind {kind or '|'.join(KINDS)}" + (" --colour COLOUR" if kind == "weights" else "")
+
+
+def remove(name: str) -> Entry:
+    """Forget the registered source `name`; its files stay where they are. Raises UserError when nothing of the name is registered."""
+    entry = _entry(name)
+    if entry is None:
+        raise UserError(f"nothing is registered as {name!r}" + did_you_mean(name, names_registered(), show_all=True))
+    _save(name, None)
+    return entry
+
+
+def show(name: str) -> dict[str, str]:
+    """What is known of a source, registered or of the catalogue, by field; raises UserError for a name that is neither."""
+    rows = {row["name"]: row for row in status()}
+    if name not in rows:
+        raise UserError(f"no data or weights are called {name!r}" + did_you_mean(name, rows))
+    row, entry = rows[name], _entry(name)
+    facts = {key: row[key] for key in ("name", "kind", "title", "state", "path")}
+    if entry:
+        facts |= {"holds": holds(entry), "sha256": entry.digest, "registered": entry.added, "note": entry.note}
+        facts |= {key: str(value) for key, value in entry.options.items()}
+    else:
+        facts["to add it"] = add_command(name)
+    return {key: value for key, value in {**facts, "licence": row["licence"], "ask at": row["url"]}.items() if value}
+
+
+def holds(entry: Entry) -> str:
+    """`10,572 people, 490,623 images, 3 GB`."""
+    counts = (("identities", "people"), ("pairs", "pairs"), ("images", "images"))
+    parts = [f"{getattr(entry, field):,} {word}" for field, word in counts if getattr(entry, field)]
+    return ", ".join([*parts, console.size(entry.size)])
 
 
 def lpips_files() -> tuple[Path, Path]:
@@ -342,7 +382,7 @@ def verify(name: str) -> Entry:
         )
     current = Entry(**{**asdict(entry), "stamp": _stamp(_paths(entry))})
     if current.stamp != entry.stamp:  # touched or copied, not changed
-        _save(current)
+        _save(name, current)
     return current
 
 
@@ -363,6 +403,7 @@ def status() -> list[dict[str, str]]:
                 "state": state,
                 "title": known.title if known else name,
                 "path": str(entry.path) if entry else "",
+                "holds": holds(entry) if entry else "",
                 "digest": entry.digest if entry else "",
                 "licence": known.licence if known else "the user's",
                 "url": known.url if known else "",

@@ -24,6 +24,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from synthbench import console
 from synthbench.config import Settings
 from synthbench.data import sources
 from synthbench.device import autocast, ready
@@ -115,7 +116,7 @@ class Arc2Face(Generator[Config]):
         )
         for package, extra in needed.items():
             if importlib.util.find_spec(package) is None:
-                raise UserError(f"Arc2Face needs the package {package}, which is not installed: pip install 'synthbench[{extra}]'")
+                raise UserError(f"Arc2Face needs the package {package}, which is not installed: {console.install(extra)}")
 
     def enroll(self, count: int, context: Context) -> None:
         settings = self.config.enroll

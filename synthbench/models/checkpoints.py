@@ -27,7 +27,7 @@ from synthbench.types import UserError
 INPUTS = {"-1..1": (1.0, 0.0), "0..1": (0.5, 0.5), "0..255": (127.5, 127.5)}
 SIGNATURES = {"iresnet": "layer1.0.bn1.weight", "irse": "body.0.res_layer.0.weight"}
 TRAINING_PARTS = ("head.", "fc.", "module.fc.", "kernel", "qs.", "module.qs.")  # heads of training scripts; not part of the encoder
-ONNX_HINT = "it needs packages that are not installed: pip install 'synthbench[onnx]'"
+ONNX_HINT = f"it needs packages that are not installed: {console.install('onnx')}"
 
 
 def load_checkpoint(path: Path | str, *, colour: str | None = None, input: str = "auto", name: str = "") -> Encoder:

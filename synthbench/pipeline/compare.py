@@ -13,8 +13,8 @@ from typing import Any
 from synthbench import console, registry
 from synthbench.config import config_names, did_you_mean
 from synthbench.data.sources import Lacking
+from synthbench.pipeline import default_protocol, run
 from synthbench.pipeline import plan as plans
-from synthbench.pipeline import run
 from synthbench.pipeline.request import Order, read
 from synthbench.pipeline.steps import Step
 from synthbench.protocol import load_protocol
@@ -105,6 +105,9 @@ def wanted(request: Request, store: Store) -> list[Row]:
             found.append(_run(store, name))
     there = [item for item in found if isinstance(item, dict)]
     protocol, seeds = request.protocol or _protocol(there), request.seeds or max((len(item["seeds"]) for item in there), default=1)
+    for item in found:
+        if not isinstance(item, dict) and protocol == "demo" and not request.protocol:  # that of the runs beside it
+            default_protocol.demo_for(*item, request.volume)
     return [
         item
         if isinstance(item, dict)
@@ -136,7 +139,8 @@ def _run(store: Store, name: str) -> Result:
     folders = [path.parent.name for path in (store.root / "results").glob("*/run.json")]
     if name != "latest" and not any(folder.startswith(name) for folder in folders):
         known = [*registry.names("generator"), *(path.parent.name for path in (store.root / "sweeps").glob("*/sweep.json")), *folders]
-        raise UserError(f"{name!r} is no generator, and no run or sweep in {store.root}" + did_you_mean(name, known, show_all=True))
+        quoted = '; settings stand with their generator in one pair of quotes: "cemiface sample.m=0"' if "=" in name else ""
+        raise UserError(f"{name!r} is no generator, and no run or sweep in {store.root}" + (quoted or registry.hint(name, known)))
     path = record.find_run(store, name) / "run.json"
     result = record.read_run(path)
     if result is None:

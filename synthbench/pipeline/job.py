@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthbench import registry
-from synthbench.config import Layer, build, config_names, config_path, did_you_mean, read_layer
+from synthbench.config import Layer, build, config_names, config_path, did_you_mean, in_full, read_layer
 from synthbench.data import sources
 from synthbench.pipeline import cost
 from synthbench.pipeline.steps import Step, batches_of, faces_step, public_network, read_benchmark, run_evaluators
@@ -39,7 +39,7 @@ Counted = Callable[[], cost.Cost]
 
 
 def load_generator(name: str, protocol: Protocol, *layers: Layer) -> Generator:
-    """The generator `name` with its settings: its own defaults, its shipped file, what the protocol changes, then `layers`.
+    """The generator `name` with its settings: its own defaults, its shipped file, what the protocol changes, then `layers` (`--set`).
 
     A preset comes above its generator, and what the protocol changes for the preset above that.
     Raises UserError for mistakes in settings, and for a generator with settings that would enter the key of no stage.
@@ -63,7 +63,7 @@ def load_generator(name: str, protocol: Protocol, *layers: Layer) -> Generator:
         return Layer(changes, {(part,): f"protocol {protocol.name}, generators.{which}" for part in changes})
 
     own = (preset.settings, changed(name)) if preset else ()
-    return kind(build(kind.Config, shipped, changed(plugin), *own, *layers))
+    return kind(build(kind.Config, shipped, changed(plugin), *own, *(in_full(kind.Config, layer) for layer in layers)))
 
 
 @dataclass(frozen=True)

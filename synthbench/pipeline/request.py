@@ -9,20 +9,23 @@ from os.path import exists
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from synthbench import console, registry
+from synthbench import registry
 from synthbench.config import Layer, config_path, parse_set
 from synthbench.data import sources
 from synthbench.data.readers import full_stamp
 from synthbench.data.sources import Lacking
+from synthbench.pipeline import default_protocol
 from synthbench.pipeline import plan as plans
 from synthbench.pipeline.steps import Step
-from synthbench.protocol import Protocol, TrainedNetwork, load_protocol
+from synthbench.protocol import Protocol, TrainedNetwork
 from synthbench.results import record
 from synthbench.results.record import Result
 from synthbench.store import Store, content_key
 from synthbench.types import UserError, Volume
 
 if TYPE_CHECKING:
+    import torch
+
     from synthbench.pipeline.job import Job
 
 
@@ -40,17 +43,6 @@ class Request:
     force: tuple[str, ...] = ()
     device: str = "auto"
     tracking: bool = True
-
-
-def choose_protocol(wish: str | None) -> tuple[Protocol, str]:
-    """The protocol and why: the one asked for, else `paper` when its data are registered, else `demo`."""
-    if wish:
-        return load_protocol(wish), "as asked"
-    paper = load_protocol("paper")
-    missing = [name for name in paper.sources() if not sources.registered(name)]
-    if not missing:
-        return paper, "its data are registered"
-    return load_protocol("demo"), f"protocol paper lacks {len(missing)} of its {len(paper.sources())} files (synthbench data status)"
 
 
 @dataclass(frozen=True)
@@ -90,16 +82,20 @@ class Order:
         return record.remembered(self.store, self.key)
 
     @functools.cached_property
-    def job(self) -> Job:
-        """Plugin loaded, settings checked, volume and device chosen."""
+    def device(self) -> tuple[torch.device, str]:
+        """What to work on, and why, in words."""
         from synthbench.device import pick_device, set_threads
+
+        set_threads()
+        return pick_device(self.request.device)
+
+    @functools.cached_property
+    def job(self) -> Job:
+        """Plugin loaded, settings checked, volume chosen."""
         from synthbench.pipeline.job import Job
 
         request = self.request
-        set_threads()
-        device, why = pick_device(request.device)
-        _say_once(f"device {why}")
-        job = Job(self.store, self.protocol, request.generator, Volume.parse("all"), device, self.settings, self.watch)
+        job = Job(self.store, self.protocol, request.generator, Volume.parse("all"), self.device[0], self.settings, self.watch)
         finite = job.generator.traits.finite
         volume = Volume.parse(request.volume or ("all" if finite else self.protocol.volume))
         if not finite and not volume.blocks:
@@ -136,7 +132,7 @@ class Order:
 def read(request: Request, watch: Callable[[int, int, float], None] | None = None) -> Order:
     """Raises UserError for a protocol, settings or a number of seeds that cannot be; the rest shows when the job is asked for."""
     plans.require_seeds(request.seeds)
-    protocol, why = choose_protocol(request.protocol)
+    protocol, why = default_protocol.choose(request.protocol, request.generator, request.settings, request.volume)
     return Order(request, Store(request.runs.absolute()), protocol, why, parse_set(request.settings), watch)
 
 
@@ -144,9 +140,3 @@ def recipes(protocol: Protocol) -> list[str]:
     """The recipe of the recognizers first, then those of the encoder and of the judge that are trained here."""
     networks = (network for network in (protocol.encoder, protocol.judge) if isinstance(network, TrainedNetwork))
     return list(dict.fromkeys([protocol.recipe, *(network.recipe for network in networks)]))
-
-
-@functools.cache
-def _say_once(text: str) -> None:
-    """For what every request of one command would repeat."""
-    console.note(text)

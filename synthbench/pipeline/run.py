@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from synthbench.data.sources import Lacking
 from synthbench.pipeline import facts
 from synthbench.pipeline import plan as plans
 from synthbench.pipeline.request import Order, Request, read, recipes
-from synthbench.pipeline.steps import Step, execute, until
+from synthbench.pipeline.steps import Step, execute, require_space, until
 from synthbench.results import record
 from synthbench.results.record import Result
 
@@ -29,12 +30,15 @@ def run(request: Request, watch: Callable[[int, int, float], None] | None = None
     """
     order = read(request, watch)
     store = order.store
-    _say_protocol(order)
     if not request.force and not request.until and (result := order.answer()):
+        _say(order)
         return result
     if order.lacking:
         raise plans.refusal(order.lacking, order.title)
     steps, again = plans.wanted(order.stages.values(), request.until, request.force)
+    require_space(steps, store)
+    _say(order)  # after all that can be wrong with a request: an error stands alone
+    _say_once(f"device {order.device[1]}")
     plans.announce(plans.look(steps, store, again), order.title)
     for step in again:
         store.forget(step.stage)
@@ -61,13 +65,13 @@ def plan(request: Request, as_json: bool = False) -> None:
     """`--dry-run`: what would be done, on stdout. Raises DataMissing at the end, when data are lacking."""
     order = read(request)
     store = order.store
-    _say_protocol(order)
     if not request.force and not request.until and (known := order.answer()):  # without torch
         stages = [store.stage(row["name"], row["key"]) for row in known["stages"]]
         steps = [Step(stage, (stage.manifest() or {}).get("work", ""), lambda folder, progress: None) for stage in stages]
         _tell(plans.look(steps, store), {}, request, f"{known['generator']} @ {known['volume']}", as_json)
         return
     steps, again = plans.wanted(order.stages.values(), request.until, request.force)
+    _say(order)
     _tell(plans.look(steps, store, again), order.lacking, request, order.title, as_json)
     if order.lacking:
         raise plans.refusal(order.lacking, order.title)
@@ -80,8 +84,14 @@ def _tell(planned: list[plans.Planned], lacking: Mapping[str, Lacking], request:
         plans.show(planned, title)
 
 
-def _say_protocol(order: Order) -> None:
+def _say(order: Order) -> None:
     console.note(f"protocol {order.protocol.name} {order.protocol.version}: {order.protocol.title} ({order.why})")
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    """For what every request of one command would repeat."""
+    console.note(text)
 
 
 def _self_contained(job: Job) -> bool:

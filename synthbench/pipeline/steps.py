@@ -171,9 +171,8 @@ def until(steps: list[Step], name: str | None) -> list[Step]:
 
 def execute(steps: list[Step], store: Store) -> list[dict[str, Any]]:
     """Build what is not cached, in order. Returns name, key, state before, and seconds of each stage."""
+    require_space(steps, store)
     states = [step.stage.state for step in steps]
-    costs = [step.cost for step, state in zip(steps, states) if state != "cached"]
-    store.require_space(sum(cost.disk for cost in costs) + max((cost.scratch for cost in costs), default=0))
     done = []
     for step, state in zip(steps, states):
         seconds = 0.0
@@ -181,6 +180,12 @@ def execute(steps: list[Step], store: Store) -> list[dict[str, Any]]:
             seconds = _build(step, state)
         done.append({"name": step.stage.name, "key": step.stage.key, "state": state, "seconds": seconds})
     return done
+
+
+def require_space(steps: list[Step], store: Store) -> None:
+    """Raises UserError when the disk cannot hold what is not cached."""
+    costs = [step.cost for step in steps if step.stage.state != "cached"]
+    store.require_space(sum(cost.disk for cost in costs) + max((cost.scratch for cost in costs), default=0))
 
 
 def _build(step: Step, state: str) -> float:

@@ -19,6 +19,7 @@ import numpy as np
 
 from synthbench import console
 from synthbench.evaluators.pairs import PairResults, open_results
+from synthbench.protocol import OWN
 from synthbench.results import leak
 from synthbench.results.comparable import labels, sides
 from synthbench.results.inference import estimate
@@ -102,8 +103,11 @@ class Run:
 
     @property
     def rendered(self) -> bool:
-        """Whether the protocol's real set is the embedded world, so that no picture shows a real person."""
-        return any(str(manifest.get("work", "")).startswith("embedded world") for manifest in self.stages("real"))
+        """Whether no picture shows a real person: the real set is the embedded world, and the generator brought no photographs."""
+        traits, enroll = self.result.get("traits", {}), self.result.get("settings", {}).get("enroll")
+        source = enroll.get("source", "real") if isinstance(enroll, dict) else "real"
+        own = traits.get("new_identities") and (traits.get("real_photographs") or source not in OWN)
+        return not own and any(str(manifest.get("work", "")).startswith("embedded world") for manifest in self.stages("real"))
 
     @property
     def benchmarks(self) -> list[str]:

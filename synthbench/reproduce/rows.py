@@ -16,10 +16,11 @@ from synthbench import console, registry
 from synthbench.config import Layer, config_path, merge, read_layer
 from synthbench.data import sources
 from synthbench.data.sources import Lacking
+from synthbench.pipeline import default_protocol, run
 from synthbench.pipeline import plan as plans
-from synthbench.pipeline import run
-from synthbench.pipeline.request import choose_protocol, read
+from synthbench.pipeline.request import read
 from synthbench.pipeline.steps import Step
+from synthbench.protocol import load_protocol, missing
 from synthbench.reproduce.definition import Part, Row, Table, find, tables
 from synthbench.store import Store, writing
 from synthbench.types import DataMissing, UserError
@@ -55,9 +56,16 @@ class Item:
     cells: Mapping[str, Any] = field(default_factory=dict)
 
 
-def default_scale() -> str:
-    """As `run` chooses its protocol: full when the data of protocol `paper` are registered."""
-    return "full" if choose_protocol(None)[0].name == "paper" else "demo"
+def default_scale(request: Request) -> str:
+    """As `run` chooses its protocol: full when the data of protocol `paper` are registered. Raises UserError where neither can be meant."""
+    lacks = missing(load_protocol("paper"))
+    if lacks and not request.protocol and (why := default_protocol.large(request.volume, load_protocol("demo"))):
+        raise UserError(
+            f"{why}, so say at which scale; demo, which is taken else, is hardly meant:\n"
+            "  --scale demo: rendered faces, encoder, judge and benchmarks; at this volume hours or days\n"
+            f"  --scale full: as published; lacks {', '.join(lacks)} (synthbench data status --protocol paper)"
+        )
+    return "demo" if lacks else "full"
 
 
 def items(table: Table, request: Request, folder: Path) -> list[Item]:
@@ -200,7 +208,7 @@ def plan_only(request: Request, as_json: bool = False) -> None:
     """`--dry-run`: every row with what it would take, or why it is skipped. Raises DataMissing at the end, when data are lacking."""
     plans.require_seeds(request.seeds)
     name, table = find(request.name)
-    request = replace(request, scale=request.scale or default_scale())
+    request = replace(request, scale=request.scale or default_scale(request))
     with tempfile.TemporaryDirectory() as folder:
         made = items(table, request, Path(folder))
     store, title = Store(request.runs.absolute()), f"{name}, {request.scale} scale"

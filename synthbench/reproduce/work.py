@@ -26,14 +26,11 @@ def reproduce(request: Request) -> dict[str, Any]:
     """
     plans.require_seeds(request.seeds)
     name, table = find(request.name)
-    request = replace(request, scale=request.scale or default_scale())
+    request = replace(request, scale=request.scale or default_scale(request))
     store = Store(request.runs.absolute())
     folder = store.root / "reproductions" / f"{name.replace('/', '-')}-{request.scale}"
     made = items(table, request, folder)
     ready = [item for item in made if item.request]
-    for item in made:
-        if item.reason:
-            console.note(f"skipped, {item.label}: {item.reason}")
     if all(item.row not in table.rows for item in ready):  # nothing, or real baselines alone
         # the first is one that the user can mend, by registering data if need be
         closed = [(not isinstance(item.reason, DataMissing), obstacle(item.row, table, str(request.scale)), item.reason) for item in made]
@@ -42,6 +39,9 @@ def reproduce(request: Request) -> dict[str, Any]:
         title = f"no row of {name} can be run at {request.scale} scale"
         lacking = {name: item for row in made for name, item in row.lacking.items()}
         raise plans.refusal(lacking, f"{title}: it") if lacking else type(reason)(f"{title}: {reason}")
+    for item in made:
+        if item.reason:
+            console.note(f"skipped, {item.label}: {item.reason}")
     console.note(f"{name}, {request.scale} scale: {len(ready)} runs; {work(ready, store)}")
     groups: list[Path] = []
     if table.images_only:

@@ -21,7 +21,7 @@ def serve(runs: Path, name: str | None, port: int) -> None:
     """
     folder = find(runs, name)
     if importlib.util.find_spec("optuna_dashboard") is None:
-        raise UserError("optuna-dashboard is not installed. Install it with: pip install 'synthbench[dashboard]'")
+        raise UserError(f"optuna-dashboard is not installed. Install it with: {console.install('dashboard')}")
     journal = folder / "study.journal"
     if not journal.is_file():
         raise UserError(f"the study of {folder.name} is in a database; open it with: optuna-dashboard URL, the one of its --storage")

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from synthbench import registry
-from synthbench.config import merge, parse_set
+from synthbench.config import in_full, merge, parse_set
+from synthbench.pipeline import default_protocol, run
 from synthbench.pipeline import plan as plans
-from synthbench.pipeline import run
-from synthbench.pipeline.request import choose_protocol, read
+from synthbench.pipeline.request import read
 from synthbench.protocol import Protocol
 from synthbench.store import Store, content_key, read_json, write_json
 from synthbench.sweep.settings import Axis, Values, canonical, read_axes, texts
@@ -107,13 +107,19 @@ def design(request: Request) -> Design:
     if request.name and not re.fullmatch(r"[\w.+-]+", request.name, re.ASCII):
         raise UserError(f"--name {request.name!r}: use letters, digits and . _ + - only; it names a folder")
     store = Store(request.runs.absolute())
-    protocol, _ = choose_protocol(request.protocol)
-    if "verification" not in protocol.evaluators:
-        raise UserError(f"protocol {protocol.name} has no evaluator verification; a sweep needs its mean accuracy")
     kind = registry.load("generator", request.generator)
-    short, search, fixed = registry.short_name(request.generator), request.sampler != "grid", parse_set(request.settings)
+    short, search, fixed = (
+        registry.short_name(request.generator),
+        request.sampler != "grid",
+        in_full(kind.Config, parse_set(request.settings)),
+    )
     preset = registry.preset(request.generator)
     axes = read_axes(request.parameters, request.values, request.ranges, search, kind.Config, short)
+    wanted = (*request.settings, *(f"{axis.path}={json.dumps(axis.values)}" for axis in axes))
+    for volume in (request.confirm_volume, request.volume):
+        protocol, _ = default_protocol.choose(request.protocol, request.generator, wanted, volume)
+    if "verification" not in protocol.evaluators:
+        raise UserError(f"protocol {protocol.name} has no evaluator verification; a sweep needs its mean accuracy")
     if taken := [axis.path for axis in axes if tuple(axis.path.split(".")) in fixed.origin]:
         raise UserError(f"{taken[0]} is swept and also given by --set")
     axes, points = canonical(axes, request.generator, protocol, fixed)

@@ -7,19 +7,16 @@ import functools
 import itertools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from pydantic import BaseModel
-
-from synthbench.config import Layer, Settings, parse_set
+from synthbench.config import Layer, Settings, leaves, named, parse_set
 from synthbench.pipeline.job import load_generator
 from synthbench.protocol import Protocol
 from synthbench.types import UserError
 
-ALIASES = {"lambda": "similarity_weight"}  # names that papers use
 GRIDS: dict[str, tuple[float, ...]] = {  # what is swept when no values are given
     "sample.m": (1.0, 0.75, 0.5, 0.25, 0.0, -0.25, -0.5, -0.75, -1.0),  # CemiFace: 21 values, Figure 4
     "train.similarity_weight": (0.01, 0.05, 0.1, 0.5),  # CemiFace, Table 14 of v2 (12 of v1)
@@ -50,21 +47,10 @@ class Axis:
         return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in self.values)
 
 
-def leaves(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Dotted names of all settings of a Config, parts of parts included."""
-    for name, field in kind.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from leaves(inner, f"{prefix}{name}.")
-        else:
-            yield prefix + name
-
-
 def resolve(word: str, kind: type[Settings], generator: str) -> str:
     """The one setting that `word` means: `m` is sample.m. Raises UserError that lists the candidates when it is none, or several."""
     paths = list(leaves(kind))
-    wanted = ALIASES.get(word, word)
-    found = [path for path in paths if path == wanted] or [path for path in paths if path.endswith("." + wanted)]
+    found = named(word, paths)
     if len(found) == 1:
         return found[0]
     if found:

@@ -73,7 +73,7 @@ def _database(made: Design, url: str) -> Study:
     try:
         return _create(made, with_driver(url))
     except ImportError:
-        extra = " (for PostgreSQL: pip install 'synthbench[postgresql]')" if url.startswith("postgres") else ""
+        extra = f" (for PostgreSQL: {console.install('postgresql')})" if url.startswith("postgres") else ""
         raise UserError(f"{where} cannot be used: its database driver is not installed{extra}") from None
     except Exception as error:  # of any database driver
         raise UserError(f"{where} cannot be used: {_reason(error)}") from None

@@ -19,7 +19,7 @@ from typing import Any
 
 from optuna.trial import Trial
 
-from synthbench import console
+from synthbench import console, registry
 from synthbench.pipeline import run
 from synthbench.results.comparison import AVG
 from synthbench.results.record import Result
@@ -98,7 +98,7 @@ def _try(made: Design, study: trials.Study, trial: Trial) -> None:
         console.note(f"{label(values)}: given up, {stop}")
         study.tell(trial, state=trials.PRUNED)
     except Exception as error:
-        trial.set_user_attr("error", str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+        trial.set_user_attr("error", str(error) if isinstance(error, UserError) else registry.told(error))
         study.tell(trial, state=trials.FAIL)
         if isinstance(error, OSError) and error.errno in DISK:  # the next point would fail too
             raise

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from synthbench import registry
-from synthbench.config import did_you_mean, parse_set
+from synthbench.config import parse_set
 from synthbench.testing.evaluators import check_evaluator
 from synthbench.testing.generators import check_generator
 from synthbench.types import UserError
@@ -36,5 +36,5 @@ def kind_of(plugin: str) -> str:
         return "generator"
     known = {name: kind for kind in registry.KINDS for name in registry.names(kind)}
     if plugin not in known:
-        raise UserError(f"no generator or evaluator is called {plugin!r}" + did_you_mean(plugin, known, show_all=True))
+        raise UserError(f"no generator or evaluator is called {plugin!r}" + registry.hint(plugin, known))
     return known[plugin]
