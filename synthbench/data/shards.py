@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -132,17 +131,6 @@ def index(folder: Path | str) -> dict[str, Any]:
             "stopped; should it stop here once more, delete the folder"
         )
     raise UserError(f"{folder}: no faces here (looked for {INDEX} and part-00000.parquet)")
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """One process at a time; the system lets go when the process dies."""
-    with open(path, "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 @contextmanager

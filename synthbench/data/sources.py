@@ -18,8 +18,8 @@ from typing import Any
 from synthbench.config import did_you_mean
 from synthbench.data.catalogue import CATALOGUE, Entry, Source
 from synthbench.data.readers import file_digest, full_stamp, read_source, source_digest, source_files, stamp
-from synthbench.data.shards import locked
 from synthbench.store import read_json, write_json
+from synthbench.system import locked
 from synthbench.types import DataMissing, UserError
 
 KINDS = ("faces", "pairs", "weights")
