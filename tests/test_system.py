@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -60,8 +61,8 @@ def test_who_waits_says_so_once_and_then_has_its_turn(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "setuid") or os.getuid() != 0, reason="only root can become somebody who may not write")
-def test_a_folder_that_cannot_be_written_is_an_error_and_not_a_wait(tmp_path: Path) -> None:
-    code = f"""
+def test_a_folder_that_cannot_be_written_is_an_error_and_not_a_wait() -> None:
+    code = """
 import os, sys
 from pathlib import Path
 from synthbench import system
@@ -71,12 +72,11 @@ try:
 except PermissionError as error:
     print(error.filename, error.strerror)
 """
-    for folder in tmp_path.parents:  # of root, and closed
-        folder.chmod(folder.stat().st_mode | 0o055) if folder.is_relative_to(tmp_path.parents[2]) else None
-    tmp_path.chmod(0o755)
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.lock")], capture_output=True, text=True, timeout=60)
-    assert done.stdout.split() == [str(tmp_path / "a.lock"), "Permission", "denied"], done.stderr
-    assert not list(tmp_path.iterdir())
+    with tempfile.TemporaryDirectory() as folder:  # pytest's are closed to others
+        Path(folder).chmod(0o755)
+        done = subprocess.run([sys.executable, "-c", code, f"{folder}/a.lock"], capture_output=True, text=True, timeout=60)
+        assert done.stdout.split() == [f"{folder}/a.lock", "Permission", "denied"], done.stderr
+        assert not list(Path(folder).iterdir())
 
 
 def test_a_dead_process_does_not_live() -> None:
