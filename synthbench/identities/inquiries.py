@@ -75,7 +75,7 @@ class Codes(NamedTuple):
 
 
 class ByInquiry(Generator[C]):
-    """A generator whose identities are inquiries; of its config the part `enroll`, of Inquiries, and if there are copies `sample.copies`."""
+    """A generator whose identities are inquiries: what its config says of them in `enroll`, and of their copies in `sample.copies`."""
 
     def about(self, config: Any) -> Traits:
         """People of the real set are not new, and copies of inquiries are photographs where those are."""
