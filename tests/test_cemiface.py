@@ -353,6 +353,6 @@ def test_enroll_from_the_world(tmp_path, faces, monkeypatch):
 
     monkeypatch.setattr(renderer, "faces", people)
     encoder = Encoder(Projection(DIM, R), resolution=R, dim=DIM)
-    CemiFace(Config(enroll={"source": "world", "threshold": 0.8})).enroll(8, context(tmp_path, SimpleNamespace(), encoder))
+    CemiFace(Config(enroll={"source": "world", "threshold": 0.8})).enroll(8, context(tmp_path, SimpleNamespace(resolution=R), encoder))
     assert len(inquiries.load(tmp_path).faces) == 8 and seen[0] == ("inquiry", True, 0)
     assert json.loads((tmp_path / "enroll.json").read_text())["kept"] == 8
