@@ -178,3 +178,13 @@ def test_restarts_double_in_length():
     for begin, length in ((0, 10), (10, 20), (30, 40), (70, 80)):
         expected = [0.5 * (1 + math.cos(math.pi * i / length)) for i in range(length)]
         assert factors[begin : begin + length] == pytest.approx(expected)
+
+
+def test_what_a_kill_left_beside_whole_weights_is_deleted(tmp_path):
+    names = ("checkpoint.pt", "codes.safetensors", "metrics.jsonl", "weights.safetensors")
+    for name in names[:3]:
+        (tmp_path / name).write_text("")
+    assert not loop.finished(tmp_path / names[3], "codes.safetensors") and len(list(tmp_path.iterdir())) == 3
+    (tmp_path / names[3]).write_text("")
+    assert loop.finished(tmp_path / names[3], "codes.safetensors")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "weights.safetensors"]

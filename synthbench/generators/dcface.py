@@ -269,7 +269,8 @@ def train(settings: Train, context: Context) -> None:
             images.append(x)
             vectors.append(codes[mirror.long(), torch.from_numpy(rows)])
         drawn = denoising.drawn(settings, len(x), x.shape[1:], step.draw)
-        return Batch(*images, denoiser.E_sty.keep(len(x), step.draw, device), *vectors, *drawn)
+        keep = denoiser.E_sty.keep(len(x), step.draw, device)
+        return Batch(images[0], images[1], keep, vectors[0], vectors[1], *drawn)
 
     def loss(part: Batch) -> loop.Losses:
         return objective(denoiser, encoder, part, settings)

@@ -181,7 +181,7 @@ class Vec2Face(Generator[Config]):
         "enroll": {"threshold": 0.9, "attrop_steps": 2},
     }  # fmt: skip
 
-    def about(self, config: Config) -> Traits:
+    def about(self, config: Any) -> Traits:
         maps = "the protocol's encoder, whose feature maps compare images instead of LPIPS"
         return replace(self.traits, pretrained=maps) if config.train.perceptual == "encoder" else self.traits
 

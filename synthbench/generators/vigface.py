@@ -251,7 +251,7 @@ class VIGFace(Generator[Config]):
         "sample": {"steps": 2},
     }  # fmt: skip
 
-    def about(self, config: Config) -> Traits:
+    def about(self, config: Any) -> Traits:
         return replace(self.traits, new_identities=config.enroll.prototypes != "real")
 
     def networks(self, resolution: int, dim: int) -> dict[str, tuple[nn.Module, tuple[Any, ...]]]:
