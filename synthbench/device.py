@@ -12,6 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from synthbench.system import cores
 from synthbench.types import UserError
 
 WISHES = ("auto", "cpu", "cuda", "mps")
@@ -61,8 +62,7 @@ def set_threads() -> int:
     text = os.environ.get("SYNTHBENCH_THREADS", "")
     if text and not (text.isdigit() and int(text) > 0):
         raise UserError(f"SYNTHBENCH_THREADS is {text!r}; it must be a whole number of at least 1")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(int(text) if text else cores)
+    torch.set_num_threads(int(text) if text else cores())
     return torch.get_num_threads()
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from synthbench import __version__, console, registry
-from synthbench.config import Layer, Settings, build, config_names, config_path, read_layer
+from synthbench.config import Settings, build, config_names, config_path
 from synthbench.data import sources
 from synthbench.plugin import Generator, Traits
 from synthbench.protocol import load_protocol
@@ -68,9 +68,8 @@ def generators() -> list[dict[str, Any]]:
 
 def shipped(name: str) -> Generator[Any]:
     """The generator or preset `name` with the settings of its file."""
-    kind, plugin, preset = registry.load("generator", name), registry.plugin_name(name), registry.preset(name)
-    layer = read_layer(config_path("generators", plugin)) if plugin in config_names("generators") else Layer()
-    return kind(build(kind.Config, layer, preset.settings if preset else Layer()))
+    kind = registry.load("generator", name)
+    return kind(build(kind.Config, *registry.layers(name)))
 
 
 def show_generators(found: list[dict[str, Any]]) -> None:

@@ -72,11 +72,16 @@ class Generator(ABC, Generic[C]):
 
     Config: ClassVar[type[Settings]] = Settings
     version: ClassVar[int] = 1
-    traits: Traits = Traits()  # what the config decides of them is replaced in __init__
+    traits: Traits = Traits()  # of the class; those of a config are what `about` makes of them
     tiny: ClassVar[Mapping[str, Any]] = {}  # settings with which all stages together take seconds at 32 px, for `synthbench test`
 
     def __init__(self, config: C) -> None:
         self.config = config
+        self.traits = self.about(config)
+
+    def about(self, config: C) -> Traits:
+        """The traits of this config, where it decides some of them."""
+        return self.traits
 
     def sources(self, resolution: int) -> dict[str, str]:
         """Digests of files outside the protocol that change the images, by name; they enter the key of `enroll`."""

@@ -110,6 +110,16 @@ def preset(name: str) -> Preset | None:
     return Preset(plugin, title, settings, build(About, layer.below("traits")))
 
 
+def layers(name: str, changed: Callable[[str], Layer] = lambda which: Layer()) -> list[Layer]:
+    """The settings of the generator `name` above its defaults, later ones winning: its shipped file, then those of a preset.
+
+    changed: what a protocol changes of a generator, or of a preset, by its short name; above the file of each.
+    """
+    found, plugin = preset(name), short_name(plugin_name(name))
+    shipped = read_layer(config_path("generators", plugin)) if plugin in config_names("generators") else Layer()
+    return [shipped, changed(plugin), *((found.settings, changed(short_name(name))) if found else ())]
+
+
 def plugin_name(name: str) -> str:
     """The plugin behind `name`: of a preset its generator, else `name` itself."""
     found = preset(name)

@@ -7,7 +7,6 @@ begun (resume) and what is missing (run). A crash leaves a folder without manife
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -15,12 +14,13 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from synthbench import __version__, console
+from synthbench.system import locked
 from synthbench.types import UserError
 
 MANIFEST = "manifest.json"
@@ -135,8 +135,20 @@ class Stage:
     def locked(self) -> Iterator[None]:
         """Nobody else builds or forgets the stage."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(self.folder.with_name(self.folder.name + ".lock"), self.name):
-            yield
+        holder = self.folder.with_name(self.folder.name + ".holder")  # not in the lock, which nobody else may read on Windows
+
+        def told() -> None:
+            who = ""
+            with suppress(OSError):
+                who = holder.read_text("utf-8")
+            console.note(f"{self.name}: another process ({who or 'unknown'}) is building this stage; waiting for it")
+
+        with locked(self.folder.with_name(self.folder.name + ".lock"), told, every=0.5):
+            holder.write_text(f"pid {os.getpid()} on {platform.node()}", "utf-8")
+            try:
+                yield
+            finally:
+                holder.unlink(missing_ok=True)
 
     @property
     def _leg(self) -> Path:
@@ -180,30 +192,6 @@ class Stage:
             "samples": {name: sampled(path) for name, path in files.items() if path.name not in REWRITTEN},
         }
         write_json(self.folder / MANIFEST, manifest)
-
-
-@contextmanager
-def _lock(path: Path, name: str) -> Iterator[None]:
-    """An exclusive lock that the system releases when the process dies, however it dies."""
-    with open(path, "a+") as file:
-        waited = False
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not waited:
-                    waited = True
-                    file.seek(0)
-                    console.note(f"{name}: another process ({file.read().strip() or 'unknown'}) is building this stage; waiting for it")
-                time.sleep(0.5)
-        file.truncate(0)
-        file.write(f"pid {os.getpid()} on {platform.node()}")
-        file.flush()
-        try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 @dataclass(frozen=True)

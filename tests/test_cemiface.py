@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from fake_context import context
 from fake_encoder import Projection
 from pydantic import ValidationError
 from torch import nn
@@ -16,7 +17,6 @@ from synthbench.generators.cemiface import CemiFace, Config, Denoiser, Interval,
 from synthbench.identities import inquiries, sampling
 from synthbench.models.encoder import Encoder
 from synthbench.models.unet import Shape
-from synthbench.plugin import Context
 from synthbench.types import FaceBatch, Slot, UserError, Volume
 
 TINY = Shape(channels=8, multipliers=(1, 2), attention_levels=(1,), attention_width=16, head_width=8, groups=4, skip_downsample_level=-1)
@@ -36,11 +36,6 @@ def encoder():
 
 def settings(**change):
     return Train(unet=TINY, steps=8, batch_size=6, lr=1e-3, **change)
-
-
-def context(out, faces, encoder, **more):
-    out.mkdir(parents=True, exist_ok=True)
-    return Context(out, 3, R, torch.device("cpu"), faces, encoder, **more)
 
 
 @pytest.fixture(scope="module")
@@ -358,6 +353,6 @@ def test_enroll_from_the_world(tmp_path, faces, monkeypatch):
 
     monkeypatch.setattr(renderer, "faces", people)
     encoder = Encoder(Projection(DIM, R), resolution=R, dim=DIM)
-    CemiFace(Config(enroll={"source": "world", "threshold": 0.8})).enroll(8, context(tmp_path, SimpleNamespace(), encoder))
+    CemiFace(Config(enroll={"source": "world", "threshold": 0.8})).enroll(8, context(tmp_path, SimpleNamespace(resolution=R), encoder))
     assert len(inquiries.load(tmp_path).faces) == 8 and seen[0] == ("inquiry", True, 0)
     assert json.loads((tmp_path / "enroll.json").read_text())["kept"] == 8

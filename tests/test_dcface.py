@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from fake_context import context
 from torch.nn import functional as F
 
 from synthbench.config import CONFIGS, build, parse_set, read_layer
@@ -17,7 +18,6 @@ from synthbench.models.encoder import Encoder
 from synthbench.models.patch_style import StyleEncoder, statistics, waves
 from synthbench.models.size import count
 from synthbench.models.unet import Shape
-from synthbench.plugin import Context
 from synthbench.training import loop
 from synthbench.types import Slot, UserError, Volume
 
@@ -42,11 +42,6 @@ def encoder():
 
 def settings(**change):
     return Train(**{"unet": TINY, "steps": 6, "batch_size": 6, "lr": 1e-3, "width": 10, "grid": 2, "unconditional": None} | change)
-
-
-def context(out, faces, encoder, **more):
-    out.mkdir(parents=True, exist_ok=True)
-    return Context(out, 3, R, torch.device("cpu"), faces, encoder, **more)
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ def test_v_target_matches_diffusers():
     torch.testing.assert_close(process.target(x0, noise, process.signal("linear")[t], "v"), reference, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("weighting", ["uniform", "min_snr", "clamped_snr", "edm"])
+@pytest.mark.parametrize("weighting", ["uniform", "min_snr", "clamped_snr"])
 def test_weight_means_the_same_whatever_is_predicted(weighting):
     """The weighted error of one wrong estimate of x0 is the same number, expressed in epsilon, v or x0."""
     torch.manual_seed(0)
@@ -71,23 +71,15 @@ def test_weights_in_closed_form():
     snr = abar / (1 - abar)
     torch.testing.assert_close(process.weight(abar, "v", "min_snr"), torch.minimum(snr, torch.tensor(5.0)) / (snr + 1))
     torch.testing.assert_close(process.weight(abar, "x0", "clamped_snr"), snr.clamp(1, 5))
-    sigma = snr.rsqrt()
-    torch.testing.assert_close(process.weight(abar, "x0", "edm"), (sigma**2 + 0.25) / (sigma * 0.5) ** 2, rtol=1e-4, atol=1e-4)
 
 
 def test_sampled_times():
-    abar = process.signal("linear")
     draw = torch.Generator().manual_seed(0)
-    uniform = process.sample_times(20_000, abar, draw)
+    uniform = process.sample_times(20_000, 1000, draw)
     counts = torch.bincount(uniform // 100, minlength=10)
     assert counts.sum() == 20_000 and ((counts - 2000).abs() < 5 * np.sqrt(2000)).all()
-    one_each = process.sample_times(50, abar, draw, "stratified")
+    one_each = process.sample_times(50, 1000, draw, "stratified")
     assert sorted((one_each // 20).tolist()) == list(range(50)) and one_each.tolist() != sorted(one_each.tolist())
-    normal = process.sample_times(20_000, abar, draw, "log_normal", mean=0.3, std=0.7)
-    log_sigma = 0.5 * ((1 - abar) / abar).log()[normal]
-    assert log_sigma.mean() == pytest.approx(0.3, abs=0.03) and log_sigma.std() == pytest.approx(0.7, abs=0.03)
-    mixture = process.sample_times(20_000, abar, draw, "mixture", mean=-2.0, std=0.1)
-    assert (mixture[:10_000] > 500).float().mean() == pytest.approx(0.5, abs=0.03) and (mixture[10_000:] < 500).all()
 
 
 def test_time_steps_match_dcface_and_diffusers():
@@ -122,9 +114,7 @@ def test_every_ddim_step_matches_diffusers(eta, prediction, spacing):
         extra = same() if eta > 0 and t != scheduler.timesteps[-1] else torch.zeros_like(x)
         result = scheduler.step(network(x, t), t, x, eta=eta, variance_noise=extra)
         x = result.prev_sample
-        assert step.t == int(t)
-        torch.testing.assert_close(step.x0, result.pred_original_sample, atol=3e-4, rtol=3e-3)
-        torch.testing.assert_close(step.x, x, atol=3e-4, rtol=3e-3)
+        torch.testing.assert_close(step, x, atol=3e-4, rtol=3e-3)
 
 
 def test_ddim_finds_a_point_distribution():
@@ -134,7 +124,7 @@ def test_ddim_finds_a_point_distribution():
     for steps, eta in [(1, 0.0), (7, 0.0), (20, 1.0)]:
         noise = process.Noise([torch.Generator().manual_seed(3)], (3, 4, 4))
         *_, last = process.ddim(lambda x, t: image.expand_as(x), noise, abar, steps, eta, "x0")
-        torch.testing.assert_close(last.x, image, atol=1e-5, rtol=0)
+        torch.testing.assert_close(last, image, atol=1e-5, rtol=0)
 
 
 def test_noise_of_an_image_does_not_depend_on_its_neighbours():
@@ -188,3 +178,13 @@ def test_restarts_double_in_length():
     for begin, length in ((0, 10), (10, 20), (30, 40), (70, 80)):
         expected = [0.5 * (1 + math.cos(math.pi * i / length)) for i in range(length)]
         assert factors[begin : begin + length] == pytest.approx(expected)
+
+
+def test_what_a_kill_left_beside_whole_weights_is_deleted(tmp_path):
+    names = ("checkpoint.pt", "codes.safetensors", "metrics.jsonl", "weights.safetensors")
+    for name in names[:3]:
+        (tmp_path / name).write_text("")
+    assert not loop.finished(tmp_path / names[3], "codes.safetensors") and len(list(tmp_path.iterdir())) == 3
+    (tmp_path / names[3]).write_text("")
+    assert loop.finished(tmp_path / names[3], "codes.safetensors")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "weights.safetensors"]

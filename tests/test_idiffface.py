@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from fake_context import context
 from fake_encoder import Projection
 from torch import nn
 from torch.nn import functional as F
@@ -18,7 +19,6 @@ from synthbench.models import context_unet
 from synthbench.models.context_unet import ContextUNet, Shape
 from synthbench.models.encoder import Encoder
 from synthbench.models.size import count
-from synthbench.plugin import Context
 from synthbench.types import Slot, UserError, Volume
 
 R, DIM = 8, 6
@@ -40,11 +40,6 @@ def encoder():
 
 def settings(**change):
     return Train(**{"autoencoder": PAINTER, "unet": SHAPE, "pixels": 0, "empty": 0.2, "steps": 6, "batch_size": 6, "lr": 1e-3, **change})
-
-
-def context(out, faces, encoder, **more):
-    out.mkdir(parents=True, exist_ok=True)
-    return Context(out, 3, R, torch.device("cpu"), faces, encoder, **more)
 
 
 @pytest.fixture(scope="module")

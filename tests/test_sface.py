@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from fake_context import context
 
 from synthbench.config import CONFIGS, build, read_layer
 from synthbench.data.faces import FaceSet
@@ -31,11 +32,6 @@ def faces():
 
 def settings(**change):
     return Train(shape=TINY, code=8, **{"steps": 8, "batch_size": 16, "path_length": 0.0, "style_mixing": 0.0, **change})
-
-
-def context(out, faces, **more):
-    out.mkdir(parents=True, exist_ok=True)
-    return Context(out, 3, R, torch.device("cpu"), faces, None, **more)
 
 
 @pytest.fixture(scope="module")

@@ -62,6 +62,17 @@ def test_a_new_writer_goes_on_after_whole_shards(tmp_path: Path) -> None:
     assert open_faces(tmp_path / "a").digest == open_faces(tmp_path / "b").digest
 
 
+def test_afresh_leaves_nothing_of_what_was_there(tmp_path: Path) -> None:
+    first = ShardWriter(tmp_path / "a", rows_per_shard=2)
+    first.write(batch(0, 5))
+    first.finish()
+    again = ShardWriter(tmp_path / "a", afresh=True)
+    assert again.done == 0 and not list((tmp_path / "a").iterdir())
+    again.write(batch(3, 1))
+    again.finish()
+    assert torch.equal(open_faces(tmp_path / "a").images(slice(None)), batch(3, 1).images)
+
+
 def _write_for_ever(folder: Path) -> None:
     writer = ShardWriter(folder, rows_per_shard=10)
     for first in range(0, 10_000_000, 5):

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import sys
 import zipfile
 from pathlib import Path
 
@@ -44,6 +45,28 @@ def faces(tmp_path: Path) -> Path:
 
 def state(name: str) -> str:
     return next(row["state"] for row in sources.status() if row["name"] == name)
+
+
+def test_where_the_registry_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faces: Path) -> None:
+    monkeypatch.delenv("SYNTHBENCH_DATA")
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    earlier, usual = tmp_path / ".synthbench", sources.home()
+    if sys.platform == "linux":
+        assert usual == tmp_path / ".local" / "share" / "synthbench"
+    assert not usual.exists() and usual != earlier
+    earlier.mkdir()
+    assert sources.home() == usual  # nothing is registered there
+    sources.add("mine", faces, kind="faces")
+    (usual / "sources.json").rename(earlier / "sources.json")
+    assert sources.home() == earlier and sources.find("mine").images == 6  # as an earlier version left it
+    sources.add("other", faces, kind="faces")
+    assert sources.names_registered() == ["mine", "other"] and not (usual / "sources.json").exists()
+    shutil.copy(earlier / "sources.json", usual / "sources.json")
+    assert sources.home() == usual
+    monkeypatch.setenv("SYNTHBENCH_DATA", "~/elsewhere")
+    assert sources.home() == tmp_path / "elsewhere" and not sources.names_registered()
 
 
 def test_faces(faces: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from fake_context import context
 from torch import nn
 from torch.nn import functional as F
 
@@ -13,7 +14,6 @@ from synthbench.generators.synface import Basis, Config, SynFace, Train
 from synthbench.models.encoder import Encoder, read_tensors
 from synthbench.models.gan import Shape
 from synthbench.models.size import count
-from synthbench.plugin import Context
 from synthbench.seeds import torch_generator
 from synthbench.training import loop
 from synthbench.types import Slot, UserError
@@ -45,11 +45,6 @@ def encoder():
 
 def settings(**change):
     return Train(shape=TINY, **{"identity": 4, "attributes": 3, "steps": 8, "batch_size": 16, **change})
-
-
-def context(out, faces, encoder, **more):
-    out.mkdir(parents=True, exist_ok=True)
-    return Context(out, SEED, R, torch.device("cpu"), faces, encoder, **more)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
 import shutil
 import signal
 import socket
@@ -196,7 +197,7 @@ def test_a_run_of_a_dead_process_is_killed_and_mirrored_again(ready, tmp_path):
     with mlflow_client.opened(tmp_path) as client:
         dead = subprocess.Popen([sys.executable, "-c", ""])
         dead.wait()
-        tags = {"synthbench.run": result["run"], "synthbench.seed": "0", "synthbench.host": os.uname().nodename}
+        tags = {"synthbench.run": result["run"], "synthbench.seed": "0", "synthbench.host": platform.node()}
         where = mlflow_client.experiment(client, "synthbench")
         client.create_run(where, tags={**tags, "synthbench.pid": str(dead.pid)})
         client.create_run(where, tags={**tags, "synthbench.pid": str(os.getpid())})

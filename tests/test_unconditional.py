@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from fake_context import context
 from torch import nn
 
 from synthbench.data.faces import FaceSet
@@ -12,7 +13,6 @@ from synthbench.generators.cemiface import CemiFace
 from synthbench.identities import inquiries, unconditional
 from synthbench.models.encoder import Encoder
 from synthbench.models.unet import Shape
-from synthbench.plugin import Context
 from synthbench.training import loop
 from synthbench.types import UserError
 
@@ -32,11 +32,6 @@ def faces():
 def encoder():
     torch.manual_seed(0)
     return Encoder(nn.Sequential(nn.Flatten(), nn.Linear(3 * R * R, DIM)), resolution=R, dim=DIM)
-
-
-def context(out, faces, encoder, **more):
-    out.mkdir(parents=True, exist_ok=True)
-    return Context(out, 3, R, torch.device("cpu"), faces, encoder, **more)
 
 
 @pytest.fixture(scope="module")

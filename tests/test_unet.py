@@ -100,8 +100,17 @@ def test_skipped_halving_keeps_the_size():
 def test_sizes_that_do_not_fit_are_refused():
     with pytest.raises(UserError, match="multiple of 16"):
         UNet(Shape(), 100, 512)
-    with pytest.raises(UserError, match="head_width"):
-        UNet(SMALL.model_copy(update={"attention_width": 40}), 16, 8)
+    with pytest.raises(ValidationError, match="head_width"):
+        Shape(**{**SMALL.model_dump(), "attention_width": SMALL.head_width + 1})
+
+
+def test_only_the_channels_of_a_level_need_to_fit_the_groups():
+    shape = Shape(
+        channels=6, multipliers=(2, 4), attention_levels=(1,), attention_width=8, head_width=4, groups=4, skip_downsample_level=-1
+    )
+    assert UNet(shape, 8, 0)(torch.randn(2, 3, 8, 8), torch.tensor([3])).shape == (2, 3, 8, 8)
+    with pytest.raises(ValidationError, match="6 channels of a level are not a multiple of groups 4"):
+        Shape(**{**shape.model_dump(), "multipliers": (1, 4)})
 
 
 @pytest.mark.parametrize("change", [{"multipliers": []}, {"multipliers": [0, 1]}, {"multipliers": [1, 2], "attention_levels": [2]}])

@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from fake_context import context
 from torch import nn
 from torch.nn import functional as F
 
@@ -17,7 +18,6 @@ from synthbench.models import fmae, perceptual
 from synthbench.models.encoder import Encoder
 from synthbench.models.encoder import build as backbone
 from synthbench.models.size import count
-from synthbench.plugin import Context
 from synthbench.seeds import torch_generator
 from synthbench.testing.world import rendered
 from synthbench.types import DataMissing, Slot, UserError, Volume
@@ -59,11 +59,6 @@ def encoder(faces):
 def settings(**change):
     return Train(**{"network": SHAPE, "perceptual": "encoder", "steps": 6, "batch_size": 8, "lr": 2e-3, "warmup": 0,
                     "discriminator_channels": 8, **change})  # fmt: skip
-
-
-def context(out, faces, encoder, **more):
-    out.mkdir(parents=True, exist_ok=True)
-    return Context(out, 3, R, torch.device("cpu"), faces, encoder, **more)
 
 
 @pytest.fixture(scope="module")
@@ -382,7 +377,7 @@ def test_vectors_have_mean_and_covariance_of_the_identities(faces, encoder, trai
     torch.testing.assert_close(mean, means.mean(0), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(spread.T @ spread, torch.cov(means.T), atol=1e-3, rtol=1e-3)
     unlabelled = FaceSet.from_arrays(faces.images(slice(9)), np.full(9, -1))
-    assert len(vec2face.mean_features(Enroll(), context(tmp_path, unlabelled, encoder))) == 9
+    assert len(inquiries.mean_codes("real", context(tmp_path, unlabelled, encoder))) == 9
     lonely = FaceSet.from_arrays(faces.images(slice(4)), np.zeros(4))
     with pytest.raises(UserError, match="has 1 identities"):
         vec2face.distribution(Enroll(), network, context(tmp_path, lonely, encoder))

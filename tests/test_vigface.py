@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from fake_context import context
 from fake_encoder import Projection
 from torch import nn
 from torch.nn import functional as F
@@ -15,10 +16,10 @@ from synthbench.data.faces import FaceSet
 from synthbench.diffusion import process
 from synthbench.generators import vigface
 from synthbench.generators.vigface import Batch, Config, Train, VIGFace
+from synthbench.identities import hypersphere
 from synthbench.models.encoder import Encoder, read_tensors
 from synthbench.models.size import count
 from synthbench.models.vit import ViT
-from synthbench.plugin import Context
 from synthbench.recognition import trainer
 from synthbench.recognition.margin import Head
 from synthbench.types import Slot, UserError, Volume
@@ -45,11 +46,6 @@ def settings(**change):
     return Train(
         **{"recognizer": recognizer, "virtual": VIRTUAL, "collapse": 0.95, "vit": VIT, "steps": 6, "batch_size": 8, "lr": 1e-3, **change}
     )
-
-
-def context(out, faces, **more):
-    out.mkdir(parents=True, exist_ok=True)
-    return Context(out, 3, R, torch.device("cpu"), faces, None, **more)
 
 
 @pytest.fixture(scope="module")
@@ -203,12 +199,12 @@ def test_a_transformer_that_cannot_be_is_refused_before_stage_1(faces, tmp_path)
 
 
 def test_cosines_are_those_of_all_pairs(monkeypatch):
-    monkeypatch.setattr(vigface, "BLOCK", 3)
+    monkeypatch.setattr(hypersphere, "COMPARED", 3)
     a = F.normalize(torch.randn(7, 5, generator=torch.Generator().manual_seed(0)), dim=1)
     matrix = (a @ a.T).numpy()
     values = matrix[~np.eye(7, dtype=bool)]
-    assert vigface.cosines(a, a, same=True) == pytest.approx((values.mean(), values.std(), values.max()), abs=1e-6)
-    assert vigface.cosines(a[:2], a) == pytest.approx((matrix[:2].mean(), matrix[:2].std(), matrix[:2].max()), abs=1e-6)
+    assert hypersphere.cosines(a, a, same=True) == pytest.approx((values.mean(), values.std(), values.max()), abs=1e-6)
+    assert hypersphere.cosines(a[:2], a) == pytest.approx((matrix[:2].mean(), matrix[:2].std(), matrix[:2].max()), abs=1e-6)
 
 
 def test_virtual_batch_may_follow_the_shares(faces, tmp_path, monkeypatch):
@@ -341,14 +337,19 @@ def test_idperturb_keeps_half_the_angle_to_the_nearest_other_prototype(trained):
     prototypes = read_tensors(trained[1]["train"] / "recognizer" / "prototypes.safetensors")["prototypes"]
     slots = [Slot(i, j) for i in range(4) for j in range(50)]
     code = prototypes[PEOPLE + torch.tensor([slot.identity for slot in slots])]
-    told = vigface.perturbed(code, prototypes, slots, 0.0, seed=1)
+    file = trained[1]["train"] / "recognizer" / "prototypes.safetensors"
+
+    def perturbed(code, slots, lowest):
+        bounds = hypersphere.Bounds(prototypes[PEOPLE:], file, lowest)
+        return hypersphere.perturb(code, slots, bounds([slot.identity for slot in slots]), seed=1)
+
+    told = perturbed(code, slots, 0.0)
     nearest = torch.stack([max(p @ own for p in prototypes if not torch.equal(p, own)) for own in code[::50]]).repeat_interleave(50)
     cosine = (told * code).sum(1)
     assert (cosine.arccos() <= nearest.arccos() / 2 + 1e-3).all() and cosine.std() > 0.01
-    assert (vigface.perturbed(code, prototypes, slots, 0.97, seed=1) * code).sum(1).min() >= 0.97 - 1e-5
-    alone = vigface.perturbed(code[70:71], prototypes, slots[70:71], 0.0, seed=1)
-    torch.testing.assert_close(alone, told[70:71])
-    assert vigface.perturbed(code, prototypes, slots, 1.0, seed=1) is code
+    assert (perturbed(code, slots, 0.97) * code).sum(1).min() >= 0.97 - 1e-5
+    assert torch.equal(perturbed(code[70:71], slots[70:71], 0.0), told[70:71])
+    assert perturbed(code, slots, 1.0) is code
 
 
 @pytest.mark.parametrize("kind", ["virtual", "real", "random"])

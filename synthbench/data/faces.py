@@ -18,8 +18,9 @@ from synthbench.config import did_you_mean
 from synthbench.data import pixels
 from synthbench.data.labelled import Source
 from synthbench.data.readers import read_source, source_digest
-from synthbench.data.shards import ShardWriter, damaged, index, locked, read_shards
+from synthbench.data.shards import ShardWriter, damaged, index, read_shards
 from synthbench.store import read_json, write_json
+from synthbench.system import locked
 from synthbench.types import FaceBatch, Progress, UserError
 
 __all__ = ["FaceSet", "ShardWriter", "import_faces", "open_faces", "read_source", "source_digest"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -12,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
+from synthbench.system import cores
 from synthbench.types import UserError
 
 T = TypeVar("T")
@@ -72,13 +72,8 @@ def encode(image: np.ndarray, format: str = "png", quality: int = 95) -> bytes:
     return out.getvalue()
 
 
-def cores() -> int:
-    """The cores this process may use; PIL's codecs run outside the interpreter lock, so threads pay."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def in_threads(function: Callable[[T], R], items: Iterable[T], window: int = 256) -> Iterator[R]:
-    """`function` over `items`, in order, on every core, with at most `window` results waiting."""
+    """`function` over `items`, in order, on every core, with at most `window` results waiting: PIL works outside the interpreter lock."""
     items = iter(items)
     with ThreadPoolExecutor(min(cores(), 16)) as pool:
         while chunk := list(islice(items, window)):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,12 +26,15 @@ class ShardWriter:
 
     Columns: `image` struct {bytes: PNG, path}, `label` int64, and the columns of the batches. A shard gets its name when it is whole, so
     after a crash a new writer on the same folder finds `done` rows and goes on after them: the caller leaves out its first `done` images.
+    afresh: without what is there.
     """
 
-    def __init__(self, folder: Path | str, rows_per_shard: int = 10_000) -> None:
+    def __init__(self, folder: Path | str, rows_per_shard: int = 10_000, afresh: bool = False) -> None:
         self.folder = Path(folder)
         self.rows_per_shard = rows_per_shard
         with _disk(self.folder, 0):
+            if afresh:
+                shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True, exist_ok=True)
             for leftover in self.folder.glob("part-*.tmp"):
                 leftover.unlink()
@@ -132,17 +135,6 @@ def index(folder: Path | str) -> dict[str, Any]:
             "stopped; should it stop here once more, delete the folder"
         )
     raise UserError(f"{folder}: no faces here (looked for {INDEX} and part-00000.parquet)")
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """One process at a time; the system lets go when the process dies."""
-    with open(path, "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """What real data and weights there are, what may be done with them, and where they lie on this machine. Nothing is downloaded.
 
-The catalogue is fixed. What the user registers is kept in `sources.json` in $SYNTHBENCH_DATA, by default ~/.synthbench.
+The catalogue is fixed. What the user registers is kept in `sources.json`, see `home`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from platformdirs import user_data_path
+
 from synthbench import console
 from synthbench.config import did_you_mean
 from synthbench.data.catalogue import CATALOGUE, Entry, Source
 from synthbench.data.readers import file_digest, full_stamp, read_source, source_digest, source_files, stamp
-from synthbench.data.shards import locked
 from synthbench.store import read_json, write_json
+from synthbench.system import locked
 from synthbench.types import DataMissing, UserError
 
 KINDS = ("faces", "pairs", "weights")
+REGISTRY = "sources.json"
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,15 @@ _declared: ContextVar[Collection[str]] = ContextVar("declared", default=())
 
 
 def home() -> Path:
-    """The folder of the registry."""
-    return Path(os.environ.get("SYNTHBENCH_DATA") or Path.home() / ".synthbench").expanduser()
+    """The folder of the registry: $SYNTHBENCH_DATA, or the user's data folder, or ~/.synthbench where an earlier version began it."""
+    if wish := os.environ.get("SYNTHBENCH_DATA"):
+        return Path(wish).expanduser()
+    usual, earlier = user_data_path("synthbench", appauthor=False), Path.home() / ".synthbench"
+    return earlier if (earlier / REGISTRY).exists() and not (usual / REGISTRY).exists() else usual
 
 
 def _registry() -> dict[str, dict[str, Any]]:
-    path = home() / "sources.json"
+    path = home() / REGISTRY
     found = read_json(path)
     entries = list(found.values()) if isinstance(found, dict) else []
     if path.exists() and (not isinstance(found, dict) or not all(isinstance(e, dict) and _NEEDED <= e.keys() <= _KNOWN for e in entries)):
@@ -99,7 +105,7 @@ def _save(name: str, entry: Entry | None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / "sources.lock"):
             found = {key: value for key, value in _registry().items() if entry or key != name}
-            write_json(folder / "sources.json", found | ({name: {**asdict(entry), "path": str(entry.path)}} if entry else {}))
+            write_json(folder / REGISTRY, found | ({name: {**asdict(entry), "path": str(entry.path)}} if entry else {}))
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); set SYNTHBENCH_DATA to another folder") from None
 

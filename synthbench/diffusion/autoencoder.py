@@ -17,9 +17,9 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synthbench.device import ready, send
+from synthbench.device import send
 from synthbench.models import encoder as face
-from synthbench.models.unet import zero
+from synthbench.models.attention import zero
 from synthbench.plugin import Context
 from synthbench.seeds import derive
 from synthbench.training import loop
@@ -119,7 +119,7 @@ def train(settings: Train, pixels: int, context: Context, out: Path) -> None:
     Raises UserError when `pixels` cannot be halved that often, and for an encoder without gradients where they are needed.
     """
     weights = out / "weights.safetensors"
-    if weights.exists():
+    if loop.finished(weights):
         return
     faces, device, encoder = context.faces, context.device, context.encoder
     if settings.identity_weight and not encoder.differentiable:
@@ -135,18 +135,17 @@ def train(settings: Train, pixels: int, context: Context, out: Path) -> None:
         )
     rows = range(0, len(faces), -(-len(faces) // MEASURED))
     network.begin(fitted(faces.images(rows), pixels))
-    learner = loop.Learner(network, settings, device)
     side = pixels // network.factor
 
-    def update(step: loop.Step) -> loop.Losses:
-        mirror = (torch.rand(len(step.rows), generator=step.draw) < 0.5) & settings.flip
+    def batch(step: loop.Step) -> Batch:
+        mirror = loop.mirror(len(step.rows), settings.flip, step.draw)
         noise = torch.randn(len(step.rows), settings.latents, side, side, generator=step.draw)
-        x = loop.mirrored(fitted(send(faces.images(step.rows), device), pixels), mirror)
-        return learner.learn(lambda part: objective(network, encoder, part, settings), Batch(x, send(noise, device)), step)
+        return Batch(loop.mirrored(fitted(send(faces.images(step.rows), device), pixels), mirror), noise)
 
     out.mkdir(parents=True, exist_ok=True)
-    loop.run(update, learner.state, settings, len(faces), context, "the autoencoder", out)
-    average: Autoencoder = learner.average.model  # type: ignore[assignment]
+    average: Autoencoder = loop.fit(  # type: ignore[assignment]
+        network, batch, lambda part: objective(network, encoder, part, settings), settings, len(faces), context, "the autoencoder", out
+    )
     with torch.inference_mode():
         parts = [average.encode(fitted(send(faces.images(rows[i : i + 32]), device), pixels)) for i in range(0, len(rows), 32)]
         average.scale.fill_(1 / torch.cat(parts).std())
@@ -155,9 +154,7 @@ def train(settings: Train, pixels: int, context: Context, out: Path) -> None:
 
 def load(settings: Train, folder: Path, device: torch.device) -> Autoencoder:
     """What `train` left in `folder`, frozen."""
-    network = Autoencoder(settings)
-    network.load_state_dict(face.read_tensors(folder / "weights.safetensors"))
-    return ready(network, device).eval().requires_grad_(False)  # type: ignore[return-value]
+    return face.frozen(Autoencoder(settings), folder / "weights.safetensors", device)
 
 
 class Batch(NamedTuple):

@@ -5,9 +5,11 @@ The mathematics is in diffusion.py; here are the words that a generator's config
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -48,6 +50,20 @@ def refuse_steps(sample: Sample, train: Train) -> None:
         raise ValueError(f"sample.steps {sample.steps} is more than the {train.T} diffusion steps of train.T")
 
 
+class Drawn(NamedTuple):
+    """What a step of a training adds to its images."""
+
+    t: Tensor  # (B,) int64
+    abar: Tensor  # (B,) of those steps
+    noise: Tensor  # (B, ...) like the images
+
+
+def drawn(train: Train, count: int, shape: Sequence[int], draw: torch.Generator) -> Drawn:
+    """Time steps, then noise of `count` images or latents of `shape`."""
+    t = process.sample_times(count, train.T, draw, train.times)
+    return Drawn(t, train.signal[t], torch.randn(count, *shape, generator=draw))
+
+
 def squared_error(output: Tensor, x0: Tensor, noise: Tensor, abar: Tensor, train: Train) -> Tensor:
     """The weighted squared error of what the network predicts, a scalar; x0 and noise (B, C, H, W), abar (B,) (DDPM, Eq. 14)."""
     error = (output - process.target(x0, noise, abar, train.prediction)).square().mean((1, 2, 3))
@@ -55,9 +71,8 @@ def squared_error(output: Tensor, x0: Tensor, noise: Tensor, abar: Tensor, train
 
 
 def painted(
-    network: Callable[[Tensor, Tensor], Tensor], noise: process.Noise, abar: Tensor, train: Train, sample: Sample, clip_x0: bool = True
+    network: Callable[[Tensor, Tensor], Tensor], noise: process.Noise, train: Train, sample: Sample, clip_x0: bool = True
 ) -> Tensor:
     """x_0 (B, C, H, W) after all DDIM steps; network: (x_t, t) -> its output in fp32."""
-    for step in process.ddim(network, noise, abar, sample.steps, sample.eta, train.prediction, clip_x0, sample.spacing):
-        x = step.x
-    return x
+    steps = process.ddim(network, noise, train.signal, sample.steps, sample.eta, train.prediction, clip_x0, sample.spacing)
+    return deque(steps, maxlen=1).pop()

@@ -2,8 +2,8 @@
 
 Notation of the papers: abar_t is the share of signal power after t steps, x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise, and
 SNR = abar / (1 - abar). Sources: DDPM (Ho et al., arXiv 2006.11239), DDIM (Song et al., 2010.02502), cosine schedule (Nichol &
-Dhariwal, 2102.09672), v-prediction (Salimans & Ho, 2202.00512), min-SNR (Hang et al., 2303.09556), EDM (Karras et al., 2206.00364),
-classifier-free guidance (Ho & Salimans, 2207.12598).
+Dhariwal, 2102.09672), v-prediction (Salimans & Ho, 2202.00512), min-SNR (Hang et al., 2303.09556), classifier-free guidance (Ho & Salimans,
+2207.12598).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import Tensor
 
 Schedule = Literal["linear", "cosine"]
 Prediction = Literal["epsilon", "v", "x0"]
-Weighting = Literal["plain", "uniform", "min_snr", "clamped_snr", "edm"]
-Times = Literal["uniform", "stratified", "log_normal", "mixture"]
+Weighting = Literal["plain", "uniform", "min_snr", "clamped_snr"]
+Times = Literal["uniform", "stratified"]
 Spacing = Literal["leading", "trailing"]
 
 # ------------------------------------------------------------------------------------------------------------- schedules
@@ -75,13 +75,12 @@ def target(x0: Tensor, noise: Tensor, abar: Tensor, prediction: Prediction) -> T
     return a.sqrt() * noise - (1 - a).sqrt() * x0
 
 
-def weight(abar: Tensor, prediction: Prediction, weighting: Weighting, gamma: float = 5.0, sigma_data: float = 0.5) -> Tensor:
+def weight(abar: Tensor, prediction: Prediction, weighting: Weighting, gamma: float = 5.0) -> Tensor:
     """Factor of the squared error of the network's OUTPUT, (B,).
 
     `plain` is 1, whatever is predicted. The others are defined on the squared error of x0: `uniform` SNR, which is the plain epsilon
     error of DDPM (Eq. 14); `min_snr` min(SNR, gamma); `clamped_snr` that but at least 1 (2202.00512, Eq. 9), so that large t counts for
-    something; `edm` (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 with sigma^2 = 1 / SNR.
-    An error e of x0 is sqrt(SNR) e of epsilon and sqrt(SNR + 1) e of v.
+    something. An error e of x0 is sqrt(SNR) e of epsilon and sqrt(SNR + 1) e of v.
     """
     if weighting == "plain":
         return torch.ones_like(abar)
@@ -90,35 +89,21 @@ def weight(abar: Tensor, prediction: Prediction, weighting: Weighting, gamma: fl
         on_x0 = snr
     elif weighting == "min_snr":
         on_x0 = snr.clamp(max=gamma)
-    elif weighting == "clamped_snr":
-        on_x0 = snr.clamp(1.0, gamma)
     else:
-        on_x0 = snr + 1 / sigma_data**2
+        on_x0 = snr.clamp(1.0, gamma)
     return on_x0 / {"epsilon": snr, "v": snr + 1, "x0": torch.ones_like(snr)}[prediction]
 
 
-def sample_times(
-    count: int, abar: Tensor, generator: torch.Generator, times: Times = "uniform", mean: float = -1.2, std: float = 1.2
-) -> Tensor:
+def sample_times(count: int, T: int, generator: torch.Generator, times: Times = "uniform") -> Tensor:
     """`count` time steps, (count,) int64 on the CPU.
 
     `uniform` over 0..T-1 (DDPM); `stratified`: uniform, one in each of `count` equal parts (less variance between batches; VDM,
-    2107.00630, appendix I); `log_normal`: ln sigma ~ N(mean, std), to the step with the nearest sigma (EDM, Table 1); `mixture`: the
-    first half of the batch uniform, the rest log-normal.
+    2107.00630, appendix I).
     """
-    if times == "stratified":
-        parts = torch.randperm(count, generator=generator)
-        return ((parts + torch.rand(count, generator=generator)) * (len(abar) / count)).long().clamp(max=len(abar) - 1)
-    uniform = torch.randint(len(abar), (count,), generator=generator)
     if times == "uniform":
-        return uniform
-    log_sigma = (0.5 * ((1 - abar).log() - abar.log())).contiguous()  # rises with t
-    wanted = torch.randn(count, generator=generator) * std + mean
-    right = torch.searchsorted(log_sigma, wanted).clamp(1, len(abar) - 1)
-    nearest = right - ((wanted - log_sigma[right - 1]) < (log_sigma[right] - wanted)).long()
-    if times == "mixture":
-        nearest[: count // 2] = uniform[: count // 2]
-    return nearest
+        return torch.randint(T, (count,), generator=generator)
+    parts = torch.randperm(count, generator=generator)
+    return ((parts + torch.rand(count, generator=generator)) * (T / count)).long().clamp(max=T - 1)
 
 
 # -------------------------------------------------------------------------------------------------------------- sampling
@@ -153,12 +138,6 @@ class Noise:
         return torch.stack([torch.randn(self.shape, generator=g) for g in self.generators]).to(self.device)
 
 
-class Step(NamedTuple):
-    t: int
-    x0: Tensor  # the estimate of the clean image at this step, clipped if asked
-    x: Tensor  # the state after the step
-
-
 def ddim(
     network: Callable[[Tensor, Tensor], Tensor],
     noise: Callable[[], Tensor],
@@ -168,8 +147,8 @@ def ddim(
     prediction: Prediction = "epsilon",
     clip_x0: bool = True,
     spacing: Spacing = "leading",
-) -> Iterator[Step]:
-    """DDIM (2010.02502, Eqs. 12 and 16), one step per iteration; the last `Step.x` is the image.
+) -> Iterator[Tensor]:
+    """DDIM (2010.02502, Eqs. 12 and 16): x after each step; the last is the image.
 
     network: (x_t (B, C, H, W), t (1,)) -> output. `noise` is asked once for x_T and, when eta > 0, once per step but the last.
     eta 0 is deterministic, 1 is DDPM's variance. After clipping x0 the direction still uses the unclipped epsilon (as DCFace).
@@ -187,7 +166,7 @@ def ddim(
         x = b.sqrt() * x0 + (1 - b - variance).clamp(min=0).sqrt() * epsilon
         if eta > 0 and after is not None:
             x = x + variance.sqrt() * noise()
-        yield Step(t, x0, x)
+        yield x
 
 
 def to_uint8(x: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from synthbench.diffusion import process
 from synthbench.identities import hypersphere, inquiries, sampling
 from synthbench.models.checkpoints import load_checkpoint
 from synthbench.models.encoder import Encoder, read_tensors
-from synthbench.plugin import Context, Generator, Traits
+from synthbench.plugin import Context, Traits
 from synthbench.seeds import torch_generator
 from synthbench.types import FaceBatch, Slot, UserError, Volume
 
@@ -79,7 +79,7 @@ class Config(Settings):
 # ------------------------------------------------------------------------------------------------------------- generator
 
 
-class Arc2Face(Generator[Config]):
+class Arc2Face(inquiries.ByInquiry[Config]):
     """Published weights of Arc2Face, a Stable Diffusion that is told an ArcFace vector; loaded from your disk, never downloaded."""
 
     Config = Config
@@ -93,10 +93,6 @@ class Arc2Face(Generator[Config]):
     )
     tiny = {"enroll": {"threshold": 1.0}, "sample": {"steps": 2}}
 
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self.traits = inquiries.traits(self.traits, config.enroll)
-
     def networks(self, resolution: int, dim: int) -> dict[str, tuple[nn.Module, tuple[Any, ...]]]:
         """Stable Diffusion 1.5's, as published: it paints 512 px, whatever the resolution of the set."""
         from diffusers import UNet2DConditionModel
@@ -105,12 +101,12 @@ class Arc2Face(Generator[Config]):
         return {"UNet (paints 512 px)": (unet, (torch.empty(1, 4, 64, 64), torch.zeros(1), torch.empty(1, LENGTH, 768)))}
 
     def sources(self, resolution: int) -> dict[str, str]:
-        own = {} if self.config.enroll.source == "pca" else inquiries.digests(self.config.enroll)
+        own = {} if self.config.enroll.source == "pca" else super().sources(resolution)
         return {"weights": sources.digest_of(folder(self.config.enroll.weights))} | own
 
     def check(self, volume: Volume, people: int | None) -> None:
         settings = self.config.enroll
-        inquiries.check(settings, volume, people)
+        super().check(volume, people)
         needed = {"transformers": "arc2face"} | (
             {} if (folder(settings.weights) / "arcface").is_dir() else {"onnx": "onnx", "onnx2torch": "onnx"}
         )

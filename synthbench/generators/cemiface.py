@@ -17,18 +17,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from synthbench.config import Settings
-from synthbench.device import autocast, ready, send
+from synthbench.device import autocast
 from synthbench.diffusion import denoising, process
 from synthbench.identities import hypersphere, inquiries, sampling
-from synthbench.models.encoder import Encoder, raw_codes, read_tensors
-from synthbench.models.unet import Shape, UNet
-from synthbench.plugin import Context, Generator, Traits
-from synthbench.seeds import derive, torch_generator
+from synthbench.models.encoder import CODES, Encoder, frozen, raw_codes
+from synthbench.models.unet import TINY, Shape, UNet
+from synthbench.plugin import Context, Traits
+from synthbench.seeds import derive
 from synthbench.training import loop
-from synthbench.types import FaceBatch, Slot, Volume
-
-TINY_UNET = {"channels": 16, "multipliers": [1, 2], "attention_levels": [1], "attention_width": 16, "head_width": 8, "groups": 4,
-             "skip_downsample_level": -1, "patch": 2}  # fmt: skip
+from synthbench.types import FaceBatch, Slot
 
 # ---------------------------------------------------------------------------------------------------------------- config
 
@@ -150,7 +147,7 @@ def similarity_loss(reached: Tensor, m: Tensor, gamma: Tensor, norm: str = "abso
 # ------------------------------------------------------------------------------------------------------------- generator
 
 
-class CemiFace(Generator[Config]):
+class CemiFace(inquiries.ByInquiry[Config]):
     """Faces at a chosen similarity m to an inquiry: a conditional diffusion model, sampled with DDIM."""
 
     Config = Config
@@ -164,34 +161,18 @@ class CemiFace(Generator[Config]):
         pretrained="the protocol's encoder",
     )
     tiny = {
-        "train": {"steps": 6, "batch_size": 8, "unet": TINY_UNET},
+        "train": {"steps": 6, "batch_size": 8, "unet": TINY},
         "enroll": {"threshold": 1.0},
         "sample": {"steps": 2, "copies": 1},
     }
-
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self.traits = inquiries.traits(self.traits, config.enroll, config.sample.copies)
-
-    def sources(self, resolution: int) -> dict[str, str]:
-        return inquiries.digests(self.config.enroll)
 
     def networks(self, resolution: int, dim: int) -> dict[str, tuple[nn.Module, tuple[Any, ...]]]:
         denoiser = Denoiser(self.config.train, resolution, dim)
         condition = denoiser.condition(torch.empty(1, dim), torch.empty(1))
         return {"denoiser": (denoiser, (torch.empty(1, 3, resolution, resolution), torch.empty(1), condition))}
 
-    def check(self, volume: Volume, people: int | None) -> None:
-        inquiries.check(self.config.enroll, volume, people)
-
     def train(self, context: Context) -> None:
         train(self.config.train, context)
-
-    def enroll(self, count: int, context: Context) -> None:
-        inquiries.enroll(count, self.config.enroll, context)
-
-    def slots(self, volume: Volume, context: Context) -> list[Slot]:
-        return sampling.with_copies(super().slots(volume, context), self.config.sample.copies)
 
     def generate(self, slots: Sequence[Slot], context: Context) -> Iterator[FaceBatch]:
         """Columns: sample, m (requested; nan for copies), similarity (realised cosine to the inquiry under the encoder), real."""
@@ -199,17 +180,14 @@ class CemiFace(Generator[Config]):
         known = inquiries.load(context.inputs["enroll"])
         encoder = context.encoder
         denoiser = Denoiser(settings, context.resolution, encoder.dim)
-        denoiser.load_state_dict(read_tensors(context.inputs["train"] / "weights.safetensors"))
-        ready(denoiser, context.device).eval().requires_grad_(False)
-        abar = settings.signal
+        frozen(denoiser, context.inputs["train"] / "weights.safetensors", context.device)
         lowest = hypersphere.lowest(sample.perturb, self.config.enroll.threshold)
 
         def make(some: list[Slot]) -> tuple[Tensor, dict[str, Tensor]]:
             wanted = torch.tensor([requested(sample.m, slot, context.seed) for slot in some])
             codes = known.codes[[slot.identity for slot in some]]
             told = hypersphere.perturb(codes, some, lowest, context.seed)
-            streams = [torch_generator(context.seed, "image", *slot) for slot in some]
-            noise = process.Noise(streams, (3, *[context.resolution] * 2), context.device)
+            noise = sampling.noise(some, (3, context.resolution, context.resolution), context)
             with torch.inference_mode(), autocast(context.device, sample.precision):
                 condition = denoiser.condition(told.to(context.device), wanted.to(context.device))
                 nobody = denoiser.condition(0 * told.to(context.device), wanted.to(context.device)) if sample.guidance else None
@@ -218,10 +196,8 @@ class CemiFace(Generator[Config]):
                     output = denoiser(x, t, condition).float()
                     return output if nobody is None else process.guided(output, denoiser(x, t, nobody).float(), sample.guidance)
 
-                x = denoising.painted(network, noise, abar, settings, sample, sample.clip_x0)
-                images = process.to_uint8(x)
-                reached = (encoder.embed(images).float() * F.normalize(codes.to(context.device), dim=1)).sum(1)
-            return images, {"m": wanted, "similarity": reached}
+                images = process.to_uint8(denoising.painted(network, noise, settings, sample, sample.clip_x0))
+                return images, {"m": wanted, "similarity": sampling.similarity(encoder, images, codes)}
 
         yield from sampling.generate(make, slots, context, ("m", "similarity"), known.faces, self.config.enroll.photographs)
 
@@ -242,34 +218,32 @@ def requested(m: float | tuple[float, ...] | Interval, slot: Slot, seed: int) ->
 def train(settings: Train, context: Context) -> None:
     """Alg. 1. Writes weights.safetensors (the averaged weights, F1 and F2 included) and metrics.jsonl into context.out; resumes."""
     weights = context.out / "weights.safetensors"
-    if weights.exists():
+    if loop.finished(weights, CODES):
         return
     faces, encoder, device = context.faces, context.encoder, context.device
     encoder.need_gradients("CemiFace")
-    codes = raw_codes(encoder, faces, settings.flip, context.out / "codes.safetensors", context.progress)
+    codes = raw_codes(encoder, faces, settings.flip, context.out / CODES, context.progress)
     abar = settings.signal
     torch.manual_seed(derive(context.seed, "weights"))
     denoiser = Denoiser(settings, context.resolution, encoder.dim).eval()  # nothing in it depends on the mode
-    learner = loop.Learner(denoiser, settings, device)
 
-    def update(step: loop.Step) -> loop.Losses:
+    def batch(step: loop.Step) -> Batch:
         size, draw = len(step.rows), step.draw
-        mirror = (torch.rand(size, generator=draw) < 0.5) & settings.flip
-        t = process.sample_times(size, abar, draw, settings.times)
+        x0, mirror = loop.pictures(faces, step.rows, settings.flip, draw, device)
+        t = process.sample_times(size, settings.T, draw, settings.times)
         m = sample_m(size, settings, draw)
         if not settings.per_image:
             t, m = t[:1].expand(size), m[:1].expand(size)
         noise = torch.randn(size, 3, context.resolution, context.resolution, generator=draw)
         told = (torch.rand(size, generator=draw) >= settings.empty).float() if settings.empty else torch.ones(size)
         grain = torch.randn(noise.shape, generator=draw) * settings.similarity_noise if settings.similarity_noise else torch.zeros(size)
+        return Batch(x0, codes[mirror.long(), torch.from_numpy(step.rows)], told, m, t, abar[t], noise, grain)
 
-        x0 = loop.pictures(faces, step.rows, mirror, device)
-        code = codes[mirror.long(), torch.from_numpy(step.rows)]
-        batch = Batch(x0, *(send(tensor, device) for tensor in (code, told, m, t, abar[t], noise, grain)))
-        return learner.learn(lambda part: objective(denoiser, encoder, part, settings), batch, step, settings.norm == "batch")
+    def loss(part: Batch) -> loop.Losses:
+        return objective(denoiser, encoder, part, settings)
 
-    loop.run(update, learner.state, settings, len(faces), context, "CemiFace")
-    loop.finish(learner.average.model, weights, "codes.safetensors")
+    average = loop.fit(denoiser, batch, loss, settings, len(faces), context, "CemiFace", whole=settings.norm == "batch")
+    loop.finish(average, weights, CODES)
 
 
 class Batch(NamedTuple):

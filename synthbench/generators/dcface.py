@@ -21,20 +21,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from synthbench.config import Settings
-from synthbench.device import autocast, ready, send
+from synthbench.device import autocast, send
 from synthbench.diffusion import denoising, process
 from synthbench.identities import inquiries, sampling, unconditional
-from synthbench.models.encoder import Encoder, build, raw_codes, read_tensors
+from synthbench.models.encoder import CODES, Encoder, build, frozen, raw_codes, read_tensors
 from synthbench.models.patch_style import Statistic, StyleEncoder, waves
-from synthbench.models.unet import UNet
-from synthbench.plugin import Context, Generator, Traits
+from synthbench.models.unet import TINY, UNet
+from synthbench.plugin import Context, Traits
 from synthbench.seeds import derive, numpy_generator, torch_generator
 from synthbench.store import writing
 from synthbench.training import loop
-from synthbench.types import FaceBatch, Slot, UserError, Volume
-
-TINY_UNET = {"channels": 16, "multipliers": [1, 2], "attention_levels": [1], "attention_width": 16, "head_width": 8, "groups": 4,
-             "skip_downsample_level": -1, "patch": 2}  # fmt: skip
+from synthbench.types import FaceBatch, Slot, UserError
 
 # ---------------------------------------------------------------------------------------------------------------- config
 
@@ -150,7 +147,7 @@ def identity_loss(reached: Tensor, who: Tensor, style: Tensor, gamma: Tensor) ->
 # ------------------------------------------------------------------------------------------------------------- generator
 
 
-class DCFace(Generator[Config]):
+class DCFace(inquiries.ByInquiry[Config]):
     """New people in the styles of real photographs: a diffusion model with two conditions, sampled with DDIM."""
 
     Config = Config
@@ -165,18 +162,11 @@ class DCFace(Generator[Config]):
         pretrained="the protocol's encoder",
     )
     tiny = {
-        "train": {"steps": 6, "batch_size": 8, "width": 16, "grid": 2, "unet": TINY_UNET,
-                  "unconditional": {"steps": 4, "batch_size": 8, "unet": TINY_UNET}},
+        "train": {"steps": 6, "batch_size": 8, "width": 16, "grid": 2, "unet": TINY,
+                  "unconditional": {"steps": 4, "batch_size": 8, "unet": TINY}},
         "enroll": {"source": "unconditional", "threshold": 1.0, "novelty": 1.0, "sampler": {"steps": 2}},
         "sample": {"steps": 2, "copies": 1},
     }  # fmt: skip
-
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self.traits = inquiries.traits(self.traits, config.enroll, config.sample.copies)
-
-    def sources(self, resolution: int) -> dict[str, str]:
-        return inquiries.digests(self.config.enroll)
 
     def networks(self, resolution: int, dim: int) -> dict[str, tuple[nn.Module, tuple[Any, ...]]]:
         """With an IR-50 as encoder."""
@@ -191,9 +181,6 @@ class DCFace(Generator[Config]):
             found["unconditional"] = (UNet(settings.unconditional.unet, resolution, 0), (image, t))
         return found
 
-    def check(self, volume: Volume, people: int | None) -> None:
-        inquiries.check(self.config.enroll, volume, people)
-
     def train(self, context: Context) -> None:
         train(self.config.train, context)
 
@@ -202,19 +189,13 @@ class DCFace(Generator[Config]):
         centres, limit = read_tensors(context.inputs["train"] / "centres.safetensors")["centres"], self.config.enroll.novelty
         inquiries.enroll(count, self.config.enroll, context, None if limit == 1 else lambda unit: (unit @ centres.T).amax(1) < limit)
 
-    def slots(self, volume: Volume, context: Context) -> list[Slot]:
-        return sampling.with_copies(super().slots(volume, context), self.config.sample.copies)
-
     def generate(self, slots: Sequence[Slot], context: Context) -> Iterator[FaceBatch]:
         """Columns: sample, style (row of the style image in the real set), similarity (to the ID image under the encoder), real."""
         settings, sample = self.config.train, self.config.sample
         encoder, (codes, inquired) = context.encoder, inquiries.load(context.inputs["enroll"])
         assert inquired is not None  # `enroll` wrote them
         centres = read_tensors(context.inputs["train"] / "centres.safetensors")["centres"]
-        denoiser = Denoiser(settings, context.resolution, encoder)
-        denoiser.load_state_dict(read_tensors(context.inputs["train"] / "weights.safetensors"))
-        ready(denoiser, context.device).eval().requires_grad_(False)
-        abar = settings.signal
+        denoiser = frozen(Denoiser(settings, context.resolution, encoder), context.inputs["train"] / "weights.safetensors", context.device)
         bank = StyleBank(context.faces.identity, F.normalize(codes, dim=1), centres, sample, context.seed)
 
         def make(some: list[Slot]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -222,14 +203,12 @@ class DCFace(Generator[Config]):
             x_id, x_sty = (
                 send(images, context.device).float() / 127.5 - 1 for images in (inquired.images(who), context.faces.images(rows))
             )
-            streams = [torch_generator(context.seed, "image", *slot) for slot in some]
-            noise = process.Noise(streams, (3, *[context.resolution] * 2), context.device)
+            noise = sampling.noise(some, (3, context.resolution, context.resolution), context)
             with torch.inference_mode(), autocast(context.device, sample.precision):
                 condition = denoiser.condition(x_id, encoder.maps(x_sty, 1)[0])
-                x = denoising.painted(lambda x, t: denoiser(x, t, condition).float(), noise, abar, settings, sample, sample.clip_x0)
+                x = denoising.painted(lambda x, t: denoiser(x, t, condition).float(), noise, settings, sample, sample.clip_x0)
                 images = process.to_uint8(x)
-                reached = (encoder.embed(images).cpu() * F.normalize(codes[who], dim=1)).sum(1)
-            return images, {"style": torch.from_numpy(rows), "similarity": reached}
+                return images, {"style": torch.from_numpy(rows), "similarity": sampling.similarity(encoder, images, codes[who])}
 
         yield from sampling.generate(make, slots, context, ("style", "similarity"), inquired, self.config.enroll.photographs)
 
@@ -268,7 +247,7 @@ def train(settings: Train, context: Context) -> None:
     Raises UserError for an encoder without gradients or feature maps, and for a set in which nobody has two images.
     """
     weights = context.out / "weights.safetensors"
-    if weights.exists():
+    if loop.finished(weights, CODES):
         return
     faces, encoder, device = context.faces, context.encoder, context.device
     encoder.need_gradients("DCFace")
@@ -278,36 +257,32 @@ def train(settings: Train, context: Context) -> None:
         raise UserError("nobody in the real set has two images, and DCFace learns from pairs of images of one person: give a labelled set")
     if settings.unconditional:
         unconditional.train(settings.unconditional, context)
-    codes = raw_codes(encoder, faces, settings.flip, context.out / "codes.safetensors", context.progress)
+    codes = raw_codes(encoder, faces, settings.flip, context.out / CODES, context.progress)
     people = People(F.normalize(codes[0], dim=1), faces.identity)
-    abar = settings.signal
     torch.manual_seed(derive(context.seed, "weights"))
     denoiser = Denoiser(settings, context.resolution, encoder).eval()  # the one part that has a mode is told by `keep`
-    learner = loop.Learner(denoiser, settings, device)
 
-    def update(step: loop.Step) -> loop.Losses:
-        size, draw = len(step.rows), step.draw
-        style, who = people.pairs(usable[step.rows], settings.near, settings.trim, draw)
-        mirror = (torch.rand(2, size, generator=draw) < 0.5) & settings.flip
-        t = process.sample_times(size, abar, draw, settings.times)
-        noise = torch.randn(size, 3, context.resolution, context.resolution, generator=draw)
+    def batch(step: loop.Step) -> Batch:
         images, vectors = [], []
-        for rows, side in zip((style, who), mirror):
-            images.append(loop.pictures(faces, rows, side, device))
-            vectors.append(codes[side.long(), torch.from_numpy(rows)])
-        keep = denoiser.E_sty.keep(size, draw, device)
-        batch = Batch(images[0], images[1], keep, *(send(tensor, device) for tensor in (*vectors, t, abar[t], noise)))
-        return learner.learn(lambda part: objective(denoiser, encoder, part, settings), batch, step)
+        for rows in people.pairs(usable[step.rows], settings.near, settings.trim, step.draw):
+            x, mirror = loop.pictures(faces, rows, settings.flip, step.draw, device)
+            images.append(x)
+            vectors.append(codes[mirror.long(), torch.from_numpy(rows)])
+        drawn = denoising.drawn(settings, len(x), x.shape[1:], step.draw)
+        keep = denoiser.E_sty.keep(len(x), step.draw, device)
+        return Batch(images[0], images[1], keep, vectors[0], vectors[1], *drawn)
 
-    loop.run(update, learner.state, settings, len(usable), context, "DCFace")
-    average: Denoiser = learner.average.model  # type: ignore[assignment]
+    def loss(part: Batch) -> loop.Losses:
+        return objective(denoiser, encoder, part, settings)
+
+    average: Denoiser = loop.fit(denoiser, batch, loss, settings, len(usable), context, "DCFace")  # type: ignore[assignment]
     some = usable[np.linspace(0, len(usable) - 1, SETTLE).astype(np.int64)]
     with torch.no_grad():
         features = encoder.maps(send(faces.images(some), device).float() / 127.5 - 1, 1)[0]
         average.E_sty.settle(features, average.E_sty.keep(SETTLE, torch_generator(context.seed, "settle"), device))
     with writing(context.out / "centres.safetensors") as temporary:
         save_file({"centres": people.centres}, temporary)
-    loop.finish(average, weights, "codes.safetensors")
+    loop.finish(average, weights, CODES)
 
 
 class People:

@@ -18,18 +18,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from synthbench.config import Settings
-from synthbench.device import autocast, ready, send
+from synthbench.device import autocast, send
 from synthbench.diffusion import autoencoder, denoising, process
 from synthbench.diffusion.autoencoder import Autoencoder
 from synthbench.diffusion.autoencoder import Train as AutoencoderTrain
 from synthbench.identities import hypersphere, inquiries, sampling, unconditional
 from synthbench.identities.unconditional import Train as UnconditionalTrain
 from synthbench.models.context_unet import ContextUNet, Shape
-from synthbench.models.encoder import raw_codes, read_tensors
-from synthbench.plugin import Context, Generator, Traits
-from synthbench.seeds import derive, torch_generator
+from synthbench.models.encoder import CODES, frozen, raw_codes
+from synthbench.plugin import Context, Traits
+from synthbench.seeds import derive
 from synthbench.training import loop
-from synthbench.types import FaceBatch, Slot, UserError, Volume
+from synthbench.types import FaceBatch, Slot, UserError
 
 FOLDER = "autoencoder"  # in the folder of the train stage
 
@@ -118,7 +118,7 @@ class Denoiser(nn.Module):
 # ------------------------------------------------------------------------------------------------------------- generator
 
 
-class IDiffFace(Generator[Config]):
+class IDiffFace(inquiries.ByInquiry[Config]):
     """Faces of an identity vector: latent diffusion with partial dropout of the context; IDperturb and guidance as options."""
 
     Config = Config
@@ -144,12 +144,8 @@ class IDiffFace(Generator[Config]):
         "sample": {"steps": 2},
     }  # fmt: skip
 
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self.traits = inquiries.traits(self.traits, config.enroll, config.sample.copies)
-
     def sources(self, resolution: int) -> dict[str, str]:
-        return {} if self.config.enroll.source == "uniform" else inquiries.digests(self.config.enroll)
+        return {} if self.config.enroll.source == "uniform" else super().sources(resolution)
 
     def networks(self, resolution: int, dim: int) -> dict[str, tuple[nn.Module, tuple[Any, ...]]]:
         train, pixels = self.config.train, self.config.train.pixels or resolution
@@ -161,9 +157,6 @@ class IDiffFace(Generator[Config]):
             "autoencoder": (painter, (torch.empty(1, 3, pixels, pixels),)),
         }
 
-    def check(self, volume: Volume, people: int | None) -> None:
-        inquiries.check(self.config.enroll, volume, people)
-
     def train(self, context: Context) -> None:
         train(self.config.train, context)
 
@@ -172,10 +165,7 @@ class IDiffFace(Generator[Config]):
         if settings.source == "uniform":
             hypersphere.enroll(count, settings.threshold, settings.tries, context)
         else:
-            inquiries.enroll(count, settings, context)
-
-    def slots(self, volume: Volume, context: Context) -> list[Slot]:
-        return sampling.with_copies(super().slots(volume, context), self.config.sample.copies)
+            super().enroll(count, context)
 
     def generate(self, slots: Sequence[Slot], context: Context) -> Iterator[FaceBatch]:
         """Columns: sample, similarity (cosine to the identity under the encoder); with inquiries real."""
@@ -184,17 +174,13 @@ class IDiffFace(Generator[Config]):
         encoder, device, folder = context.encoder, context.device, context.inputs["train"]
         painter = autoencoder.load(settings.autoencoder, folder / FOLDER, device)
         side = (settings.pixels or context.resolution) // painter.factor
-        denoiser = Denoiser(settings, side, encoder.dim)
-        denoiser.load_state_dict(read_tensors(folder / "weights.safetensors"))
-        ready(denoiser, device).eval().requires_grad_(False)
-        abar = settings.signal
+        denoiser = frozen(Denoiser(settings, side, encoder.dim), folder / "weights.safetensors", device)
         lowest = hypersphere.lowest(sample.perturb, self.config.enroll.threshold)
 
         def make(some: list[Slot]) -> tuple[Tensor, dict[str, Tensor]]:
             own = known.codes[[slot.identity for slot in some]]
             told = hypersphere.perturb(own, some, lowest, context.seed)
-            streams = [torch_generator(context.seed, "image", *slot) for slot in some]
-            noise = process.Noise(streams, (settings.autoencoder.latents, side, side), device)
+            noise = sampling.noise(some, (settings.autoencoder.latents, side, side), context)
             with torch.inference_mode(), autocast(device, sample.precision):
                 towards = contexts(denoiser, told.to(device))
                 away = opposite(denoiser, sample, known.codes, some, context) if sample.guidance else None
@@ -203,10 +189,9 @@ class IDiffFace(Generator[Config]):
                     output = denoiser(z, t, towards).float()
                     return output if away is None else process.guided(output, denoiser(z, t, away).float(), sample.guidance)
 
-                z = denoising.painted(network, noise, abar, settings, sample, clip_x0=False)
+                z = denoising.painted(network, noise, settings, sample, clip_x0=False)
                 images = process.to_uint8(autoencoder.resized(painter.decode(z).float(), context.resolution))
-                reached = (encoder.embed(images).float() * F.normalize(own.to(device), dim=1)).sum(1)
-            return images, {"similarity": reached}
+                return images, {"similarity": sampling.similarity(encoder, images, own)}
 
         yield from sampling.generate(make, slots, context, ("similarity",), known.faces, self.config.enroll.photographs)
 
@@ -242,7 +227,7 @@ def contexts(denoiser: Denoiser, codes: Tensor) -> Tensor:
 def train(settings: Train, context: Context) -> None:
     """The autoencoder, then the denoiser of its latents. Writes weights.safetensors, autoencoder/ and metrics.jsonl; resumes."""
     weights = context.out / "weights.safetensors"
-    if weights.exists():
+    if loop.finished(weights, CODES):
         return
     faces, encoder, device = context.faces, context.encoder, context.device
     pixels = settings.pixels or context.resolution
@@ -253,26 +238,25 @@ def train(settings: Train, context: Context) -> None:
     if settings.unconditional is not None:
         unconditional.train(settings.unconditional, context)
     painter = autoencoder.load(settings.autoencoder, context.out / FOLDER, device)
-    codes = raw_codes(encoder, faces, settings.flip, context.out / "codes.safetensors", context.progress)
-    abar = settings.signal
+    codes = raw_codes(encoder, faces, settings.flip, context.out / CODES, context.progress)
     torch.manual_seed(derive(context.seed, "weights"))
     denoiser = Denoiser(settings, side, encoder.dim).eval()  # nothing in it depends on the mode: what is dropped comes with the batch
-    learner = loop.Learner(denoiser, settings, device)
 
-    def update(step: loop.Step) -> loop.Losses:
+    def batch(step: loop.Step) -> Batch:
         size, draw = len(step.rows), step.draw
-        mirror = (torch.rand(size, generator=draw) < 0.5) & settings.flip
-        t = process.sample_times(size, abar, draw, settings.times)
-        noise = torch.randn(size, settings.autoencoder.latents, side, side, generator=draw)
+        mirror = loop.mirror(size, settings.flip, draw)
+        drawn = denoising.drawn(settings, size, (settings.autoencoder.latents, side, side), draw)
         absent = torch.rand(size, generator=draw) < settings.empty
         drop = torch.rand(size, settings.unet.components, generator=draw)
         x = loop.mirrored(autoencoder.fitted(send(faces.images(step.rows), device), pixels), mirror)
         code = codes[mirror.long(), torch.from_numpy(step.rows)]
-        batch = Batch(x, *(send(tensor, device) for tensor in (code, t, abar[t], noise, absent, drop)))
-        return learner.learn(lambda part: objective(denoiser, painter, part, settings), batch, step)
+        return Batch(x, code, *drawn, absent, drop)
 
-    loop.run(update, learner.state, settings, len(faces), context, "IDiff-Face")
-    loop.finish(learner.average.model, weights, "codes.safetensors")
+    def loss(part: Batch) -> loop.Losses:
+        return objective(denoiser, painter, part, settings)
+
+    average = loop.fit(denoiser, batch, loss, settings, len(faces), context, "IDiff-Face")
+    loop.finish(average, weights, CODES)
 
 
 class Batch(NamedTuple):

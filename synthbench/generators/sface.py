@@ -16,11 +16,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from synthbench.config import Settings
-from synthbench.device import ready
 from synthbench.diffusion import process
 from synthbench.identities import sampling
 from synthbench.models import gan
-from synthbench.models.encoder import read_tensors
+from synthbench.models.encoder import frozen
 from synthbench.plugin import Context, Generator, Traits
 from synthbench.seeds import derive, torch_generator
 from synthbench.training import adversarial, loop
@@ -85,8 +84,7 @@ class SFace(Generator[Config]):
         """Columns: sample, real_identity (the label of the real set, which is the identity)."""
         settings = self.config.train
         painter, _ = build(settings, context.resolution, context.faces.identities)
-        painter.load_state_dict(read_tensors(context.inputs["train"] / "weights.safetensors"))
-        ready(painter, context.device).eval().requires_grad_(False)
+        frozen(painter, context.inputs["train"] / "weights.safetensors", context.device)
 
         def make(some: list[Slot]) -> tuple[Tensor, dict[str, Tensor]]:
             label = torch.tensor([slot.identity for slot in some])
@@ -113,7 +111,7 @@ def build(settings: Train, resolution: int, classes: int) -> tuple[gan.Painter, 
 def train(settings: Train, context: Context) -> None:
     """Writes weights.safetensors (the averaged generator) and metrics.jsonl into context.out; resumes."""
     weights = context.out / "weights.safetensors"
-    if weights.exists():
+    if loop.finished(weights):
         return
     faces = context.faces
     torch.manual_seed(derive(context.seed, "weights"))

@@ -21,11 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from synthbench.config import Settings
-from synthbench.device import ready
 from synthbench.diffusion import process
 from synthbench.identities import sampling
 from synthbench.models import gan
-from synthbench.models.encoder import raw_codes, read_tensors
+from synthbench.models.encoder import CODES, frozen, raw_codes
 from synthbench.plugin import Context, Generator, Traits
 from synthbench.seeds import derive, torch_generator
 from synthbench.training import adversarial, loop
@@ -160,8 +159,7 @@ class SynFace(Generator[Config]):
         """Columns: sample, label2 (the identity mixed in), weight (share of the first identity; 1: not mixed)."""
         settings, sample = self.config.train, self.config.sample
         painter, _ = build(settings, context.resolution)
-        painter.load_state_dict(read_tensors(context.inputs["train"] / "weights.safetensors"))
-        ready(painter, context.device).eval().requires_grad_(False)
+        frozen(painter, context.inputs["train"] / "weights.safetensors", context.device)
         centre = mean_style(painter, settings, context)
 
         def make(some: list[Slot]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -208,7 +206,7 @@ def build(settings: Train, resolution: int) -> tuple[gan.Painter, gan.Critic]:
 def train(settings: Train, context: Context) -> None:
     """Writes weights.safetensors (the averaged generator) and metrics.jsonl into context.out; resumes. Raises UserError, see `fitted`."""
     weights = context.out / "weights.safetensors"
-    if weights.exists():
+    if loop.finished(weights, CODES):
         return
     faces, encoder = context.faces, context.encoder
     basis = fitted(settings, context)
@@ -228,7 +226,7 @@ def train(settings: Train, context: Context) -> None:
         return {"identity_loss": settings.identity_weight * loss}
 
     loop.run(update, rivals.state, settings, len(faces), context, "SynFace")
-    loop.finish(rivals.generator.average.model, weights, "codes.safetensors")
+    loop.finish(rivals.generator.average.model, weights, CODES)
 
 
 def fitted(settings: Train, context: Context) -> Basis:
@@ -242,7 +240,7 @@ def fitted(settings: Train, context: Context) -> Basis:
         )
     if len(faces) <= width:
         raise UserError(f"{len(faces)} faces have no {width} principal components; give more faces or set train.identity lower")
-    codes = raw_codes(encoder, faces, settings.flip, context.out / "codes.safetensors", context.progress)
+    codes = raw_codes(encoder, faces, settings.flip, context.out / CODES, context.progress)
     basis = Basis(encoder.dim, width)
     basis.fit(F.normalize(codes.flatten(0, 1), dim=1))
     return basis.to(context.device)

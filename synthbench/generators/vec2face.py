@@ -7,15 +7,12 @@ length is kept. Settings that are only in the authors' code are marked "code", t
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from pydantic import Field, model_validator
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,16 +25,16 @@ from synthbench.device import autocast, ready, send
 from synthbench.diffusion import process
 from synthbench.identities import inquiries, sampling
 from synthbench.models import fmae, perceptual
-from synthbench.models.encoder import Encoder, raw_codes, read_tensors
+from synthbench.models.encoder import CODES, Encoder, frozen, raw_codes, read_tensors
 from synthbench.plugin import Context, Generator, Traits
 from synthbench.seeds import derive, torch_generator
-from synthbench.store import write_json, writing
 from synthbench.training import loop
 from synthbench.types import FaceBatch, Slot, UserError, Volume
 
 SPREAD = 0.97  # std of an element of the features in the paper (ArcFace R100, Glint360K, on WebFace4M): the unit of sigma
 QUALITY = 27.0  # the target of MagFace's quality in the authors' AttrOP: the unit of its loss
 BLOCK = 256  # vectors drawn at a time
+FEATURES = "features.safetensors"  # of the real set, while the network trains
 
 # ---------------------------------------------------------------------------------------------------------------- config
 
@@ -184,10 +181,9 @@ class Vec2Face(Generator[Config]):
         "enroll": {"threshold": 0.9, "attrop_steps": 2},
     }  # fmt: skip
 
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        if config.train.perceptual == "encoder":
-            self.traits = replace(self.traits, pretrained="the protocol's encoder, whose feature maps compare images instead of LPIPS")
+    def about(self, config: Any) -> Traits:
+        maps = "the protocol's encoder, whose feature maps compare images instead of LPIPS"
+        return replace(self.traits, pretrained=maps) if config.train.perceptual == "encoder" else self.traits
 
     def sources(self, resolution: int) -> dict[str, str]:
         source = self.config.enroll.source
@@ -213,7 +209,7 @@ class Vec2Face(Generator[Config]):
     def generate(self, slots: Sequence[Slot], context: Context) -> Iterator[FaceBatch]:
         """Columns: sample, sigma, similarity (cosine of E_id's feature to the vector of the identity)."""
         sample, device = self.config.sample, context.device
-        codes = read_tensors(context.inputs["enroll"] / "codes.safetensors")["codes"]
+        codes = read_tensors(context.inputs["enroll"] / CODES)["codes"]
         network = load(self.config.train, context)
 
         def make(some: list[Slot]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -222,13 +218,18 @@ class Vec2Face(Generator[Config]):
             sigma = mixture(torch.stack([torch.rand((), generator=stream) for stream in streams]), sample)
             noise = torch.stack([torch.randn(vectors.shape[1], generator=stream) for stream in streams])
             perturbed = perturb(vectors, noise, sigma * network.scale.cpu())
+            images = painted(network, perturbed, streams, sample, device)
             with torch.inference_mode(), autocast(device, sample.precision):
-                masks = fmae.masks(streams, network.rows, sample.mask, device)
-                images = process.to_uint8(fmae.paint(network, perturbed.to(device), *masks))
-                reached = (context.encoder.embed(images).float() * F.normalize(vectors.to(device), dim=1)).sum(1)
-            return images, {"sigma": sigma, "similarity": reached}
+                return images, {"sigma": sigma, "similarity": sampling.similarity(context.encoder, images, vectors)}
 
         yield from sampling.generate(make, slots, context, ("sigma", "similarity"))
+
+
+def painted(network: fmae.FeatureMAE, vectors: Tensor, streams: list[torch.Generator], sample: Sample, device: torch.device) -> Tensor:
+    """(B, 3, R, R) uint8 of vectors (B, dim), with a mask from the stream of each."""
+    with torch.inference_mode(), autocast(device, sample.precision):
+        mask = fmae.masks(streams, network.rows, sample.mask, device)
+        return process.to_uint8(fmae.paint(network, vectors.to(device), *mask))
 
 
 def perturb(vectors: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
@@ -245,8 +246,7 @@ def mixture(uniform: Tensor, sample: Sample) -> Tensor:
 
 def load(settings: Train, context: Context) -> fmae.FeatureMAE:
     network = fmae.FeatureMAE(settings.network, context.resolution, context.encoder.dim)
-    network.load_state_dict(read_tensors(context.inputs["train"] / "weights.safetensors"))
-    return ready(network, context.device).eval().requires_grad_(False)  # type: ignore[return-value]
+    return frozen(network, context.inputs["train"] / "weights.safetensors", context.device)
 
 
 # -------------------------------------------------------------------------------------------------------------- training
@@ -255,12 +255,12 @@ def load(settings: Train, context: Context) -> fmae.FeatureMAE:
 def train(settings: Train, context: Context) -> None:
     """Writes weights.safetensors and metrics.jsonl into context.out; resumes."""
     weights = context.out / "weights.safetensors"
-    if weights.exists():
+    if loop.finished(weights, FEATURES):
         return
     faces, encoder, device = context.faces, context.encoder, context.device
     encoder.need_gradients("Vec2Face")
     lpips = ready(perceptual.LPIPS(*sources.lpips_files()), device) if settings.perceptual == "lpips" else None
-    features = raw_codes(encoder, faces, False, context.out / "features.safetensors", context.progress)[0]
+    features = raw_codes(encoder, faces, False, context.out / FEATURES, context.progress)[0]
 
     torch.manual_seed(derive(context.seed, "weights"))
     network = fmae.FeatureMAE(settings.network, context.resolution, encoder.dim)
@@ -285,7 +285,7 @@ def train(settings: Train, context: Context) -> None:
         return losses
 
     loop.run(update, state, settings, len(faces), context, "Vec2Face")
-    loop.finish(learner.average.model, weights, "features.safetensors")
+    loop.finish(learner.average.model, weights, FEATURES)
 
 
 # ------------------------------------------------------------------------------------------------------------ identities
@@ -322,10 +322,8 @@ def enroll(count: int, config: Config, context: Context) -> None:
         )
     console.note(f"vectors: {tried:,} tried, {n:,} kept (pairwise cosine below {settings.threshold})")
     write_inquiries(kept, network, config, context)
-    with writing(context.out / "codes.safetensors") as temporary:
-        save_file({"codes": kept}, temporary)
-    record = {"source": settings.source, "tried": tried, "kept": n, "threshold": settings.threshold}
-    write_json(context.out / "enroll.json", {**record, "attrop_met": met} if settings.attrop_steps else record)
+    facts = {"attrop_met": met} if settings.attrop_steps else {}
+    inquiries.save(kept, context.out, source=settings.source, tried=tried, kept=n, threshold=settings.threshold, **facts)
 
 
 def distribution(settings: Enroll, network: fmae.FeatureMAE, context: Context) -> tuple[Tensor, Tensor]:
@@ -333,28 +331,11 @@ def distribution(settings: Enroll, network: fmae.FeatureMAE, context: Context) -
     dim = context.encoder.dim
     if settings.distribution == "gaussian":
         return torch.zeros(dim), torch.eye(dim) * network.scale.cpu() * SPREAD
-    codes = mean_features(settings, context)
+    codes = inquiries.mean_codes(settings.source, context)
     if len(codes) < 2:
         raise UserError(f"enroll.source {settings.source!r} has {len(codes)} identities; the spread of features needs at least 2")
     _, lengths, directions = torch.linalg.svd(codes - (mean := codes.mean(0)), full_matrices=False)  # PCA with all components
     return mean, directions * lengths[:, None] / (len(codes) - 1) ** 0.5
-
-
-def mean_features(settings: Enroll, context: Context) -> Tensor:
-    """(N, dim): the mean un-normalised feature of each identity of `settings.source`; of each face when faces have no labels."""
-    label = context.faces.identity
-    read: Callable[[np.ndarray], Tensor] = context.faces.images
-    if settings.source != "real":
-        source = data.read_source(inquiries.locate(settings.source))
-        label, read = source.label, lambda rows: data.read_pixels(source, rows, context.resolution)
-    identity = torch.arange(len(label)) if label.max() < 0 else torch.from_numpy(np.unique(label, return_inverse=True)[1])
-    total = torch.zeros(int(identity.max()) + 1, context.encoder.dim)
-    with torch.inference_mode():
-        for rows in np.array_split(np.arange(len(label)), -(-len(label) // BLOCK)):
-            codes = context.encoder(send(read(rows), context.device).float() / 127.5 - 1).float().cpu()
-            total.index_add_(0, identity[rows[0] : rows[-1] + 1], codes)
-            context.progress(int(rows[-1]) + 1, len(label))
-    return total / identity.bincount()[:, None]
 
 
 def optimized(vectors: Tensor, block: int, network: fmae.FeatureMAE, config: Config, context: Context) -> tuple[Tensor, Tensor]:
@@ -389,14 +370,11 @@ def optimized(vectors: Tensor, block: int, network: fmae.FeatureMAE, config: Con
 def write_inquiries(vectors: Tensor, network: fmae.FeatureMAE, config: Config, context: Context) -> None:
     """The image of every vector as it is, into `inquiries/`: what evaluators compare the images of the identity with."""
     folder, size = context.out / "inquiries", sampling.CPU_CHUNK
-    shutil.rmtree(folder, ignore_errors=True)  # of a run that was cut short: images and vectors are of one run
-    writer = ShardWriter(folder)
+    writer = ShardWriter(folder, afresh=True)  # images and vectors are of one run
     for first in range(0, len(vectors), size):
         rows = torch.arange(first, first + size).clamp(max=len(vectors) - 1)
         streams = [torch_generator(context.seed, "inquiry", int(row)) for row in rows]
-        mask = fmae.masks(streams, network.rows, config.sample.mask, context.device)
-        with torch.inference_mode(), autocast(context.device, config.sample.precision):
-            images = process.to_uint8(fmae.paint(network, vectors[rows].to(context.device), *mask)).cpu()
+        images = painted(network, vectors[rows], streams, config.sample, context.device).cpu()
         count = len(vectors) - first
         writer.write(FaceBatch(images[:count], rows[:count]))
     writer.finish([f"vector {i}" for i in range(len(vectors))])

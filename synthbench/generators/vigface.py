@@ -22,10 +22,10 @@ from torch.nn import functional as F
 
 from synthbench import console
 from synthbench.config import Settings
-from synthbench.device import autocast, ready, send
+from synthbench.device import autocast, send
 from synthbench.diffusion import denoising, process
-from synthbench.identities import hypersphere, sampling
-from synthbench.models.encoder import Encoder, load_encoder, raw_codes, read_tensors, save_encoder
+from synthbench.identities import hypersphere, inquiries, sampling
+from synthbench.models.encoder import CODES, Encoder, frozen, load_encoder, raw_codes, read_tensors, save_encoder
 from synthbench.models.vit import Shape, ViT
 from synthbench.plugin import Context, Generator, Traits
 from synthbench.recognition import trainer
@@ -35,8 +35,6 @@ from synthbench.seeds import derive, torch_generator
 from synthbench.store import write_json, writing
 from synthbench.training import loop
 from synthbench.types import FaceBatch, Progress, Slot, UserError, Volume
-
-BLOCK = 1024  # prototypes compared at a time
 
 # ---------------------------------------------------------------------------------------------------------------- config
 
@@ -173,35 +171,17 @@ def train_recognizer(settings: Train, context: Context) -> tuple[Encoder, Tensor
     return load_encoder(out, device), prototypes
 
 
-class Cosines(NamedTuple):
-    mean: float
-    std: float
-    highest: float
-
-
-def cosines(a: Tensor, b: Tensor, same: bool = False) -> Cosines:
-    """Of unit vectors (n, D) and (m, D), all pairs; `same`: b is a, and a vector is not compared with itself."""
-    total, squares, highest = 0.0, 0.0, -1.0
-    for first in range(0, len(a), BLOCK):
-        found = a[first : first + BLOCK] @ b.T
-        if same:
-            found.diagonal(first).fill_(-1)
-        highest = max(highest, found.max().item())
-        if same:
-            found.diagonal(first).fill_(0)
-        total += found.sum(dtype=torch.float64).item()
-        squares += found.square_().sum(dtype=torch.float64).item()
-    count = len(a) * (len(b) - same)
-    return Cosines(total / count, max(0.0, squares / count - (total / count) ** 2) ** 0.5, highest)
-
-
 def check_prototypes(prototypes: Tensor, real: int, limit: float, path: Path) -> None:
     """Say how the prototypes lie and write it to `path`. Raises UserError when virtual ones have collapsed.
 
     The paper, 10,000 real and 60,000 virtual in 512 dimensions, mean (std): R-R .009 (.140), R-V .000 (.044), V-V .010 (.109).
     """
     r, v = prototypes[:real], prototypes[real:]
-    found = {"real-real": cosines(r, r, True), "real-virtual": cosines(r, v), "virtual-virtual": cosines(v, v, True)}
+    found = {
+        "real-real": hypersphere.cosines(r, r, True),
+        "real-virtual": hypersphere.cosines(r, v),
+        "virtual-virtual": hypersphere.cosines(v, v, True),
+    }
     write_json(path, {name: pair._asdict() for name, pair in found.items()})
     said = "; ".join(f"{name} {pair.mean:.3f} ({pair.std:.3f}), highest {pair.highest:.2f}" for name, pair in found.items())
     console.note(f"cosines between prototypes, mean (std): {said}")
@@ -271,10 +251,8 @@ class VIGFace(Generator[Config]):
         "sample": {"steps": 2},
     }  # fmt: skip
 
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        if config.enroll.prototypes == "real":
-            self.traits = replace(self.traits, new_identities=False)
+    def about(self, config: Any) -> Traits:
+        return replace(self.traits, new_identities=config.enroll.prototypes != "real")
 
     def networks(self, resolution: int, dim: int) -> dict[str, tuple[nn.Module, tuple[Any, ...]]]:
         width, x = self.config.train.recognizer.dim, torch.empty(1, 3, resolution, resolution)
@@ -302,9 +280,7 @@ class VIGFace(Generator[Config]):
             found = F.normalize(torch.stack(draws), dim=1)
         else:
             found = trained[-virtual:] if kind == "virtual" else trained[:-virtual]
-        with writing(context.out / "codes.safetensors") as temporary:
-            save_file({"codes": found[:count].contiguous()}, temporary)
-        write_json(context.out / "enroll.json", {"prototypes": kind, "trained": len(found), "kept": count})
+        inquiries.save(found[:count], context.out, prototypes=kind, trained=len(found), kept=count)
         context.progress(count, count)
 
     def generate(self, slots: Sequence[Slot], context: Context) -> Iterator[FaceBatch]:
@@ -313,15 +289,13 @@ class VIGFace(Generator[Config]):
         codes = read_tensors(context.inputs["enroll"] / "codes.safetensors")["codes"]
         recognizer = load_encoder(folder / "recognizer", context.device)
         denoiser = ViT(settings.vit, context.resolution, recognizer.dim)
-        denoiser.load_state_dict(read_tensors(folder / "diffusion" / "weights.safetensors"))
-        ready(denoiser, context.device).eval().requires_grad_(False)
-        trained = read_tensors(folder / "recognizer" / "prototypes.safetensors")["prototypes"] if sample.perturb < 1 else codes
+        frozen(denoiser, folder / "diffusion" / "weights.safetensors", context.device)
+        bounds = hypersphere.Bounds(codes, folder / "recognizer" / "prototypes.safetensors", sample.perturb)
 
         def make(some: list[Slot]) -> tuple[Tensor, dict[str, Tensor]]:
-            code = codes[[slot.identity for slot in some]].to(context.device)
-            streams = [torch_generator(context.seed, "image", *slot) for slot in some]
-            noise = process.Noise(streams, (3, *[context.resolution] * 2), context.device)
-            told = condition(perturbed(code, trained, some, sample.perturb, context.seed))
+            who = [slot.identity for slot in some]
+            noise = sampling.noise(some, (3, context.resolution, context.resolution), context)
+            told = condition(hypersphere.perturb(codes[who], some, bounds(who), context.seed).to(context.device))
 
             def network(x: Tensor, t: Tensor) -> Tensor:
                 if sample.guidance == 0:
@@ -330,22 +304,12 @@ class VIGFace(Generator[Config]):
                 return process.guided(knowing, blind, sample.guidance)  # Eq. 9
 
             with torch.inference_mode(), autocast(context.device, sample.precision):
-                x = denoising.painted(network, noise, settings.signal, settings, sample, sample.clip_x0)
-                images = process.to_uint8(x)
-                found = {"similarity": (recognizer.embed(images) * code).sum(1)}
-            return images, found | {"real_identity": torch.tensor([slot.identity for slot in some])}
+                images = process.to_uint8(denoising.painted(network, noise, settings, sample, sample.clip_x0))
+                reached = (recognizer.embed(images) * codes[who].to(context.device)).sum(1)
+            return images, {"similarity": reached, "real_identity": torch.tensor(who)}
 
         real = () if self.traits.new_identities else ("real_identity",)
         yield from sampling.generate(make, slots, context, ("similarity", *real))
-
-
-def perturbed(code: Tensor, prototypes: Tensor, slots: list[Slot], lowest: float, seed: int) -> Tensor:
-    """IDperturb of unit codes (B, D): by at most half the angle to the nearest other prototype (n + k, D), however many are enrolled."""
-    if lowest == 1:
-        return code
-    cosine = code.cpu() @ prototypes.T
-    nearest = cosine.masked_fill(cosine > 1 - 1e-6, -1).amax(1)  # other than the code itself
-    return hypersphere.perturb(code.cpu(), slots, ((1 + nearest) / 2).sqrt().clamp(min=lowest), seed).to(code)
 
 
 # -------------------------------------------------------------------------------------------------------------- training
@@ -376,27 +340,22 @@ def train(settings: Train, context: Context) -> None:
 
 def train_diffusion(settings: Train, context: Context, recognizer: Encoder, prototypes: Tensor) -> None:
     """Stage 2. Writes weights.safetensors (the averaged weights) and metrics.jsonl into context.out; resumes."""
-    faces, device, out = context.faces, context.device, context.out
-    if (out / "weights.safetensors").exists():
+    faces, out = context.faces, context.out
+    if loop.finished(out / "weights.safetensors", CODES):
         return
     out.mkdir(exist_ok=True)
     images = settings.condition == "image"
-    codes = raw_codes(recognizer, faces, settings.flip, out / "codes.safetensors") if images else prototypes
-    abar = settings.signal
+    codes = raw_codes(recognizer, faces, settings.flip, out / CODES) if images else prototypes
     torch.manual_seed(derive(context.seed, "weights"))
     denoiser = ViT(settings.vit, context.resolution, recognizer.dim).eval()  # nothing in it depends on the mode
-    learner = loop.Learner(denoiser, settings, device)
 
-    def update(step: loop.Step) -> loop.Losses:
-        size, draw, rows = len(step.rows), step.draw, torch.from_numpy(step.rows)
-        mirror = (torch.rand(size, generator=draw) < 0.5) & settings.flip
-        told = (torch.rand(size, generator=draw) >= settings.drop).float()
-        t = process.sample_times(size, abar, draw, settings.times)
-        noise = torch.randn(size, 3, context.resolution, context.resolution, generator=draw)
-        x0 = loop.pictures(faces, step.rows, mirror, device)
-        code = codes[mirror.long(), rows] if images else codes[torch.from_numpy(faces.identity[step.rows])]
-        batch = Batch(x0, *(send(tensor, device) for tensor in (code, told, t, abar[t], noise)))
-        return learner.learn(lambda part: objective(denoiser, recognizer, part, settings), batch, step)
+    def batch(step: loop.Step) -> Batch:
+        x0, mirror = loop.pictures(faces, step.rows, settings.flip, step.draw, context.device)
+        told = (torch.rand(len(x0), generator=step.draw) >= settings.drop).float()
+        code = codes[mirror.long(), torch.from_numpy(step.rows)] if images else codes[torch.from_numpy(faces.identity[step.rows])]
+        return Batch(x0, code, told, *denoising.drawn(settings, len(x0), x0.shape[1:], step.draw))
 
-    loop.run(update, learner.state, settings, len(faces), context, "VIGFace")
-    loop.finish(learner.average.model, out / "weights.safetensors", "codes.safetensors")
+    def loss(part: Batch) -> loop.Losses:
+        return objective(denoiser, recognizer, part, settings)
+
+    loop.finish(loop.fit(denoiser, batch, loss, settings, len(faces), context, "VIGFace"), out / "weights.safetensors", CODES)

@@ -5,19 +5,21 @@ For generators that are conditioned on the direction of a face embedding.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from pydantic import Field
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from synthbench import console
-from synthbench.identities.inquiries import BLOCK, choose
+from synthbench.identities.inquiries import BLOCK, choose, save
+from synthbench.models.encoder import read_tensors
 from synthbench.plugin import Context
 from synthbench.seeds import torch_generator
-from synthbench.store import write_json, writing
 from synthbench.types import Slot, UserError
 
 BOUND: float = Field(  # the setting sample.perturb
@@ -26,6 +28,7 @@ BOUND: float = Field(  # the setting sample.perturb
     le=1,
     description="IDperturb: lowest cosine of what is told to the identity, half the angle of enroll.threshold at most; 1: off",
 )
+COMPARED = 1024  # vectors compared at a time
 Draw = Callable[[torch.Generator], Tensor]  # (BLOCK, dim) vectors of any length
 
 
@@ -54,9 +57,7 @@ def enroll(
             f"{count:,} identities are wanted. Ask for a volume of at most {n:,} identities, or raise enroll.threshold or enroll.tries"
         )
     console.note(f"directions: {tried:,} tried, {n:,} kept (pairwise cosine below {threshold})")
-    with writing(context.out / "codes.safetensors") as temporary:
-        save_file({"codes": kept}, temporary)
-    write_json(context.out / "enroll.json", {"source": source, "tried": tried, "kept": n, "threshold": threshold})
+    save(kept, context.out, source=source, tried=tried, kept=n, threshold=threshold)
 
 
 def lowest(lb: float, threshold: float) -> float:
@@ -68,6 +69,26 @@ def lowest(lb: float, threshold: float) -> float:
     if lb < 1 and threshold >= 1:
         raise ValueError("sample.perturb keeps an image nearer to its identity than to others: set enroll.threshold below 1, such as 0.3")
     return max(lb, ((1 + threshold) / 2) ** 0.5)  # cosine of half an angle
+
+
+class Bounds:
+    """IDperturb's lowest cosines to unit codes (n, D): half the angle to the nearest other prototype, however many codes are enrolled."""
+
+    def __init__(self, codes: Tensor, prototypes: Path, lowest: float) -> None:
+        """lowest: of all; 1: IDperturb is off, and the file `prototypes` (n + k, D) is not looked at."""
+        self.codes, self.lowest = codes, lowest
+        self.prototypes = read_tensors(prototypes)["prototypes"] if lowest < 1 else codes
+        self.bound = functools.cache(self._bound)
+
+    def __call__(self, identities: Sequence[int]) -> Tensor:
+        return torch.tensor([self.bound(identity) for identity in identities])
+
+    def _bound(self, identity: int) -> float:
+        if self.lowest == 1:
+            return 1.0
+        cosine = self.prototypes @ self.codes[identity]
+        nearest = cosine[cosine <= 1 - 1e-6].max()  # other than the code itself
+        return float(((1 + nearest) / 2).sqrt().clamp(min=self.lowest))
 
 
 def perturb(codes: Tensor, slots: Sequence[Slot], lowest: float | Tensor, seed: int) -> Tensor:
@@ -93,3 +114,25 @@ def turned(code: Tensor, lowest: float, draw: torch.Generator) -> Tensor:
     noise = torch.randn(code.shape, generator=draw)
     sideways = F.normalize(noise - (noise @ unit) * unit, dim=0)
     return length * (cosine * unit + (1 - cosine.square()).sqrt() * sideways)
+
+
+class Cosines(NamedTuple):
+    mean: float
+    std: float
+    highest: float
+
+
+def cosines(a: Tensor, b: Tensor, same: bool = False) -> Cosines:
+    """Of unit vectors (n, D) and (m, D), all pairs; `same`: b is a, and a vector is not compared with itself."""
+    total, squares, highest = 0.0, 0.0, -1.0
+    for first in range(0, len(a), COMPARED):
+        found = a[first : first + COMPARED] @ b.T
+        if same:
+            found.diagonal(first).fill_(-1)
+        highest = max(highest, found.max().item())
+        if same:
+            found.diagonal(first).fill_(0)
+        total += found.sum(dtype=torch.float64).item()
+        squares += found.square_().sum(dtype=torch.float64).item()
+    count = len(a) * (len(b) - same)
+    return Cosines(total / count, max(0.0, squares / count - (total / count) ** 2) ** 0.5, highest)

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from pydantic import Field, model_validator
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from synthbench import console
 from synthbench.config import Settings
 from synthbench.data import faces as data
 from synthbench.data.shards import ShardWriter
-from synthbench.identities import unconditional
-from synthbench.plugin import Context, Traits
+from synthbench.device import send
+from synthbench.identities import sampling, unconditional
+from synthbench.models.encoder import CODES, read_tensors
+from synthbench.plugin import C, Context, Generator, Traits
 from synthbench.store import write_json, writing
-from synthbench.types import FaceBatch, UserError, Volume
+from synthbench.types import FaceBatch, Slot, UserError, Volume
 
 BLOCK = 256  # candidates embedded and compared at a time
 ENDLESS = ("world", "unconditional")  # sources with a next candidate for ever
@@ -73,10 +74,33 @@ class Codes(NamedTuple):
     faces: data.FaceSet | None  # the inquiries, one image each, in the same order; None for identities that are vectors alone
 
 
-def traits(of: Traits, settings: Inquiries, copies: int = 0) -> Traits:
-    """`of` as the source decides: people of the real set are not new, and `copies` of inquiries are photographs where those are."""
-    photographs = of.real_photographs if copies and settings.photographs else ""
-    return replace(of, new_identities=settings.source != "real", real_photographs=photographs)
+class ByInquiry(Generator[C]):
+    """A generator whose identities are inquiries: what its config says of them in `enroll`, and of their copies in `sample.copies`."""
+
+    def about(self, config: Any) -> Traits:
+        """People of the real set are not new, and copies of inquiries are photographs where those are."""
+        photographs = self.traits.real_photographs if self._copies(config) and config.enroll.photographs else ""
+        return replace(self.traits, new_identities=config.enroll.source != "real", real_photographs=photographs)
+
+    def sources(self, resolution: int) -> dict[str, str]:
+        return digests(self._inquiries)
+
+    def check(self, volume: Volume, people: int | None) -> None:
+        check(self._inquiries, volume, people)
+
+    def enroll(self, count: int, context: Context) -> None:
+        enroll(count, self._inquiries, context)
+
+    def slots(self, volume: Volume, context: Context) -> list[Slot]:
+        return sampling.with_copies(super().slots(volume, context), self._copies(self.config))
+
+    @property
+    def _inquiries(self) -> Inquiries:
+        return self.config.enroll  # type: ignore[attr-defined, no-any-return]
+
+    @staticmethod
+    def _copies(config: Any) -> int:
+        return getattr(config.sample, "copies", 0)
 
 
 def check(settings: Inquiries, volume: Volume, people: int | None) -> None:
@@ -105,8 +129,7 @@ def enroll(count: int, settings: Inquiries, context: Context, fits: Callable[[Te
     encoder = context.encoder
     kept = torch.empty(count, encoder.dim)
     codes, names, tried, n = [], [], 0, 0
-    shutil.rmtree(context.out / "inquiries", ignore_errors=True)  # of a run that was cut short: images and codes are of one run
-    writer = ShardWriter(context.out / "inquiries")
+    writer = ShardWriter(context.out / "inquiries", afresh=True)  # images and codes are of one run
     for images, labels in batches:
         with torch.no_grad():
             raw = encoder(images.to(context.device).float() / 127.5 - 1).float().cpu()
@@ -132,9 +155,14 @@ def enroll(count: int, settings: Inquiries, context: Context, fits: Callable[[Te
     console.note(f"inquiries: {tried:,} candidates tried, {n:,} kept (pairwise cosine below {settings.threshold})")
     writer.finish(names)
     data.open_faces(context.out / "inquiries")  # packs them
-    with writing(context.out / "codes.safetensors") as temporary:
-        save_file({"codes": torch.cat(codes).contiguous()}, temporary)
-    write_json(context.out / "enroll.json", {"source": settings.source, "tried": tried, "kept": n, "threshold": settings.threshold})
+    save(torch.cat(codes), context.out, source=settings.source, tried=tried, kept=n, threshold=settings.threshold)
+
+
+def save(codes: Tensor, out: Path, **facts: Any) -> None:
+    """What every enrolment leaves in `out`: codes.safetensors (N, dim), and enroll.json with the `facts`."""
+    with writing(out / CODES) as temporary:
+        save_file({"codes": codes.contiguous()}, temporary)
+    write_json(out / "enroll.json", facts)
 
 
 def choose(unit: Tensor, kept: Tensor, threshold: float, most: int) -> Tensor:
@@ -175,6 +203,23 @@ def candidates(settings: Inquiries, context: Context, most: int) -> tuple[int, I
     return len(rows), _blocks(len(rows), read, lambda row: source.names[source.label[rows[row]]])
 
 
+def mean_codes(source: str, context: Context) -> Tensor:
+    """(N, dim): the mean raw embedding of each identity of the `source`, `real` or another; of each face when faces have no labels."""
+    label = context.faces.identity
+    read: Callable[[np.ndarray], Tensor] = context.faces.images
+    if source != "real":
+        other = data.read_source(locate(source))
+        label, read = other.label, lambda rows: data.read_pixels(other, rows, context.resolution)
+    identity = torch.arange(len(label)) if label.max() < 0 else torch.from_numpy(np.unique(label, return_inverse=True)[1])
+    total = torch.zeros(int(identity.max()) + 1, context.encoder.dim)
+    with torch.inference_mode():
+        for rows in np.array_split(np.arange(len(label)), -(-len(label) // BLOCK)):
+            codes = context.encoder(send(read(rows), context.device).float() / 127.5 - 1).float().cpu()
+            total.index_add_(0, identity[rows[0] : rows[-1] + 1], codes)
+            context.progress(int(rows[-1]) + 1, len(label))
+    return total / identity.bincount()[:, None]
+
+
 def is_path(source: str) -> bool:
     """Whether `source` names files of its own; a path that is there comes before a registered name."""
     return "/" in source or "\\" in source or Path(source).exists()
@@ -197,7 +242,7 @@ def digests(settings: Inquiries) -> dict[str, str]:
 def load(folder: Path) -> Codes:
     """What `enroll` wrote into `folder`."""
     pictures = folder / "inquiries"
-    return Codes(load_file(folder / "codes.safetensors")["codes"], data.open_faces(pictures) if pictures.is_dir() else None)
+    return Codes(read_tensors(folder / CODES)["codes"], data.open_faces(pictures) if pictures.is_dir() else None)
 
 
 def _blocks(count: int, read: Callable[[np.ndarray], Tensor], name: Callable[[int], str]) -> Iterator[tuple[Tensor, list[str]]]:

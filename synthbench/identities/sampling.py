@@ -6,10 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from synthbench.data.faces import FaceSet
 from synthbench.device import side_by_side
+from synthbench.diffusion import process
+from synthbench.models.encoder import Encoder
 from synthbench.plugin import Context
+from synthbench.seeds import torch_generator
 from synthbench.types import FaceBatch, Slot
 
 CPU_CHUNK = 32  # images sampled at a time on a CPU, always: the last bits of a convolution depend on the shape of its batch
@@ -55,6 +59,16 @@ def generate(
         return FaceBatch(pictures, identity, {"sample": torch.tensor([slot.sample for slot in part]), **found, **copies})
 
     yield from side_by_side(work, chunks(slots, size), context.device)
+
+
+def noise(slots: Sequence[Slot], shape: tuple[int, ...], context: Context) -> process.Noise:
+    """Noise of the images of `slots`."""
+    return process.Noise([torch_generator(context.seed, "image", *slot) for slot in slots], shape, context.device)
+
+
+def similarity(encoder: Encoder, images: Tensor, codes: Tensor) -> Tensor:
+    """(B,) cosines of the embeddings of `images` (B, 3, R, R) uint8 to those of their identities, `codes` (B, dim) of any length."""
+    return (encoder.embed(images).float() * F.normalize(codes.to(images.device), dim=1)).sum(1)
 
 
 def chunks(slots: Sequence[Slot], size: int) -> Iterator[list[Slot]]:

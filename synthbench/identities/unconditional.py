@@ -17,10 +17,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from synthbench.device import autocast, ready, send
+from synthbench.device import autocast
 from synthbench.diffusion import denoising, process
 from synthbench.identities import sampling
-from synthbench.models.encoder import read_tensors
+from synthbench.models.encoder import frozen
 from synthbench.models.unet import Shape, UNet
 from synthbench.plugin import Context
 from synthbench.seeds import derive, torch_generator
@@ -56,28 +56,24 @@ class Batch(NamedTuple):
 def train(settings: Train, context: Context) -> None:
     """Train on `context.faces`; leaves context.out/unconditional with weights.safetensors, model.json and metrics.jsonl. Resumes."""
     out = context.out / FOLDER
-    if (out / "weights.safetensors").exists():
+    if loop.finished(out / "weights.safetensors"):
         return
     out.mkdir(exist_ok=True)
     write_json(out / "model.json", settings.model_dump(mode="json"))
     context = replace(context, out=out, seed=derive(context.seed, FOLDER))  # other noise than that of the generator's own training
-    faces, device = context.faces, context.device
-    abar = settings.signal
+    faces = context.faces
     torch.manual_seed(derive(context.seed, "weights"))
     network = UNet(settings.unet, context.resolution, context_width=0).eval()
-    learner = loop.Learner(network, settings, device)
 
-    def update(step: loop.Step) -> loop.Losses:
-        size, draw = len(step.rows), step.draw
-        mirror = (torch.rand(size, generator=draw) < 0.5) & settings.flip
-        t = process.sample_times(size, abar, draw, settings.times)
-        noise = torch.randn(size, 3, context.resolution, context.resolution, generator=draw)
-        x0 = loop.pictures(faces, step.rows, mirror, device)
-        batch = Batch(x0, *(send(tensor, device) for tensor in (t, abar[t], noise)))
-        return learner.learn(lambda part: {"loss": error(network, part, settings)}, batch, step)
+    def batch(step: loop.Step) -> Batch:
+        x0, _ = loop.pictures(faces, step.rows, settings.flip, step.draw, context.device)
+        return Batch(x0, *denoising.drawn(settings, len(x0), x0.shape[1:], step.draw))
 
-    loop.run(update, learner.state, settings, len(faces), context, "the unconditional model")
-    loop.finish(learner.average.model, out / "weights.safetensors")
+    def objective(part: Batch) -> loop.Losses:
+        return {"loss": error(network, part, settings)}
+
+    average = loop.fit(network, batch, objective, settings, len(faces), context, "the unconditional model")
+    loop.finish(average, out / "weights.safetensors")
 
 
 def error(network: UNet, batch: Batch, settings: Train) -> Tensor:
@@ -99,15 +95,13 @@ def sampler(folder: Path, sample: Sample, context: Context) -> Callable[[np.ndar
     if sample.steps > settings.T:
         raise UserError(f"enroll.sampler.steps {sample.steps} is more than the {settings.T} diffusion steps of train.unconditional.T")
     network = UNet(settings.unet, context.resolution, context_width=0)
-    network.load_state_dict(read_tensors(folder / FOLDER / "weights.safetensors"))
-    ready(network, context.device).eval().requires_grad_(False)
-    abar = settings.signal
+    frozen(network, folder / FOLDER / "weights.safetensors", context.device)
 
     def make(some: list[Slot]) -> tuple[Tensor, dict[str, Tensor]]:
         streams = [torch_generator(context.seed, FOLDER, slot.identity) for slot in some]
         noise = process.Noise(streams, (3, context.resolution, context.resolution), context.device)
         with torch.inference_mode(), autocast(context.device, sample.precision):
-            x = denoising.painted(lambda x, t: network(x, t).float(), noise, abar, settings, sample, sample.clip_x0)
+            x = denoising.painted(lambda x, t: network(x, t).float(), noise, settings, sample, sample.clip_x0)
         return process.to_uint8(x), {}
 
     def images(numbers: np.ndarray) -> Tensor:

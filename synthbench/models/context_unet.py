@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from synthbench.config import Settings
-from synthbench.models.unet import zero
+from synthbench.models.attention import attended, split, zero
 from synthbench.types import UserError
 
 
@@ -169,8 +169,7 @@ class Attention(nn.Module):
         self.key, self.value = nn.Linear(source_width, width), nn.Linear(source_width, width)
 
     def forward(self, x: Tensor, source: Tensor) -> Tensor:
-        q, k, v = (y.unflatten(2, (self.heads, -1)).transpose(1, 2) for y in (self.query(x), self.key(source), self.value(source)))
-        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.out(attended(*(split(y, self.heads) for y in (self.query(x), self.key(source), self.value(source)))))
 
 
 def normed(norm: nn.GroupNorm, x: Tensor) -> Tensor:

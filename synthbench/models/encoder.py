@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from synthbench.types import Progress, UserError
 
 AGAIN = "Delete it, and run the command that made it again"
 FAMILIES = ("iresnet", "irse", "small")
+CODES = "codes.safetensors"  # raw embeddings: of the real set while a generator trains, or of who was enrolled
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class Images(Protocol):
@@ -212,6 +215,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is missing") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a whole safetensors file: {error}. {AGAIN}") from None
+
+
+def frozen(network: Network, weights: Path, device: torch.device) -> Network:
+    """`network` with what `save_weights` wrote, for use alone, on `device`."""
+    network.load_state_dict(read_tensors(weights))
+    ready(network, device).eval().requires_grad_(False)
+    return network
 
 
 def save_weights(module: nn.Module, path: Path) -> None:

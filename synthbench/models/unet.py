@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from synthbench.config import Settings
+from synthbench.models.attention import attended, split, zero
 from synthbench.models.size import count
 from synthbench.types import UserError
 
@@ -45,6 +46,10 @@ class Shape(Settings):
         return self
 
 
+TINY = {"channels": 16, "multipliers": [1, 2], "attention_levels": [1], "attention_width": 16, "head_width": 8, "groups": 4,
+        "skip_downsample_level": -1, "patch": 2}  # fmt: skip  # for the `tiny` settings of generators
+
+
 class Attention(nn.Module):
     """Self-attention over the pixels with the condition's keys and values in front (ADM's attention block; Eq. 8)."""
 
@@ -60,12 +65,11 @@ class Attention(nn.Module):
         """x (B, C, h, w); context: keys and values, each (B, heads, tokens, width / heads)."""
         b, c, h, w = x.shape
         pixels = self.norm(x).flatten(2).transpose(1, 2)  # (B, h w, C)
-        q, k, v = self.qkv(pixels).view(b, h * w, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = (split(y, self.heads) for y in self.qkv(pixels).chunk(3, dim=2))
         if context is not None:
             k = torch.cat([context[0], k], dim=2)
             v = torch.cat([context[1], v], dim=2)
-        y = F.scaled_dot_product_attention(q, k, v)  # softmax(q k / sqrt(head width)) v
-        y = self.out(y.transpose(1, 2).reshape(b, h * w, -1))
+        y = self.out(attended(q, k, v))
         return x + y.view(b, h, w, c).permute(0, 3, 1, 2)
 
 
@@ -87,10 +91,6 @@ class UNet(nn.Module):
                 f"the UNet halves {resolution} px {len(halvings)} times after patches of {shape.patch} px; "
                 f"use a resolution that is a multiple of {unit}, or another train.unet.multipliers or train.unet.patch"
             )
-        if shape.attention_width % shape.head_width:
-            raise UserError(f"train.unet.attention_width {shape.attention_width} is not a multiple of head_width {shape.head_width}")
-        if shape.channels % shape.groups:
-            raise UserError(f"train.unet.channels {shape.channels} is not a multiple of groups {shape.groups}")
         self.heads = shape.attention_width // shape.head_width
         time_width = 4 * shape.channels
 
@@ -177,13 +177,6 @@ class Block(nn.Module):
     def forward(self, x: Tensor, emb: Tensor, context: tuple[Tensor, Tensor] | None) -> Tensor:
         x = self.residual(x, emb)
         return x if self.attention is None else self.attention(x, context)
-
-
-def zero(layer: nn.Linear | nn.Conv2d) -> None:
-    """Start `layer` at zero, so that its branch begins as the identity."""
-    nn.init.zeros_(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
 
 
 def cost(shape: Shape, resolution: int, context_width: int = 512, tokens: int = 2, out_channels: int = 3) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from synthbench.config import Settings
-from synthbench.models.unet import zero
+from synthbench.models.attention import attended, split, zero
 from synthbench.types import UserError
 
 FREQUENCIES = 256  # width of the sinusoids of t (DiT)
@@ -43,9 +43,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        b, n, width = x.shape
-        q, k, v = self.qkv(x).view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, width))
+        return self.out(attended(*(split(y, self.heads) for y in self.qkv(x).chunk(3, dim=2))))
 
 
 class Block(nn.Module):

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthbench import registry
-from synthbench.config import Layer, build, config_names, config_path, did_you_mean, in_full, read_layer
+from synthbench.config import Layer, build, did_you_mean, in_full
 from synthbench.data import sources
 from synthbench.pipeline import cost
 from synthbench.pipeline.steps import Step, batches_of, faces_step, public_network, read_benchmark, run_evaluators
@@ -44,7 +44,7 @@ def load_generator(name: str, protocol: Protocol, *layers: Layer) -> Generator:
     A preset comes above its generator, and what the protocol changes for the preset above that.
     Raises UserError for mistakes in settings, and for a generator with settings that would enter the key of no stage.
     """
-    kind, preset = registry.load("generator", name), registry.preset(name)
+    kind, given = registry.load("generator", name), name
     name, plugin = registry.short_name(name), registry.short_name(registry.plugin_name(name))
     parts = {"train": kind.traits.trains, "enroll": kind.traits.enrolls, "sample": True}
     if stray := [part for part in kind.Config.model_fields if not parts.get(part)]:
@@ -52,7 +52,6 @@ def load_generator(name: str, protocol: Protocol, *layers: Layer) -> Generator:
         raise UserError(
             f"{name}: setting {stray[0]!r} enters no key, so changing it would change nothing; by its traits the parts are {has}"
         )
-    shipped = read_layer(config_path("generators", plugin)) if plugin in config_names("generators") else Layer()
     known = {*registry.names("generator"), name, plugin}
     if unknown := sorted(set(protocol.generators) - known):
         hint = did_you_mean(unknown[0], known, show_all=True)
@@ -62,8 +61,7 @@ def load_generator(name: str, protocol: Protocol, *layers: Layer) -> Generator:
         changes = protocol.generators.get(which, {})
         return Layer(changes, {(part,): f"protocol {protocol.name}, generators.{which}" for part in changes})
 
-    own = (preset.settings, changed(name)) if preset else ()
-    return kind(build(kind.Config, shipped, changed(plugin), *own, *(in_full(kind.Config, layer) for layer in layers)))
+    return kind(build(kind.Config, *registry.layers(given, changed), *(in_full(kind.Config, layer) for layer in layers)))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ a process number cannot say. Whoever looks after the queue holds sweep.lock, so 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import platform
@@ -34,6 +33,7 @@ from synthbench.seeds import derive
 from synthbench.store import content_key
 from synthbench.sweep.design import Design, label
 from synthbench.sweep.settings import Axis, Values
+from synthbench.system import locked, take
 from synthbench.types import UserError
 
 COMPLETE, FAIL, PRUNED, RUNNING, WAITING = (TrialState[name] for name in ("COMPLETE", "FAIL", "PRUNED", "RUNNING", "WAITING"))
@@ -121,8 +121,7 @@ def _create(made: Design, storage: Any) -> Study:
 @contextlib.contextmanager
 def looking_after(made: Design) -> Iterator[None]:
     """One process at a time looks after the queue; not to be nested."""
-    with open(made.folder / "sweep.lock", "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locked(made.folder / "sweep.lock"):
         yield
 
 
@@ -154,10 +153,8 @@ def bury(made: Design, study: Study) -> None:
     for trial in trials(study, RUNNING):
         path, host = lock_of(made, trial.number), trial.user_attrs.get("host")
         if path.exists():
-            lock = _take(path)
-            dead = lock is not None
-            if lock:
-                lock.close()
+            with take(path) or contextlib.nullcontext() as lock:
+                dead = lock is not None
         else:  # its process died at once, or it is on a machine that has another folder
             dead = host == platform.node() or (host is None and not made.request.storage)
         if dead:
@@ -176,7 +173,7 @@ def begin(made: Design, study: Study) -> tuple[Trial, Any] | None:
     count = len(study.get_trials(deepcopy=False))
     study.sampler = sampler(made, count)
     trial = study.ask({axis.path: distribution(axis, search) for axis in made.axes})
-    lock = _take(lock_of(made, trial.number))
+    lock = take(lock_of(made, trial.number))
     trial.set_user_attr("host", platform.node())
     trial.set_user_attr("pid", os.getpid())
     if "values" not in trial.user_attrs:
@@ -195,17 +192,6 @@ def _queue(made: Design, study: Study, values: Values) -> None:
 
 def lock_of(made: Design, number: int) -> Path:
     return made.folder / "trials" / f"{number}.lock"
-
-
-def _take(path: Path) -> Any:
-    """An exclusive lock that the system releases when the process dies; None when another process has it."""
-    file = open(path, "a")  # noqa: SIM115 (open as long as the lock is held)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return file
-    except BlockingIOError:
-        file.close()
-        return None
 
 
 # ------------------------------------------------------------------------------------------------------------- pruning

@@ -5,7 +5,6 @@ All points have the same seeds and differ by their settings only, so a sweep ove
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import multiprocessing
 import os
@@ -25,6 +24,7 @@ from synthbench.results.comparison import AVG
 from synthbench.results.record import Result
 from synthbench.sweep import curve, forecast, trials
 from synthbench.sweep.design import Design, Request, design, label
+from synthbench.system import cores
 from synthbench.types import UserError
 
 Watch = Callable[[int, int, float], None]
@@ -74,7 +74,7 @@ def _work(made: Design, study: trials.Study, began: float, parent: int | None = 
             others = trials.busy(made, study)
         if begun:
             trial, lock = begun
-            with contextlib.closing(lock):
+            with lock:
                 _try(made, study, trial)
             continue
         if not others:
@@ -142,8 +142,7 @@ def _confirm(made: Design, study: trials.Study) -> list[tuple[dict[str, Any], Re
 
 def _in_processes(request: Request, began: float) -> None:
     """Work with `request.jobs` processes. The trial of one that dies goes to the others, and in the end to this one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = os.environ.get("SYNTHBENCH_THREADS") or str(max(1, cores // request.jobs))
+    threads = os.environ.get("SYNTHBENCH_THREADS") or str(max(1, cores() // request.jobs))
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=_worker, args=(replace(request, jobs=1), began, os.getpid(), threads)) for _ in range(request.jobs)]
     for worker in workers:

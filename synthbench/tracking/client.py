@@ -6,7 +6,6 @@ The tracking store is <runs>/mlflow.db with artifacts in <runs>/mlflow-artifacts
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import math
@@ -20,6 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from synthbench.system import lives, locked
 from synthbench.types import UserError
 
 if TYPE_CHECKING:
@@ -64,8 +64,7 @@ def opened(root: Path) -> Iterator[MlflowClient]:
     uri, wish = place(root), os.environ.get("MLFLOW_TRACKING_URI")
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    with open(root / "mlflow.lock", "a") as lock, warnings.catch_warnings():
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(root / "mlflow.lock"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*noload", module="mlflow")  # SQLAlchemy 2.1 about MLflow 3
         import mlflow
         from mlflow.store.db import utils
@@ -114,12 +113,8 @@ def _end_dead_runs(client: MlflowClient) -> None:
     """MLflow leaves the runs of a killed process RUNNING for ever."""
     ours = f"attributes.status = 'RUNNING' and tags.`synthbench.host` = '{platform.node()}'"
     for run in client.search_runs([experiment(client, RESULTS), experiment(client, STAGES)], ours):
-        try:
-            os.kill(int(run.data.tags["synthbench.pid"]), 0)  # asks whether it lives, does nothing to it
-        except ProcessLookupError:
+        if not lives(int(run.data.tags["synthbench.pid"])):
             client.set_terminated(run.info.run_id, "KILLED")
-        except PermissionError:  # it lives, and belongs to another user
-            pass
 
 
 def experiment(client: MlflowClient, name: str) -> str:

@@ -73,8 +73,9 @@ def _answers(port: int) -> bool:
 
 def _end(server: subprocess.Popen[bytes]) -> None:
     """End the server and its workers, a process group of their own: politely, then not."""
-    for how in (signal.SIGTERM, signal.SIGKILL):
+    group = hasattr(os, "killpg")  # not on Windows
+    for alone, how in ((server.terminate, "SIGTERM"), (server.kill, "SIGKILL")):
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, how)
+            os.killpg(server.pid, signal.Signals[how]) if group else alone()
         with contextlib.suppress(subprocess.TimeoutExpired):
             server.wait(10)

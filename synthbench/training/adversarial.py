@@ -51,8 +51,7 @@ class Batch(NamedTuple):
 def draw(faces: FaceSet, step: loop.Step, painter: Painter, side: int, inputs: int, settings: Adversarial) -> Batch:
     """A Batch on the CPU: the images of the step, random codes, and labels as frequent as in the set."""
     size, random = len(step.rows), step.draw
-    mirror = (torch.rand(size, generator=random) < 0.5) & settings.flip
-    real = fit(loop.pictures(faces, step.rows, mirror, mirror.device), side)
+    real = fit(loop.pictures(faces, step.rows, settings.flip, random, torch.device("cpu"))[0], side)
     identity = torch.from_numpy(faces.identity)
     label = identity[torch.randint(len(faces), (size,), generator=random)]
     z, other = torch.randn(2, size, inputs, generator=random)

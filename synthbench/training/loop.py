@@ -141,6 +141,28 @@ class Learner:
         return {"network": self.network, "average": self.average, "optimizer": self.optimizer}
 
 
+def fit(
+    network: nn.Module,
+    batch: Callable[[Step], Batch],
+    objective: Callable[[Batch], Losses],
+    settings: Optimization,
+    images: int,
+    context: Context,
+    who: str,
+    out: Path | None = None,
+    whole: bool = False,
+) -> nn.Module:
+    """Train one network on a `batch`, on any device, for every step; see `run` and `gradients`. Answers the average of its weights."""
+    learner = Learner(network, settings, context.device)
+
+    def update(step: Step) -> Losses:
+        rows = batch(step)
+        return learner.learn(objective, type(rows)(*(send(tensor, context.device) for tensor in rows)), step, whole)
+
+    run(update, learner.state, settings, images, context, who, out)
+    return learner.average.model
+
+
 def lr_factor(schedule: LrSchedule, warmup: float, step: int, total: int) -> float:
     """Factor on the learning rate at `step` of `total`: linear warm-up over `warmup` steps (a share of all below 1), then the schedule.
 
@@ -159,9 +181,15 @@ def lr_factor(schedule: LrSchedule, warmup: float, step: int, total: int) -> flo
 # ---------------------------------------------------------------------------------------------------------------- batches
 
 
-def pictures(faces: FaceSet, rows: np.ndarray, mirror: Tensor, device: torch.device) -> Tensor:
-    """Images `rows` of `faces` as (B, 3, R, R) in [-1, 1] on `device`, those of `mirror` (B,) turned over."""
-    return mirrored(send(faces.images(rows), device).float() / 127.5 - 1, mirror)
+def pictures(faces: FaceSet, rows: np.ndarray, flip: bool, draw: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Images `rows` of `faces` as (B, 3, R, R) in [-1, 1] on `device`, and which of them are turned over, see `mirror`."""
+    turned = mirror(len(rows), flip, draw)
+    return mirrored(send(faces.images(rows), device).float() / 127.5 - 1, turned), turned
+
+
+def mirror(count: int, flip: bool, draw: torch.Generator) -> Tensor:
+    """(count,) bool: which images are turned over, every second one by chance; without `flip` none."""
+    return (torch.rand(count, generator=draw) < 0.5) & flip
 
 
 def mirrored(x: Tensor, mirror: Tensor) -> Tensor:
@@ -245,7 +273,15 @@ def cut_log(path: Path, step: int) -> None:
 
 
 def finish(module: nn.Module, weights: Path, *scratch: str) -> None:
-    """Save `weights`, then delete the checkpoint and the `scratch` files beside them, which nobody needs any more."""
+    """Save `weights`, then delete what is not needed any more, see `finished`."""
     save_weights(module, weights)
+    finished(weights, *scratch)
+
+
+def finished(weights: Path, *scratch: str) -> bool:
+    """Whether `weights` are there; then the checkpoint and the `scratch` files beside them, which a kill may have left, are deleted."""
+    if not weights.exists():
+        return False
     for name in ("checkpoint.pt", *scratch):
         (weights.parent / name).unlink(missing_ok=True)
+    return True

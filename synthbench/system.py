@@ -1,0 +1,50 @@
+"""What is asked of the operating system, alike on Linux, macOS and Windows: locks, cores, and whether a process lives."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import AcquireReturnProxy, FileLock, Timeout
+
+
+def take(path: Path) -> AcquireReturnProxy | None:
+    """The lock `path`, held until the block of `with` ends; None when somebody else has it.
+
+    The system lets go when the process dies, however it dies. What the file holds means nothing.
+    """
+    try:
+        return FileLock(path).acquire(blocking=False)
+    except Timeout:
+        return None
+
+
+@contextmanager
+def locked(path: Path, wait: Callable[[], None] = lambda: None, every: float = 0.05) -> Iterator[None]:
+    """One process at a time, see `take`. `wait` is called once when another one has the lock; looked at again `every` so many seconds."""
+    lock = take(path)
+    if lock is None:
+        wait()
+        lock = FileLock(path).acquire(poll_interval=every)
+    with lock:
+        yield
+
+
+def cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def lives(pid: int) -> bool:
+    """Whether a process of this machine lives. On Windows, where asking would end it, always true."""
+    if os.name == "nt":
+        return True
+    try:
+        os.kill(pid, 0)  # asks, does nothing to it
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it belongs to another user
+        pass
+    return True
