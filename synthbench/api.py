@@ -14,7 +14,8 @@ import pandas as pd
 
 from synthbench import console
 from synthbench.results.comparable import cost
-from synthbench.results.record import Result, damaged, find_run, read_run
+from synthbench.results import lookup
+from synthbench.results.record import Result, read_run
 from synthbench.store import Store
 
 if TYPE_CHECKING:
@@ -71,8 +72,4 @@ def _store(runs: Folder | None) -> Store:
 
 
 def _result(store: Store, run: str) -> Result:
-    path = find_run(store, run) / "run.json"
-    result = read_run(path)
-    if result is None:
-        raise damaged(path)
-    return result
+    return lookup.find_run(store, run)

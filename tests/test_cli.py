@@ -178,7 +178,7 @@ def test_from_end_to_end(synthbench, here: Path) -> None:
     assert anew["config"]["recipes"]["recipe.yaml"]["margin"] == 0.1
     table = synthbench(*RUN)
     assert "procedural 6x4" in table.out and "real all" in table.out
-    assert json.loads(synthbench("show", result["run"]).out)["run"] == result["run"]
+    assert json.loads(synthbench("show", result["run"], "--json").out)["run"] == result["run"]
     assert synthbench("export", "latest", "--to", "imagefolder", "-o", "out").code == 0
     assert len(list((here / "out").rglob("*.png"))) == 24
 

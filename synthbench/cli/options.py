@@ -6,10 +6,14 @@ from pathlib import Path
 
 import click
 
+from synthbench.cli import complete
+
 FOLDER = click.Path(path_type=Path)
 RUNS = click.option("--runs", type=FOLDER, default=Path("runs"), envvar="SYNTHBENCH_RUNS", show_default=True, help="Folder of results.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout; progress stays on stderr.")
-PROTOCOL = click.option("--protocol", help="Name or .yaml file.  [default: paper when its data are registered, else demo]")
+PROTOCOL = click.option(
+    "--protocol", shell_complete=complete.protocols, help="Name or .yaml file.  [default: paper when its data are registered, else demo]"
+)
 VOLUME = click.option("--volume", help="0.5M, 1.0M, 1.2M, all, or identities x images, such as 200x20.  [default: the protocol's]")
 SETTINGS = click.option(
     "--set", "settings", multiple=True, metavar="NAME=VALUE", help="A generator's setting, such as sample.m=0.2; repeatable."

@@ -13,7 +13,7 @@ from synthbench import console, registry
 from synthbench.config import config_names, did_you_mean
 from synthbench.pipeline import run
 from synthbench.protocol import load_protocol
-from synthbench.results import comparable, record
+from synthbench.results import comparable, lookup, record
 from synthbench.results.record import Result
 from synthbench.store import Store, content_key, read_json, write_json
 from synthbench.types import UserError
@@ -80,10 +80,8 @@ def wanted(request: Request, store: Store) -> list[Row]:
         generator, *settings = _words(name)
         if generator in registry.names("generator") or generator.endswith((".py", ".yaml", ".yml")):
             found.append((generator, tuple(settings)))
-        elif (store.root / "sweeps" / name / "sweep.json").is_file():
-            found += _sweep(store, name)
         else:
-            found.append(_run(store, name))
+            found += _made(store, name)
     there = [item for item in found if isinstance(item, dict)]
     protocol, seeds = request.protocol or _protocol(there), request.seeds or max((len(item["seeds"]) for item in there), default=1)
     return [
@@ -113,16 +111,14 @@ def _words(name: str) -> list[str]:
     return words
 
 
-def _run(store: Store, name: str) -> Result:
-    folders = [path.parent.name for path in (store.root / "results").glob("*/run.json")]
-    if name != "latest" and not any(folder.startswith(name) for folder in folders):
-        known = [*registry.names("generator"), *(path.parent.name for path in (store.root / "sweeps").glob("*/sweep.json")), *folders]
-        raise UserError(f"{name!r} is no generator, and no run or sweep in {store.root}" + did_you_mean(name, known, show_all=True))
-    path = record.find_run(store, name) / "run.json"
-    result = record.read_run(path)
-    if result is None:
-        raise record.damaged(path)
-    return result
+def _made(store: Store, name: str) -> list[Result]:
+    """A run, or the runs of a sweep."""
+    known = [item.name for item in lookup.everything(store, ("run", "sweep"))]
+    if name != "latest" and not any(name and other.startswith(name) for other in known):
+        there = [*registry.names("generator"), *known]
+        raise UserError(f"{name!r} is no generator, and no run or sweep in {store.root}" + did_you_mean(name, there, show_all=True))
+    item = lookup.find(store, name, ("run", "sweep"))
+    return _sweep(store, item.name) if item.kind == "sweep" else [lookup.read(item)]
 
 
 def _sweep(store: Store, name: str) -> list[Result]:

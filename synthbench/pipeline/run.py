@@ -94,6 +94,7 @@ def run(request: Request, watch: Callable[[int, int, float], None] | None = None
 
 def make_job(request: Request, store: Store, protocol: Protocol) -> Job:
     """The job of a request: plugin loaded, settings checked, volume and device chosen."""
+    registry.require("generator", request.generator)  # before torch is imported
     from synthbench.device import pick_device, set_threads
     from synthbench.pipeline.job import Job
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from synthbench import console
-from synthbench.config import did_you_mean
 from synthbench.store import Store, content_key, read_json, write_json, writing
 from synthbench.types import UserError
 
@@ -159,16 +158,3 @@ def fingerprint() -> str:
     package = Path(__file__).parents[1]
     files = sorted(path for path in package.rglob("*") if path.suffix in {".py", ".yaml", ".csv"})
     return content_key({str(path.relative_to(package)): [path.stat().st_size, path.stat().st_mtime_ns] for path in files})
-
-
-def find_run(store: Store, name: str) -> Path:
-    """The folder of the run called `name`, by its full name, a unique beginning, or `latest`."""
-    folders = sorted((path.parent for path in (store.root / "results").glob("*/run.json")), key=lambda p: (p / "run.json").stat().st_mtime)
-    if name == "latest" and folders:
-        return folders[-1]
-    found = [folder for folder in folders if folder.name == name] or [folder for folder in folders if folder.name.startswith(name)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise UserError(f"{name!r} is the beginning of {len(found)} runs: {', '.join(folder.name for folder in found)}")
-    raise UserError(f"no run {name!r} in {store.root / 'results'}" + did_you_mean(name, (f.name for f in folders), show_all=True))
