@@ -39,7 +39,7 @@ def _installed(scan: Callable[..., Iterable[metadata.EntryPoint]], group: str) -
 
 
 def require(kind: str, name: str) -> None:
-    """Raises UserError when no plugin or preset is called `name`, or there is no such file. Imports none: a typing error is told at once."""
+    """Raises UserError when no plugin or preset is called `name`, or there is no such file. Imports none, so that it takes no time."""
     if name.endswith(".py"):
         if not Path(name).is_file():
             raise UserError(f"{name} does not exist")

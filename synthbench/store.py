@@ -59,6 +59,14 @@ def writing(path: Path) -> Iterator[Path]:
         tmp.unlink(missing_ok=True)
 
 
+def remove(folder: Path) -> None:
+    """Delete a folder. It is renamed before, so that a crash cannot leave half of it under its name."""
+    if folder.exists():
+        doomed = folder.with_name(f"{folder.name}.deleted.{os.getpid()}")
+        os.replace(folder, doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
 def read_json(path: Path) -> Any:
     """The JSON in `path`, or None when it is absent or not whole."""
     try:
@@ -132,11 +140,23 @@ class Stage:
             self._leg.unlink(missing_ok=True)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Nobody else builds or forgets the stage."""
+    def locked(self, wait: bool = True) -> Iterator[None]:
+        """Nobody else builds or forgets the stage. Raises BlockingIOError when somebody does, unless told to wait."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(self.folder.with_name(self.folder.name + ".lock"), self.name):
+        with _lock(self.folder.with_name(self.folder.name + ".lock"), self.name, wait):
             yield
+
+    @staticmethod
+    def is_locked(lock: Path) -> bool:
+        """Whether a process holds the lock file `lock`."""
+        try:
+            with open(lock, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
 
     @property
     def _leg(self) -> Path:
@@ -179,7 +199,7 @@ class Stage:
 
 
 @contextmanager
-def _lock(path: Path, name: str) -> Iterator[None]:
+def _lock(path: Path, name: str, wait: bool = True) -> Iterator[None]:
     """An exclusive lock that the system releases when the process dies, however it dies."""
     with open(path, "a+") as file:
         waited = False
@@ -188,6 +208,8 @@ def _lock(path: Path, name: str) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
+                if not wait:
+                    raise
                 if not waited:
                     waited = True
                     file.seek(0)
@@ -211,14 +233,15 @@ class Store:
     def stage(self, name: str, key: str) -> Stage:
         return Stage(name, key, self.root / "stages" / name / key)
 
-    def forget(self, stage: Stage) -> None:
-        """Set a stage back to `run`. Its folder is renamed before it is deleted, so a crash cannot leave half of it."""
-        with stage.locked():
-            stage._leg.unlink(missing_ok=True)
-            if stage.folder.exists():
-                doomed = stage.folder.with_name(f"{stage.folder.name}.deleted.{os.getpid()}")
-                os.replace(stage.folder, doomed)
-                shutil.rmtree(doomed, ignore_errors=True)
+    def forget(self, stage: Stage, wait: bool = True) -> bool:
+        """Set a stage back to `run`; False, and nothing done, when somebody builds it and we do not `wait` for that."""
+        try:
+            with stage.locked(wait):
+                stage._leg.unlink(missing_ok=True)
+                remove(stage.folder)
+        except BlockingIOError:
+            return False
+        return True
 
     def rate(self, name: str, label: str) -> float | None:
         """Median seconds per unit of work of earlier stages of this kind on this machine, or None when there is none."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
+from synthbench import console
 from synthbench.cli import complete
 
 FOLDER = click.Path(path_type=Path)
@@ -21,3 +23,14 @@ SETTINGS = click.option(
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 NO_TRACKING = click.option("--no-tracking", is_flag=True, help="Do not mirror to MLflow.")
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Show stages, state, time and disk; do nothing.")
+
+
+def _be_quiet(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value and not console.quiet():
+        os.environ[console.QUIET] = "1"
+        context.call_on_close(lambda: os.environ.pop(console.QUIET, None))
+
+
+QUIET = click.option(  # of every command: see app.py
+    "-q", "--quiet", is_flag=True, expose_value=False, callback=_be_quiet, help="Results, warnings and errors only: no notes, no progress."
+)

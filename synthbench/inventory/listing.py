@@ -109,8 +109,8 @@ def show_generators(found: list[Card], protocol: Protocol, why: str) -> None:
     header = ("generator", "what it does", "new people", "photographs", "runs here")
     console.table(f"generators under protocol {protocol.name}", header, rows, wrap=WIDTH)
     console.note(
-        f"protocol {protocol.name}: {why}; another with --protocol. New people: or those of the real set. Photographs: of real people, among "
-        "the images it makes. `synthbench show NAME` has paper, licence, pretrained networks and settings; --json all of it"
+        f"protocol {protocol.name}: {why}; another with --protocol. New people: or those of the real set. Photographs: of real people, "
+        "among the images it makes. `synthbench show NAME` has paper, licence, pretrained networks and settings; --json all of it"
     )
 
 

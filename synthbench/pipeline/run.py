@@ -72,6 +72,7 @@ def run(request: Request, watch: Callable[[int, int, float], None] | None = None
     _forget(steps, store, request.force)
     _announce(steps, store)
     (store.root / "results").mkdir(parents=True, exist_ok=True)
+    record.begin(store, key, (step.stage for step in steps))
     stages: dict[str, dict[str, Any]] = {}
     from synthbench.pipeline.steps import execute
 
@@ -83,8 +84,7 @@ def run(request: Request, watch: Callable[[int, int, float], None] | None = None
         return None
     result = _collect(job, plans, list(stages.values()))
     record.save(store, result)
-    if _self_contained(job):
-        record.remember(store, key, result["run"])
+    record.end(store, key, result["run"], remembered=_self_contained(job))
     if request.tracking:
         from synthbench.tracking import mirror
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from synthbench import console
-from synthbench.store import Store, content_key, read_json, write_json, writing
+from synthbench.store import Stage, Store, content_key, read_json, write_json, writing
 from synthbench.types import UserError
 
 Result = dict[str, Any]  # the JSON contract
@@ -147,10 +147,21 @@ def remembered(store: Store, request: str) -> Result | None:
     return result
 
 
-def remember(store: Store, request: str, run: str) -> None:
+def begin(store: Store, request: str, stages: Iterable[Stage]) -> None:
+    """Note what a request will do, so that nothing of it is pruned before it is done: see `end`."""
     folder = store.root / "requests"
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / f"{request}.json", {"run": run})
+    plan = sorted({(stage.name, stage.key) for stage in stages})
+    write_json(folder / f"{request}.json", {"command": console.command_line(), "stages": plan})
+
+
+def end(store: Store, request: str, run: str, remembered: bool) -> None:
+    """The request is done: its note becomes the answer to the same request, or goes when no answer may be `remembered`."""
+    path = store.root / "requests" / f"{request}.json"
+    if remembered:
+        write_json(path, {"run": run})
+    else:
+        path.unlink(missing_ok=True)
 
 
 def fingerprint() -> str:
