@@ -105,13 +105,13 @@ def asked(store: Store, kind: str, name: str) -> None:
 def latest(store: Store, there: Iterable[Made], kinds: Sequence[str]) -> Made:
     """The last of `there` that the user asked for. Raises UserError when nothing of `kinds` was asked for."""
     noted = {(line["kind"], line["name"]): line["time"] for line in _asked(store)}
-    begun = min(noted.values(), default=float("inf"))  # from then on everything that is asked for is noted
+    begun = min(noted.values(), default=float("inf"))  # from then on runs that are asked for are noted
 
     def when(item: Made) -> float | None:
         if (item.kind, item.name) in noted:
             return float(noted[item.kind, item.name])
         changed = item.path.stat().st_mtime if item.path.is_file() else item.folder.stat().st_mtime
-        return changed if changed < begun and _own(item) else None
+        return changed if item.kind != "run" or (changed < begun and _own(item)) else None
 
     there = list(there)
     times = [(time, item) for item in there if (time := when(item)) is not None]
