@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -83,6 +84,12 @@ MISTAKES = [
     ("export nothing --to rec", 2, "no run 'nothing'"),
     ("test procedual", 2, "no generator or evaluator is called 'procedual'; did you mean 'procedural'?"),
     ("list things", 2, "'things' is not one of"),
+    ("show recipe nothing", 2, "no recipe is called 'nothing'"),
+    ("show recipes demo", 2, "'recipes' is no kind of thing; did you mean 'recipe'?"),
+    ("show recipe cemiface demo", 2, "not 3 words"),
+    ("report nothing", 2, "no run, comparison or sweep 'nothing'"),
+    ("runs rm nothing", 2, "no run, comparison or sweep 'nothing'"),
+    ("ui --optuna", 2, "there is no sweep"),
     ("run", 2, "Missing argument 'GENERATOR'"),
     ("rn procedural", 2, "No such command 'rn'"),
 ]
@@ -131,6 +138,9 @@ def test_listings(synthbench) -> None:
     assert "resolution: 32" in synthbench("show", "demo").out
     assert synthbench("data", "status").code == 0 and json.loads(synthbench("data", "status", "--json").out)
     assert "torch" in synthbench("doctor").out
+    for shell in ("bash", "zsh", "fish"):
+        assert "_SYNTHBENCH_COMPLETE" in synthbench("completion", shell).out
+    assert synthbench("list", "protocols", "--csv").code == 2
     assert synthbench("--version").out.startswith("synthbench, version ")
 
 
@@ -179,6 +189,21 @@ def test_from_end_to_end(synthbench, here: Path) -> None:
     table = synthbench(*RUN)
     assert "procedural 6x4" in table.out and "real all" in table.out
     assert json.loads(synthbench("show", result["run"], "--json").out)["run"] == result["run"]
+    shown = synthbench("show", "latest")
+    assert f"latest is run {result['run']}: procedural 6x4" in shown.err  # and not the real run, whose stages are younger
+    assert "procedural 6x4" in shown.out and len(shown.out.splitlines()) < 30 and "settings: as they ship" in shown.out
+    assert result["artifacts"]["faces"] in shown.out and "--protocol tiny.yaml" in shown.out
+    listed = list(csv.DictReader(synthbench("list", "runs", "--csv").out.splitlines()))
+    assert {row["metric"] for row in listed if row["run"] == result["run"]} == metrics
+    average = next(row for row in listed if row["run"] == result["run"] and row["metric"] == "verification/avg/accuracy")
+    own = next(score for score in result["scores"] if score["metric"] == "verification/avg/accuracy")
+    assert (float(average["value"]), float(average["stderr"]), average["between_seeds"]) == (own["value"], own["stderr"], "")
+    silent = synthbench(*RUN, "--quiet")
+    assert silent.err == "" and "procedural 6x4" in silent.out
+    hard = json.loads(synthbench(*RUN, "--json", "-q", "--set", "sample.difficulty=0.5").out)
+    shown = synthbench("show", "latest").out
+    assert re.search(r"sample\.difficulty +0\.5 +1\.0", shown) and synthbench("show", hard["run"]).out == shown
+    assert synthbench("runs", "rm", hard["run"], "--yes").code == 0
     assert synthbench("export", "latest", "--to", "imagefolder", "-o", "out").code == 0
     assert len(list((here / "out").rglob("*.png"))) == 24
 
