@@ -141,6 +141,7 @@ def test_the_notebook_runs(runs, place, monkeypatch, capsys):
     matplotlib.use("Agg")
     compare.compare(compare.Request((), runs, tracking=False))
     monkeypatch.setenv("SYNTHBENCH_RUNS", str(runs))
+    monkeypatch.setenv("SYNTHBENCH_QUIET", "")  # which the notebook sets for itself
     before = {path: path.stat().st_mtime_ns for path in runs.rglob("*.json")}
     notebook = json.loads(NOTEBOOK.read_text("utf-8"))
     assert notebook["nbformat"] == 4

@@ -134,7 +134,7 @@ def test_listings(synthbench) -> None:
         assert rows or what == "runs"
     assert "difficulty: 1.0" in synthbench("show", "procedural").out
     shown = synthbench("show", "cemiface").out
-    assert "  steps: 20  # DDIM steps" in shown and yaml.safe_load(shown)["train"]["unet"]["multipliers"] == [1, 1, 2, 2, 4, 4]
+    assert "  steps: 20  # demo = 8; DDIM steps" in shown and yaml.safe_load(shown)["train"]["unet"]["multipliers"] == [1, 1, 2, 2, 4, 4]
     assert "resolution: 32" in synthbench("show", "demo").out
     assert synthbench("data", "status").code == 0 and json.loads(synthbench("data", "status", "--json").out)
     assert "torch" in synthbench("doctor").out
