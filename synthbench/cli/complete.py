@@ -6,12 +6,11 @@ import os
 from importlib import metadata, resources
 from pathlib import Path
 
-import click
+from click import Context, Parameter
 from click.shell_completion import CompletionItem
 
 KINDS = ("generator", "evaluator", "protocol", "recipe", "volume", "run", "comparison", "sweep")
 MADE = {"results": "run.json", "comparisons": "comparison.json", "sweeps": "design.json"}
-Context, Parameter = click.Context, click.Parameter
 
 
 def generators(context: Context, parameter: Parameter, begun: str) -> list[CompletionItem]:
