@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from synthbench.api import load_runs, load_scores, open_dataset
+    from synthbench.api import compare, load_runs, load_scores, open_dataset, run
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load_runs", "load_scores", "open_dataset"]
+__all__ = ["__version__", "compare", "load_runs", "load_scores", "open_dataset", "run"]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,3 +18,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(api, name)
     raise AttributeError(f"module 'synthbench' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

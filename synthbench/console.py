@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import sys
@@ -12,12 +13,19 @@ from contextlib import contextmanager
 from synthbench.types import Progress
 
 LINE_EVERY = 60.0  # seconds between progress lines when stderr is not a terminal
+QUIET = "SYNTHBENCH_QUIET"
 LONG = 3600.0  # seconds; work that will take longer is announced
+
+
+def quiet() -> bool:
+    """Whether only results, warnings and errors are wanted (`--quiet`). In the environment, where the processes of `--jobs` find it."""
+    return bool(os.environ.get(QUIET))
 
 
 def note(text: str) -> None:
     """A line of information on stderr."""
-    _print(text)
+    if not quiet():
+        _print(text)
 
 
 def warn(text: str) -> None:
@@ -81,8 +89,11 @@ def size(count: float) -> str:
 def progress(title: str) -> Iterator[Progress]:
     """Yields `report(done, total)`. A bar with rate and time left on a terminal, otherwise a line a minute.
 
-    The first estimate that exceeds an hour is announced on a line of its own.
+    The first estimate that exceeds an hour is announced on a line of its own. Silent with `--quiet`.
     """
+    if quiet():
+        yield lambda done, total: None
+        return
     begun: list[tuple[int, float]] = []  # (done, time) at the first report: preparation and a resumed stage's past are not in the rate
     seen = (0, 0)
     announced = False

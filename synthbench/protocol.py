@@ -91,6 +91,9 @@ class Protocol(Settings):
             raise ValueError("names must be words and numbers finite") from None
         return settings
 
+    def __repr__(self) -> str:
+        return f"<protocol {self.name} {self.version}: {self.title}; {', '.join(self.benchmarks)}>"
+
     def sources(self) -> list[str]:
         """Names of the registered sources that every run under the protocol needs."""
         return list(dict.fromkeys(need.name for need in self.needs() if not need.generator))

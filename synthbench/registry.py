@@ -39,6 +39,32 @@ def _installed(scan: Callable[..., Iterable[metadata.EntryPoint]], group: str) -
     return {point.name: point for point in scan(group=group)}
 
 
+def require(kind: str, name: str) -> None:
+    """Raises UserError when no plugin or preset is called `name`, or there is no such file. Imports none, so that it takes no time."""
+    if name.endswith(".py"):
+        if not Path(name).is_file():
+            raise UserError(f"{name} does not exist")
+    elif not (kind == "generator" and preset(name)) and name not in (known := names(kind)):
+        raise UserError(f"unknown {kind} {name!r}" + hint(name, known))
+
+
+def kind_of(plugin: str) -> str:
+    """`generator` or `evaluator`. Raises UserError when `plugin` is neither."""
+    if plugin.endswith(".py"):
+        try:
+            load("evaluator", plugin)
+            return "evaluator"
+        except UserError:
+            load("generator", plugin)  # what is wrong with the file, in the words of the commoner kind
+            return "generator"
+    if preset(plugin):
+        return "generator"
+    known = {name: kind for kind in KINDS for name in names(kind)}
+    if plugin not in known:
+        raise UserError(f"no generator or evaluator is called {plugin!r}" + did_you_mean(plugin, known, show_all=True))
+    return known[plugin]
+
+
 def load(kind: str, name: str) -> Any:
     """The plugin class called `name`, or the one in the file `name`; of a preset, its plugin with the traits of the preset.
 
@@ -50,9 +76,8 @@ def load(kind: str, name: str) -> Any:
         base = load(kind, found.plugin)
         about = {"traits": replace(base.traits, **found.about.model_dump(exclude_unset=True)), "__module__": base.__module__}
         return type(base.__name__, (base,), about | {"__doc__": found.title})
+    require(kind, name)
     points = names(kind)
-    if name not in points:
-        raise UserError(f"unknown {kind} {name!r}" + hint(name, points))
     try:
         found_class = points[name].load()
     except Exception as error:  # of somebody else's package

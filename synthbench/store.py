@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from synthbench import __version__, console
-from synthbench.system import locked
+from synthbench.system import locked, take
 from synthbench.types import UserError
 
 MANIFEST = "manifest.json"
@@ -57,6 +57,14 @@ def writing(path: Path) -> Iterator[Path]:
         raise
     finally:
         tmp.unlink(missing_ok=True)
+
+
+def remove(folder: Path) -> None:
+    """Delete a folder. It is renamed before, so that a crash cannot leave half of it under its name."""
+    if folder.exists():
+        doomed = folder.with_name(f"{folder.name}.deleted.{os.getpid()}")
+        os.replace(folder, doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
 
 
 def read_json(path: Path) -> Any:
@@ -132,23 +140,35 @@ class Stage:
             self._leg.unlink(missing_ok=True)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Nobody else builds or forgets the stage."""
+    def locked(self, wait: bool = True) -> Iterator[None]:
+        """Nobody else builds or forgets the stage. Raises BlockingIOError when somebody does, unless told to wait."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
+        place = self.folder.with_name(self.folder.name + ".lock")
         holder = self.folder.with_name(self.folder.name + ".holder")  # not in the lock, which nobody else may read on Windows
 
         def told() -> None:
+            if not wait:
+                raise BlockingIOError
             who = ""
             with suppress(OSError):
                 who = holder.read_text("utf-8")
             console.note(f"{self.name}: another process ({who or 'unknown'}) is building this stage; waiting for it")
 
-        with locked(self.folder.with_name(self.folder.name + ".lock"), told, every=0.5):
+        with locked(place, told, every=0.5):
             holder.write_text(f"pid {os.getpid()} on {platform.node()}", "utf-8")
             try:
                 yield
             finally:
                 holder.unlink(missing_ok=True)
+
+    @staticmethod
+    def is_locked(lock: Path) -> bool:
+        """Whether a process holds the lock file `lock`."""
+        held = take(lock) if lock.exists() else None
+        if held:
+            with held:
+                pass
+        return lock.exists() and held is None
 
     @property
     def _leg(self) -> Path:
@@ -214,14 +234,15 @@ class Store:
     def stage(self, name: str, key: str) -> Stage:
         return Stage(name, key, self.root / "stages" / name / key)
 
-    def forget(self, stage: Stage) -> None:
-        """Set a stage back to `run`. Its folder is renamed before it is deleted, so a crash cannot leave half of it."""
-        with stage.locked():
-            stage._leg.unlink(missing_ok=True)
-            if stage.folder.exists():
-                doomed = stage.folder.with_name(f"{stage.folder.name}.deleted.{os.getpid()}")
-                os.replace(stage.folder, doomed)
-                shutil.rmtree(doomed, ignore_errors=True)
+    def forget(self, stage: Stage, wait: bool = True) -> bool:
+        """Set a stage back to `run`; False, and nothing done, when somebody builds it and we do not `wait` for that."""
+        try:
+            with stage.locked(wait):
+                stage._leg.unlink(missing_ok=True)
+                remove(stage.folder)
+        except BlockingIOError:
+            return False
+        return True
 
     def seen(self) -> Iterator[Seen]:
         """What earlier stages on this machine took, in no order; those that were built in one go."""

@@ -95,6 +95,9 @@ class Volume:
     def __str__(self) -> str:
         return self.name
 
+    def __repr__(self) -> str:
+        return f"<volume {self.name}: {self.images:,} images of {self.identities:,} identities>" if self.blocks else "<volume all>"
+
 
 @dataclass(frozen=True)
 class FaceBatch:

@@ -72,7 +72,7 @@ def test_a_runs_folder_that_moved_is_complete(synthbench, here: Path, runs: Path
     assert Path(again["artifacts"]["samples"]).parent.parent.parent == here / "elsewhere"
     assert synthbench("export", "latest", "--to", "imagefolder", "-o", "out", "--runs", "elsewhere").code == 0
     assert len(list((here / "out").rglob("*.png"))) == 24
-    assert json.loads(synthbench("show", "latest", "--runs", "elsewhere").out)["artifacts"] == again["artifacts"]
+    assert json.loads(synthbench("show", "latest", "--runs", "elsewhere", "--json").out)["artifacts"] == again["artifacts"]
 
 
 def test_a_damaged_result_is_not_shown(synthbench, runs: Path) -> None:  # noqa: F811

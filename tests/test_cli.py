@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -97,6 +98,12 @@ MISTAKES = [
     ("export nothing --to rec", 2, "no run 'nothing'"),
     ("test procedual", 2, "no generator or evaluator is called 'procedual'; did you mean 'procedural'?"),
     ("list things", 2, "'things' is not one of"),
+    ("show recipe nothing", 2, "no recipe is called 'nothing'"),
+    ("show recipes demo", 2, "'recipes' is no kind of thing; did you mean 'recipe'?"),
+    ("show recipe cemiface demo", 2, "not 3 words"),
+    ("report nothing", 2, "no run, comparison or sweep 'nothing'"),
+    ("runs rm nothing", 2, "no run, comparison or sweep 'nothing'"),
+    ("ui --optuna", 2, "there is no sweep"),
     ("run", 2, "Missing argument 'GENERATOR'"),
     ("rn procedural", 2, "No such command 'rn'"),
 ]
@@ -141,10 +148,13 @@ def test_listings(synthbench) -> None:
         assert rows or what == "runs"
     assert "difficulty: 1.0" in synthbench("show", "procedural").out
     shown = synthbench("show", "cemiface").out
-    assert "  steps: 20  # DDIM steps" in shown and yaml.safe_load(shown)["train"]["unet"]["multipliers"] == [1, 1, 2, 2, 4, 4]
+    assert "  steps: 20  # demo = 8; DDIM steps" in shown and yaml.safe_load(shown)["train"]["unet"]["multipliers"] == [1, 1, 2, 2, 4, 4]
     assert "resolution: 32" in synthbench("show", "demo").out
     assert synthbench("data", "status").code == 0 and json.loads(synthbench("data", "status", "--json").out)
     assert "torch" in synthbench("doctor").out
+    for shell in ("bash", "zsh", "fish"):
+        assert "_SYNTHBENCH_COMPLETE" in synthbench("completion", shell).out
+    assert synthbench("list", "protocols", "--csv").code == 2
     assert synthbench("--version").out.startswith("synthbench, version ")
 
 
@@ -221,9 +231,24 @@ def test_from_end_to_end(synthbench, here: Path) -> None:
     assert f"answered from the cache, made on {time.strftime('%Y-%m-%d', time.gmtime())}" in table.err and "--force STAGE" in table.err
     assert f"next: synthbench report {result['run']}; synthbench compare real {result['run']} --protocol tiny.yaml\n" in table.err
     assert table.err.count("not measured; run.json and the report say why") == 1 and max(map(len, table.err.splitlines())) < 200
+    assert json.loads(synthbench("show", result["run"], "--json").out)["run"] == result["run"]
+    shown = synthbench("show", "latest")
+    assert f"latest is run {result['run']}: procedural 6x4" in shown.err  # and not the real run, whose stages are younger
+    assert "procedural 6x4" in shown.out and len(shown.out.splitlines()) < 30 and "settings: as they ship" in shown.out
+    assert result["artifacts"]["faces"] in shown.out and "--protocol tiny.yaml" in shown.out
+    listed = list(csv.DictReader(synthbench("list", "runs", "--csv").out.splitlines()))
+    assert {row["metric"] for row in listed if row["run"] == result["run"]} == metrics
+    average = next(row for row in listed if row["run"] == result["run"] and row["metric"] == "verification/avg/accuracy")
+    own = next(score for score in result["scores"] if score["metric"] == "verification/avg/accuracy")
+    assert (float(average["value"]), float(average["stderr"]), average["between_seeds"]) == (own["value"], own["stderr"], "")
+    silent = synthbench(*RUN, "--quiet")
+    assert silent.err == "" and "procedural 6x4" in silent.out
     harder = synthbench(*RUN, "--set", "sample.difficulty=0.5")
     assert "settings other than procedural's own: sample.difficulty=0.5\n" in harder.err and "from the cache" not in harder.err
-    assert json.loads(synthbench("show", result["run"]).out)["run"] == result["run"]
+    hard = json.loads(synthbench(*RUN, "--json", "-q", "--set", "sample.difficulty=0.5").out)
+    shown = synthbench("show", "latest").out
+    assert re.search(r"sample\.difficulty +0\.5 +1\.0", shown) and synthbench("show", hard["run"]).out == shown
+    assert synthbench("runs", "rm", hard["run"], "--yes").code == 0
     assert synthbench("export", "latest", "--to", "imagefolder", "-o", "out").code == 0
     assert len(list((here / "out").rglob("*.png"))) == 24
 

@@ -10,10 +10,10 @@ import torch
 from fake_subject import Faces, Projection, by_name, clusters, context, subject
 from PIL import Image
 
-from synthbench import inventory
 from synthbench.data import sources
 from synthbench.data.faces import open_faces
 from synthbench.evaluators.leakage import Leakage, LeakageConfig, overlap, real_impostors, shared_people
+from synthbench.inventory import machine
 from synthbench.models.embeddings import class_centres, unit
 from synthbench.pipeline.steps import execute, import_step
 from synthbench.store import Store
@@ -144,10 +144,10 @@ def test_people_of_a_benchmark_can_be_compared_when_its_list_names_them(tmp_path
             Image.new("RGB", (8, 8), (50 * person, 9, number)).save(path)
     (tmp_path / "pairs.txt").write_text("P0\t1\t2\nP0\t1\tP1\t1\n")
     sources.add("own", tmp_path / "images", kind="pairs", pairs=tmp_path / "pairs.txt")
-    step = import_step(Store(tmp_path / "runs"), 8, "overlap", inventory._people("own"))
+    step = import_step(Store(tmp_path / "runs"), 8, "overlap", machine._people("own"))
     execute([step], Store(tmp_path / "runs"))
     assert open_faces(step.stage.folder).names == ["P0", "P1", "P2", "P3"]
     entry = dataclasses.replace(sources.find("own"), options={})
     monkeypatch.setattr(sources, "find", lambda name: entry)
     with pytest.raises(UserError, match=r"own is a \.bin, which does not say who is on its images"):
-        inventory._people("own")
+        machine._people("own")

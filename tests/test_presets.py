@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from synthbench import inventory, registry, testing
+from synthbench import registry, testing
 from synthbench.config import config_names, parse_set
+from synthbench.inventory import describe, listing
 from synthbench.pipeline import run
 from synthbench.pipeline.job import Job, load_generator
 from synthbench.pipeline.request import read
@@ -84,8 +85,9 @@ def test_a_preset_of_the_user_by_its_path(far: str, tmp_path: Path) -> None:
     assert made.short_name == "far" and made.identity == {"generator": "procedural", "version": 1}
     assert made.generator.traits.licence == "ours" and made.generator.traits.new_identities
     assert keys(made) == keys(job("procedural", tmp_path, "sample.difficulty=1.5"))
-    assert inventory.describe(far, tmp_path).startswith("# Procedural, hard\n# preset of: procedural\n")
-    assert "difficulty: 1.5" in inventory.describe(far, tmp_path)
+    shown = list(describe.generator(far, load_protocol("demo"), "as asked"))
+    assert shown[:2] == ["# Procedural, hard", "# preset of: procedural"]
+    assert any(line.startswith("  difficulty: 1.5") for line in shown)
     assert testing.kind_of(far) == "generator"
     swept = design(Request(("difficulty",), tmp_path, far, values=("0.5,1",), protocol="demo"))
     assert swept.name.startswith("difficulty-far-") and json.loads(swept.parts)["settings"] == {"sample": {"difficulty": 1.5}}
@@ -129,7 +131,7 @@ def test_files_that_are_no_preset(tmp_path: Path, name: str, text: str, words: s
 
 
 def test_list_of_generators_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
-    found = inventory.generators()
+    protocol, why, found = listing.generators()
     assert {item["name"] for item in found} == set(registry.names("generator"))
     keys_of = {
         "name",
@@ -142,8 +144,9 @@ def test_list_of_generators_is_whole(capsys: pytest.CaptureFixture[str]) -> None
         "new_identities",
         "real_photographs",
         "pretrained",
+        "runs_here",
     }
     assert all(keys_of <= set(item) and item["licence"] and item["summary"] for item in found)
-    inventory.show_generators(found)
+    listing.show_generators(found, protocol, why)
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 120 and all(item["name"] in shown for item in found)

@@ -181,7 +181,7 @@ def test_half_written_results_are_refused(tmp_path, runs):
     (folder / "comparison.json").write_text('{"comparison": ')
     with pytest.raises(UserError, match=r"not a whole comparison; make it again with synthbench compare"):
         report.report("half", tmp_path)
-    with pytest.raises(UserError, match=r"no run 'm-swep'.*did you mean"):
+    with pytest.raises(UserError, match=r"no run, comparison or sweep 'm-swep'.*did you mean"):
         report.report("m-swep", runs)
     made = read_json(runs / "comparisons/a-and-b/comparison.json")
     write_json(folder / "comparison.json", {**made, "rows": [{"run": "r"}]})

@@ -12,7 +12,8 @@ from typing import Any
 import click
 
 from synthbench import __version__, console
-from synthbench.cli import data, machine, results, runs
+from synthbench.cli import data, folder, machine, results, runs
+from synthbench.cli.options import QUIET
 from synthbench.types import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -33,8 +34,10 @@ def cli() -> None:
     """
 
 
-for command in (*runs.COMMANDS, *results.COMMANDS, data.data_group, *machine.COMMANDS):
+for command in (*runs.COMMANDS, *results.COMMANDS, *folder.COMMANDS, data.data_group, *machine.COMMANDS):
     cli.add_command(command)
+    for each in command.commands.values() if isinstance(command, click.Group) else [command]:
+        QUIET(each)
 
 
 class Terminated(KeyboardInterrupt):

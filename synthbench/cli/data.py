@@ -138,9 +138,9 @@ def data_verify(name: str | None) -> None:
 @RUNS
 def data_overlap(a: str, b: str | None, judge: str, threshold: float, device: str, runs: Path) -> None:
     """People who seem to be in both registered sets A and B (or twice in A), most alike first: candidates for `exclude`."""
-    from synthbench import inventory
+    from synthbench.inventory import machine
 
-    rows = inventory.overlap(a, b, judge, threshold, device, runs)
+    rows = machine.overlap(a, b, judge, threshold, device, runs)
     if rows:
         console.table("people who seem to be the same", (a, b or a, "cosine"), rows)
     else:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
+from synthbench import console
+from synthbench.cli import complete
+
 FOLDER = click.Path(path_type=Path)
 RUNS = click.option("--runs", type=FOLDER, default=Path("runs"), envvar="SYNTHBENCH_RUNS", show_default=True, help="Folder of results.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout; progress stays on stderr.")
-PROTOCOL = click.option("--protocol", help="Name or .yaml file.  [default: paper when its data are registered, else demo]")
+PROTOCOL = click.option(
+    "--protocol", shell_complete=complete.protocols, help="Name or .yaml file.  [default: paper when its data are registered, else demo]"
+)
 VOLUME = click.option("--volume", help="0.5M, 1.0M, 1.2M, all, or identities x images, such as 200x20.  [default: the protocol's]")
 SETTINGS = click.option(
     "--set", "settings", multiple=True, metavar="NAME=VALUE", help="A generator's setting, such as sample.m=0.2; repeatable."
@@ -17,3 +23,14 @@ SETTINGS = click.option(
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 NO_TRACKING = click.option("--no-tracking", is_flag=True, help="Do not mirror to MLflow.")
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Show stages, state, time and disk; do nothing.")
+
+
+def _be_quiet(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value and not console.quiet():
+        os.environ[console.QUIET] = "1"
+        context.call_on_close(lambda: os.environ.pop(console.QUIET, None))
+
+
+QUIET = click.option(  # of every command: see app.py
+    "-q", "--quiet", is_flag=True, expose_value=False, callback=_be_quiet, help="Results, warnings and errors only: no notes, no progress."
+)

@@ -9,11 +9,12 @@ from typing import Any
 
 import click
 
+from synthbench.cli import complete
 from synthbench.cli.options import DEVICE, DRY_RUN, FOLDER, JSON, NO_TRACKING, PROTOCOL, RUNS, SETTINGS, VOLUME
 
 
 @click.command("compare", short_help="Generators or runs side by side: is the difference real?")
-@click.argument("names", nargs=-1, metavar="[GENERATOR|RUN|SWEEP]...")
+@click.argument("names", nargs=-1, metavar="[GENERATOR|RUN|SWEEP]...", shell_complete=complete.rows)
 @VOLUME
 @PROTOCOL
 @click.option("--seeds", type=int, help="Independent repetitions of each generator.  [default: 1, or as many as the runs have]")
@@ -36,6 +37,8 @@ def compare_command(form: str, out: Path | None, dry_run: bool, no_tracking: boo
     synthbench compare cemiface-200x20-demo-588126a0 procedural --format latex
     """
     from synthbench.pipeline import compare
+    from synthbench.results import lookup
+    from synthbench.store import Store
 
     request = compare.Request(tracking=not no_tracking, **options)
     if dry_run:
@@ -45,12 +48,13 @@ def compare_command(form: str, out: Path | None, dry_run: bool, no_tracking: boo
     if form == "json":
         click.echo(json.dumps(made[0] if len(made) == 1 else made, allow_nan=False))
     for comparison in made:
+        lookup.asked(Store(request.runs.absolute()), "comparison", comparison["comparison"])
         _print(comparison, form)
         if out or form == "html":
             from synthbench import report
 
             place = out / comparison["comparison"] if out and len(made) > 1 else out
-            page = report.report(comparison["comparison"], options["runs"], place)
+            page = report.report(comparison["comparison"], options["runs"], place, kinds=("comparison",))
             if place:
                 shutil.copy(options["runs"] / "comparisons" / comparison["comparison"] / "comparison.json", page.parent)
 
@@ -67,7 +71,13 @@ def _print(comparison: dict[str, Any], form: str) -> None:
 
 @click.command("sweep", short_help="A setting over values: the curve with intervals.")
 @click.argument("parameters", nargs=-1, required=True, metavar="SETTING...")
-@click.option("--generator", default="cemiface", show_default=True, help="Name from `synthbench list`, a .py file, or a .yaml preset.")
+@click.option(
+    "--generator",
+    default="cemiface",
+    show_default=True,
+    shell_complete=complete.generators,
+    help="Name from `synthbench list`, a .py file, or a .yaml preset.",
+)
 @click.option("--values", multiple=True, metavar="[NAME=]A,B,...", help="Values; -0.1:0.1 is an interval.  [default: the paper's]")
 @click.option("--range", "ranges", multiple=True, metavar="[NAME=]A:B:STEP", help="Evenly spaced values; A:B for tpe and gp.")
 @click.option("--sampler", type=click.Choice(["grid", "tpe", "gp"]), default="grid", show_default=True, help="All points, or a search.")
@@ -99,6 +109,9 @@ def sweep_command(dry_run: bool, as_json: bool, no_tracking: bool, **options: An
     synthbench sweep sample.steps m --values steps=5,10,20 --range m=-1:1:0.5 --jobs 2
     synthbench sweep lambda --sampler gp --range 0.01:0.5 --trials 12 --confirm 3
     """
+    from synthbench import registry
+
+    registry.require("generator", options["generator"])  # a wrong name is told before Optuna is imported
     from synthbench import sweep
 
     request = sweep.Request(tracking=not no_tracking, **options)
@@ -111,6 +124,10 @@ def sweep_command(dry_run: bool, as_json: bool, no_tracking: bool, **options: An
 def _swept(made: dict[str, Any], as_json: bool, runs: Path) -> None:
     """Print a sweep. Exit code 1 when a point failed."""
     from synthbench import console, sweep
+    from synthbench.results import lookup
+    from synthbench.store import Store
+
+    lookup.asked(Store(runs.absolute()), "sweep", made["sweep"])
 
     failed = any(point["state"] == "failed" for point in made["points"])
     if as_json and not failed:
@@ -124,20 +141,27 @@ def _swept(made: dict[str, Any], as_json: bool, runs: Path) -> None:
 
 
 @click.command("report", short_help="One HTML file of a run, comparison or sweep.")
-@click.argument("name")
+@click.argument("name", nargs=-1, required=True, metavar="[KIND] NAME", shell_complete=complete.made)
 @click.option("-o", "--out", type=FOLDER, help="Folder to write.  [default: report/ in the folder of NAME]")
 @click.option("--photographs", is_flag=True, help="Show pictures of real people too; for pages that are not passed on.")
 @RUNS
-def report_command(name: str, out: Path | None, photographs: bool, runs: Path) -> None:
-    """Write report.html, report.md, table.tex and table.csv of NAME: a run, a comparison, a sweep, or latest (the newest run).
+def report_command(name: tuple[str, ...], out: Path | None, photographs: bool, runs: Path) -> None:
+    """Write report.html, report.md, table.tex and table.csv of NAME: a run, comparison or sweep, its beginning, or latest.
+
+    latest is the last that was asked for. KIND (run, comparison, sweep) tells things of the same name apart.
 
     \b
     synthbench report latest
     synthbench report cemiface-200x20-demo-588126a0 -o page
+    synthbench report comparison cemiface-and-real
     """
+    from synthbench.results import lookup
+    from synthbench.store import Store
+
+    item = lookup.find_words(Store(runs.absolute()), name)  # a wrong name is told before pages are thought of
     from synthbench import report
 
-    click.echo(report.report(name, runs, out, photographs))
+    click.echo(report.report(item.name, runs, out, photographs, (item.kind,)))
 
 
 @click.command("study", short_help="Studies of the real set: similarity-groups.")

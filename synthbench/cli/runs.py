@@ -9,12 +9,13 @@ from typing import Any
 import click
 
 from synthbench import console
+from synthbench.cli import complete
 from synthbench.cli.options import DEVICE, DRY_RUN, FOLDER, JSON, NO_TRACKING, PROTOCOL, RUNS, SETTINGS, VOLUME
 from synthbench.types import UserError
 
 
 @click.command("run", short_help="Generate, train a recognizer, score it.")
-@click.argument("generator")
+@click.argument("generator", shell_complete=complete.generators)
 @VOLUME
 @PROTOCOL
 @click.option("--seeds", type=int, default=1, show_default=True, help="Number of independent repetitions.")
@@ -35,12 +36,16 @@ def run_command(as_json: bool, dry_run: bool, no_tracking: bool, **options: Any)
     synthbench run folder --set sample.path=DIR --protocol paper
     """
     from synthbench.pipeline import run
+    from synthbench.results import lookup
+    from synthbench.store import Store
 
     request = run.Request(tracking=not no_tracking, **options)
     if dry_run:
         run.plan(request, as_json)
         return
     result = run.run(request)
+    if result:
+        lookup.asked(Store(request.runs.absolute()), "run", result["run"])
     if as_json:
         click.echo(json.dumps(result or {"run": None, "until": request.until}, allow_nan=False))
         return
@@ -61,20 +66,33 @@ def run_command(as_json: bool, dry_run: bool, no_tracking: bool, **options: Any)
 
 @click.command("list", short_help="Generators, evaluators, protocols, recipes, runs.")
 @click.argument("what", type=click.Choice(["generators", "evaluators", "protocols", "recipes", "volumes", "runs"]), default="generators")
+@PROTOCOL
+@click.option("--csv", "as_csv", is_flag=True, help="Of runs: one line per run and metric, unrounded, on stdout.")
 @RUNS
 @JSON
-def list_command(what: str, runs: Path, as_json: bool) -> None:
-    """What there is: generators with their traits, evaluators, protocols, recipes, volumes, or the runs made here."""
-    from synthbench import inventory
+def list_command(what: str, protocol: str | None, as_csv: bool, runs: Path, as_json: bool) -> None:
+    """What there is: generators with what they need here, evaluators, protocols, recipes, volumes, or the runs made here.
 
+    \b
+    synthbench list
+    synthbench list generators --protocol paper
+    synthbench list runs --csv > runs.csv
+    """
+    from synthbench.inventory import listing
+
+    if as_csv:
+        if what != "runs":
+            raise UserError("--csv is for runs: synthbench list runs --csv; --json has the rest")
+        click.echo(listing.table_csv(listing.results(runs)), nl=False)
+        return
     if what == "generators":
-        found = inventory.generators()
+        chosen, why, found = listing.generators(protocol)
         if as_json:
             click.echo(json.dumps(found))
         else:
-            inventory.show_generators(found)
+            listing.show_generators(found, chosen, why)
         return
-    header, rows = inventory.listing(what, runs)
+    header, rows = listing.listing(what, runs)
     if as_json:
         click.echo(json.dumps([dict(zip(header, row, strict=True)) for row in rows]))
     else:
@@ -84,36 +102,64 @@ def list_command(what: str, runs: Path, as_json: bool) -> None:
 
 
 @click.command("show", short_help="All settings of a generator, protocol or recipe; a run.")
-@click.argument("name")
+@click.argument("name", nargs=-1, required=True, metavar="[KIND] NAME", shell_complete=complete.things)
+@PROTOCOL
 @RUNS
-def show_command(name: str, runs: Path) -> None:
-    """Print NAME: a generator with its settings, a protocol, a recipe, or the result of a run."""
-    from synthbench import inventory
+@JSON
+def show_command(name: tuple[str, ...], protocol: str | None, runs: Path, as_json: bool) -> None:
+    """Print NAME: a generator, evaluator, protocol, recipe or volume, or a run, comparison or sweep; latest is the last of these three.
 
-    click.echo(inventory.describe(name, runs))
+    KIND tells things of the same name apart. Runs, comparisons and sweeps may be named by a beginning.
+
+    \b
+    synthbench show cemiface
+    synthbench show recipe cemiface
+    synthbench show latest
+    """
+    from synthbench.inventory import describe
+
+    if len(name) > 2:
+        raise UserError(f"show takes NAME or KIND NAME, not {len(name)} words")
+    thing = describe.find(name, runs)
+    if as_json:
+        click.echo(json.dumps(describe.as_json(thing, protocol), allow_nan=False))
+    else:
+        describe.show(thing, runs, protocol)
 
 
 @click.command("export", short_help="Write a generated set as imagefolder, rec or webdataset.")
-@click.argument("run")
+@click.argument("run", shell_complete=complete.runs)
 @click.option("--to", "form", type=click.Choice(["imagefolder", "rec", "webdataset"]), required=True)
 @click.option("-o", "--out", type=FOLDER, help="Folder to write; must not exist.  [default: RUN-FORM]")
+@click.option("--photographs", is_flag=True, help="Write a set that holds, or may hold, photographs of real people.")
 @RUNS
-def export_command(run: str, form: str, out: Path | None, runs: Path) -> None:
-    """Write the data set of RUN (a name from `synthbench list runs`, its beginning, or `latest`) for other tools."""
-    from synthbench.data.export import export_faces
-    from synthbench.data.faces import open_faces
-    from synthbench.results import record
+def export_command(run: str, form: str, out: Path | None, photographs: bool, runs: Path) -> None:
+    """Write the data set of RUN for other tools: a name from `synthbench list runs`, its beginning, or latest.
+
+    latest is the last run that was asked for by itself: neither the real baseline nor a row of a comparison.
+    """
+    from synthbench.results import lookup
     from synthbench.store import Store
 
-    folder = record.find_run(Store(runs.absolute()), run)
-    result = record.read_run(folder / "run.json")
-    if result is None:
-        raise UserError(f"{folder}/run.json is not a whole result; run the command that made it again")
+    store = Store(runs.absolute())
+    result = lookup.find_run(store, run)
+    real = lookup.photographs(store, result)
+    if real and not photographs:
+        raise UserError(
+            f"the set of {result['run']} ({lookup.run_line(result)}) holds photographs of real people: {real}. They are personal data, and "
+            "their licence may forbid passing them on; if you may export them, add --photographs"
+        )
+    from synthbench.data.export import export_faces
+    from synthbench.data.faces import open_faces
+
     faces = open_faces(Path(result["artifacts"]["faces"]))
-    target = out or Path(f"{folder.name}-{form}")
+    target = out or Path(f"{result['run']}-{form}")
     with console.progress("export") as progress:
         export_faces(faces, form, target, progress=progress)
-    console.note(f"{len(faces):,} images of {faces.identities:,} identities in {target}")
+    console.note(
+        f"{target}: {len(faces):,} images of {faces.identities:,} identities, {faces.resolution} px, of run {result['run']} "
+        f"({lookup.run_line(result)}); photographs of real people: {real or 'none'}"
+    )
 
 
 COMMANDS = (run_command, list_command, show_command, export_command)

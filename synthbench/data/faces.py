@@ -51,6 +51,10 @@ class FaceSet:
     def __len__(self) -> int:
         return len(self.identity)
 
+    def __repr__(self) -> str:
+        columns = f"; columns {', '.join(self.columns)}" if self.columns else ""
+        return f"<faces: {len(self):,} images of {self.identities:,} identities, {self.resolution} px{columns}>"
+
     @property
     def identities(self) -> int:
         return len(self.names)

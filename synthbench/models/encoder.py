@@ -76,6 +76,10 @@ class Encoder(nn.Module):
         self.register_buffer("place", torch.zeros(()), persistent=False)  # knows the device even when `net` has no parameters
         self.place: Tensor
 
+    def __repr__(self) -> str:
+        size = f"{self.parameter_count / 1e6:.2f} M parameters"
+        return f"<encoder {self.name or 'without a name'}: {self.resolution} px to {self.dim} numbers, {size}, on {self.device}>"
+
     @property
     def device(self) -> torch.device:
         return self.place.device

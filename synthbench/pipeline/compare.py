@@ -18,7 +18,7 @@ from synthbench.pipeline import plan as plans
 from synthbench.pipeline.request import Order, read
 from synthbench.pipeline.steps import Step
 from synthbench.protocol import load_protocol
-from synthbench.results import comparable, record
+from synthbench.results import comparable, lookup, record
 from synthbench.results.record import Result
 from synthbench.store import Store, content_key, read_json, write_json
 from synthbench.types import UserError
@@ -99,10 +99,8 @@ def wanted(request: Request, store: Store) -> list[Row]:
         generator, *settings = _words(name)
         if generator in registry.names("generator") or generator.endswith((".py", ".yaml", ".yml")):
             found.append((generator, tuple(settings)))
-        elif (store.root / "sweeps" / name / "sweep.json").is_file():
-            found += _sweep(store, name)
         else:
-            found.append(_run(store, name))
+            found += _made(store, name)
     there = [item for item in found if isinstance(item, dict)]
     protocol, seeds = request.protocol or _protocol(there), request.seeds or max((len(item["seeds"]) for item in there), default=1)
     for item in found:
@@ -135,17 +133,15 @@ def _words(name: str) -> list[str]:
     return words
 
 
-def _run(store: Store, name: str) -> Result:
-    folders = [path.parent.name for path in (store.root / "results").glob("*/run.json")]
-    if name != "latest" and not any(folder.startswith(name) for folder in folders):
-        known = [*registry.names("generator"), *(path.parent.name for path in (store.root / "sweeps").glob("*/sweep.json")), *folders]
+def _made(store: Store, name: str) -> list[Result]:
+    """A run, or the runs of a sweep."""
+    known = [item.name for item in lookup.everything(store, ("run", "sweep"))]
+    if name != "latest" and not any(name and other.startswith(name) for other in known):
         quoted = '; settings stand with their generator in one pair of quotes: "cemiface sample.m=0"' if "=" in name else ""
-        raise UserError(f"{name!r} is no generator, and no run or sweep in {store.root}" + (quoted or registry.hint(name, known)))
-    path = record.find_run(store, name) / "run.json"
-    result = record.read_run(path)
-    if result is None:
-        raise record.damaged(path)
-    return result
+        hint = quoted or registry.hint(name, [*registry.names("generator"), *known])
+        raise UserError(f"{name!r} is no generator, and no run or sweep in {store.root}{hint}")
+    item = lookup.find(store, name, ("run", "sweep"))
+    return _sweep(store, item.name) if item.kind == "sweep" else [lookup.read(item)]
 
 
 def _sweep(store: Store, name: str) -> list[Result]:

@@ -20,14 +20,21 @@ def choose(wish: str | None, generator: str, settings: Sequence[str] = (), volum
 
     Raises UserError instead of choosing `demo` for a request that means photographs or full scale.
     """
+    protocol, why = usual(wish)
+    return (protocol if wish or protocol.name != "demo" else demo_for(generator, settings, volume)), why
+
+
+def usual(wish: str | None) -> tuple[Protocol, str]:
+    """As `choose`, where no request is at hand: what `list` and `show` look through."""
     if wish:
         return load_protocol(wish), "as asked"
     paper = load_protocol("paper")
     lacks = missing(paper)
     if not lacks:
         return paper, "its data are registered"
-    state = f"protocol paper lacks {len(lacks)} of its {len(paper.sources())} files (synthbench data status --protocol paper)"
-    return demo_for(generator, settings, volume), state
+    return load_protocol(
+        "demo"
+    ), f"protocol paper lacks {len(lacks)} of its {len(paper.sources())} files (synthbench data status --protocol paper)"
 
 
 def demo_for(generator: str, settings: Sequence[str], volume: str | None) -> Protocol:

@@ -92,9 +92,10 @@ class Order:
     @functools.cached_property
     def job(self) -> Job:
         """Plugin loaded, settings checked, volume chosen."""
+        request = self.request
+        registry.require("generator", request.generator)  # before torch is imported
         from synthbench.pipeline.job import Job
 
-        request = self.request
         job = Job(self.store, self.protocol, request.generator, Volume.parse("all"), self.device[0], self.settings, self.watch)
         finite = job.generator.traits.finite
         volume = Volume.parse(request.volume or ("all" if finite else self.protocol.volume))

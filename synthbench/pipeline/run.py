@@ -43,6 +43,7 @@ def run(request: Request, watch: Callable[[int, int, float], None] | None = None
     for step in again:
         store.forget(step.stage)
     (store.root / "results").mkdir(parents=True, exist_ok=True)
+    record.begin(store, order.key, (step.stage for step in steps))
     stages: dict[str, dict[str, Any]] = {}
     for steps in order.stages.values():
         for row in execute(until(steps, request.until), store):
@@ -52,8 +53,7 @@ def run(request: Request, watch: Callable[[int, int, float], None] | None = None
         return None
     result = _collect(order.job, order.stages, list(stages.values()))
     record.save(store, result)
-    if _self_contained(order.job):
-        record.remember(store, order.key, result["run"])
+    record.end(store, order.key, result["run"], remembered=_self_contained(order.job))
     if request.tracking:
         from synthbench.tracking import mirror
 

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from synthbench import console
-from synthbench.config import did_you_mean
 from synthbench.results import leak
-from synthbench.store import Store, content_key, read_json, write_json
+from synthbench.store import Stage, Store, content_key, read_json, write_json
 from synthbench.types import UserError
 
 Result = dict[str, Any]  # the JSON contract
@@ -134,10 +133,21 @@ def remembered(store: Store, request: str) -> Result | None:
     return result
 
 
-def remember(store: Store, request: str, run: str) -> None:
+def begin(store: Store, request: str, stages: Iterable[Stage]) -> None:
+    """Note what a request will do, so that nothing of it is pruned before it is done: see `end`."""
     folder = store.root / "requests"
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / f"{request}.json", {"run": run})
+    plan = sorted({(stage.name, stage.key) for stage in stages})
+    write_json(folder / f"{request}.json", {"command": console.command_line(), "stages": plan})
+
+
+def end(store: Store, request: str, run: str, remembered: bool) -> None:
+    """The request is done: its note becomes the answer to the same request, or goes when no answer may be `remembered`."""
+    path = store.root / "requests" / f"{request}.json"
+    if remembered:
+        write_json(path, {"run": run})
+    else:
+        path.unlink(missing_ok=True)
 
 
 def fingerprint() -> str:
@@ -145,16 +155,3 @@ def fingerprint() -> str:
     package = Path(__file__).parents[1]
     files = sorted(path for path in package.rglob("*") if path.suffix in {".py", ".yaml", ".csv"})
     return content_key({str(path.relative_to(package)): [path.stat().st_size, path.stat().st_mtime_ns] for path in files})
-
-
-def find_run(store: Store, name: str) -> Path:
-    """The folder of the run called `name`, by its full name, a unique beginning, or `latest`."""
-    folders = sorted((path.parent for path in (store.root / "results").glob("*/run.json")), key=lambda p: (p / "run.json").stat().st_mtime)
-    if name == "latest" and folders:
-        return folders[-1]
-    found = [folder for folder in folders if folder.name == name] or [folder for folder in folders if folder.name.startswith(name)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise UserError(f"{name!r} is the beginning of {len(found)} runs: {', '.join(folder.name for folder in found)}")
-    raise UserError(f"no run {name!r} in {store.root / 'results'}" + did_you_mean(name, (f.name for f in folders), show_all=True))

@@ -1,0 +1,68 @@
+"""Names for the shell's completion. Looked up in entry points and folders alone: a Tab waits for no import of a plugin."""
+
+from __future__ import annotations
+
+import os
+from importlib import metadata, resources
+from pathlib import Path
+
+from click import Context, Parameter
+from click.shell_completion import CompletionItem
+
+KINDS = ("generator", "evaluator", "protocol", "recipe", "volume", "run", "comparison", "sweep")
+MADE = {"results": "run.json", "comparisons": "comparison.json", "sweeps": "design.json"}
+
+
+def generators(context: Context, parameter: Parameter, begun: str) -> list[CompletionItem]:
+    """Generators and presets, or a file."""
+    return _items([*_points("generators"), *_shipped("generators")], begun) or [CompletionItem(begun, type="file")]
+
+
+def plugins(context: Context, parameter: Parameter, begun: str) -> list[CompletionItem]:
+    return _items([*_points("generators"), *_shipped("generators"), *_points("evaluators")], begun) or [CompletionItem(begun, type="file")]
+
+
+def protocols(context: Context, parameter: Parameter, begun: str) -> list[CompletionItem]:
+    return _items(_shipped("protocols"), begun) or [CompletionItem(begun, type="file")]
+
+
+def runs(context: Context, parameter: Parameter, begun: str) -> list[CompletionItem]:
+    return _items(["latest", *_made(context, "results")], begun)
+
+
+def sweeps(context: Context, parameter: Parameter, begun: str) -> list[CompletionItem]:
+    return _items(_made(context, "sweeps"), begun)
+
+
+def made(context: Context, parameter: Parameter, begun: str) -> list[CompletionItem]:
+    """Runs, comparisons and sweeps."""
+    return _items(["latest", *_made(context, *MADE)], begun)
+
+
+def rows(context: Context, parameter: Parameter, begun: str) -> list[CompletionItem]:
+    """What may be compared."""
+    return _items([*_points("generators"), *_shipped("generators"), "latest", *_made(context, "results", "sweeps")], begun)
+
+
+def things(context: Context, parameter: Parameter, begun: str) -> list[CompletionItem]:
+    """What `show` knows, and the kinds that may stand before."""
+    shipped = [*_shipped("generators"), *_shipped("protocols"), *_shipped("recipes")]
+    points = [*_points("generators"), *_points("evaluators")]
+    return _items([*KINDS, "latest", *points, *shipped, *_made(context, *MADE)], begun)
+
+
+def _items(names: list[str], begun: str) -> list[CompletionItem]:
+    return [CompletionItem(name) for name in sorted(set(names)) if name.startswith(begun)]
+
+
+def _points(group: str) -> list[str]:
+    return [point.name for point in metadata.entry_points(group=f"synthbench.{group}")]
+
+
+def _shipped(kind: str) -> list[str]:
+    return [Path(entry.name).stem for entry in (resources.files("synthbench") / "configs" / kind).iterdir() if entry.name.endswith(".yaml")]
+
+
+def _made(context: Context, *places: str) -> list[str]:
+    root = Path(context.params.get("runs") or os.environ.get("SYNTHBENCH_RUNS") or "runs")
+    return [path.parent.name for place in places for path in (root / place).glob(f"*/{MADE[place]}")]
