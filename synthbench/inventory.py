@@ -90,7 +90,7 @@ def show_generators(found: list[dict[str, Any]]) -> None:
             )
         )
     header = ("generator", "labels", "people", "trains", "photos", "nets", "paper and licence")
-    console.table("generators", header, rows, wrap=WIDTH)
+    console.table("generators", header, rows, sentences=header[-1:])
     console.note(
         "labels: of the real set, needed; people: new, or those of the real set; trains: on the real set; photos: of real people, "
         "in what it makes; nets: needs networks that it does not train. All of it as shipped: settings such as enroll.source change it. "

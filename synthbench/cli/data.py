@@ -29,7 +29,7 @@ def data_status(as_json: bool) -> None:
     else:
         header = ("name", "kind", "state", "sha256", "licence", "where")
         cells = [[row["name"], row["kind"], row["state"], row["digest"][:12], row["licence"], row["path"] or row["url"]] for row in rows]
-        console.table("data and weights", header, cells)
+        console.table("data and weights", header, cells, sentences=("licence",))
 
 
 @data_group.command("add")

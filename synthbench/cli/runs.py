@@ -75,7 +75,7 @@ def list_command(what: str, runs: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([dict(zip(header, row, strict=True)) for row in rows]))
     else:
-        console.table(what, header, rows)
+        console.table(what, header, rows, sentences=("measures", "title", "what"))
     if what == "runs" and not rows:
         console.note(f"there are no runs in {runs.absolute()}")
 

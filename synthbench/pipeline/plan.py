@@ -38,7 +38,7 @@ def show(steps: list[Step], store: Store, title: str) -> None:
         manifest = step.stage.manifest() or {}
         took = f"took {console.duration(manifest['seconds'])}" if manifest else ""
         rows.append((step.stage.name, state, step.work, took or console.duration(estimate(step, store)), console.size(step.disk)))
-    console.table(title, ("stage", "state", "work", "time", "disk"), rows)
+    console.table(title, ("stage", "state", "work", "time", "disk"), rows, sentences=("work",))
     missing = [step for step in steps if step.stage.state != "cached"]
     known = [estimate(step, store) for step in missing]
     total = console.duration(sum(filter(None, known)))

@@ -145,18 +145,20 @@ def listing(runs: Path, scales: Sequence[str], seeds: int = 1) -> None:
     rows = []
     for name, table in sorted(tables().items(), key=lambda item: place(item[1])):
         for scale in scales:
-            about = [name, table.content, table.camera_ready, table.v1, scale]
+            head, about = [f"{name}, {scale}"], [table.content, table.camera_ready, table.v1]
             absent = [source for source in load_protocol(getattr(table, scale).protocol).sources() if not sources.registered(source)]
             if absent:
                 runs_of = sum(not obstacle(row, table, scale) for row in table.rows)
-                rows.append([*about, str(runs_of), "unknown", "unknown", f"needs {', '.join(absent)}"])
+                rows.append([*head, str(runs_of), "unknown", "unknown", f"needs {', '.join(absent)}", *about])
                 continue
             with tempfile.TemporaryDirectory() as folder:
                 made = items(table, Request(name, runs, scale, seeds=seeds), Path(folder))
             count, todo, took = work(made, Store(runs.absolute()))
             closed = sum(item.reason is not None for item in made)
-            rows.append([*about, str(count), todo, took, f"{closed} of {len(table.rows)} rows cannot be run" if closed else ""])
-    console.table("reproductions", ["name", "shows", "camera-ready", "v1", "scale", "runs", "stages to do", "time", "remark"], rows)
+            remark = f"{closed} of {len(table.rows)} rows cannot be run" if closed else ""
+            rows.append([*head, str(count), todo, took, remark, *about])
+    header = ["name, scale", "runs", "stages to do", "time", "remark", "shows", "camera-ready", "v1"]
+    console.table("reproductions", header, rows, sentences=("time", "remark", "shows"), breaks=("remark",))
 
 
 def place(table: Table) -> tuple[bool, int]:
@@ -186,6 +188,7 @@ def plan_only(request: Request) -> None:
     for item in made:
         _, todo, time = work([item], store)
         rows.append([item.label, *(("skipped", "", str(item.reason)) if item.reason else ("run", todo, time))])
-    console.table(f"{name}, {request.scale} scale: {table.content}", ["row", "state", "stages to do", "time, or why not"], rows)
+    header = ["row", "state", "stages to do", "time, or why not"]
+    console.table(f"{name}, {request.scale} scale: {table.content}", header, rows, sentences=header[-1:])
     count, todo, time = work(made, store)
     console.note(f"{count} runs; {todo} stages to do, those that rows share once; time: {time}")
