@@ -195,7 +195,7 @@ def forest(comparison: Mapping[str, Any], labels: Mapping[str, str]) -> Iterator
     averages = {row["run"]: row["cells"][AVERAGE]["value"] for row in comparison["rows"] if row["cells"].get(AVERAGE)}
     best = max((run for run in averages if run != base), key=lambda run: averages[run])
     for name, run, what in (("differences", base, "baseline"), ("differences-best", best, "best of the others")):
-        own = [verdict.difference(comparison, other, run) for other in averages if other != run]
+        own = [verdict.difference(comparison, other, run) for other in averages if other not in (run, base)]
         yield from forest_of(name, [item for item in own if item], labels, f"From {labels[run]}, the {what}. {caption}")
 
 
