@@ -78,7 +78,8 @@ def _comparison(data: Mapping[str, Any]) -> tuple[list[Child], Child | None]:
     children = [Child(row["label"], {key: row.get(key) for key in about}, row["cells"]) for row in rows]
     average = "verification/avg/accuracy"
     best = [child for child, row in zip(children, rows) if (row["cells"].get(average) or {}).get("best")]
-    return children, best[0] if best else None
+    rivals = [child for child, row in zip(children, rows) if row["generator"] != "real" and row["cells"].get(average)]
+    return children, next(iter(best or (rivals if len(rivals) == 1 else [])), None)
 
 
 def _sweep(data: Mapping[str, Any]) -> tuple[list[Child], Child | None]:
