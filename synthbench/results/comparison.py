@@ -208,7 +208,7 @@ def rivals(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _mark(column: Column, entries: Sequence[Entry], cells: dict[str, Any], found: Sequence[dict[str, Any]]) -> None:
-    """Mark the best of a column, and the others that the data cannot tell from it (`tied` None: no error is known, so nothing was tested)."""
+    """Mark the best of a column, and the others that the data cannot tell from it (`tied` None: without an error nothing was tested)."""
     competing = [item for item in rivals(entries) if cells[item.run][column.metric]]
     if len(competing) < 2 or column.higher_is_better is None:
         return

@@ -29,7 +29,7 @@ def run_name(generator: str, volume: str, protocol: str, evaluate_keys: Iterable
 
 
 def values(result: Result, metric: str) -> list[dict[str, Any]]:
-    """The scores called `metric`, one per seed. None for the distance of the real set to itself, which is an identity, not a measurement."""
+    """The scores called `metric`, one per seed. None for the distance of the real set to itself, an identity, not a measurement."""
     if metric.startswith("fd/") and result["generator"] == "real" and result["volume"] == "all":
         return []
     return [score for score in result["scores"] if score["metric"] == metric]

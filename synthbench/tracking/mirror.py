@@ -93,6 +93,7 @@ def ui(runs: Path, port: int) -> None:
 
     if not (runs / "results").is_dir():
         console.note(f"there are no runs in {runs} yet")
+
     def page() -> str:
         with _explained(runs), mlflow_client.opened(runs) as client:
             return mlflow_client.runs_page(client)

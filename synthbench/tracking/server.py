@@ -17,7 +17,6 @@ from pathlib import Path
 from synthbench import console
 from synthbench.types import UserError
 
-
 ANSWER = "import sys; from synthbench.tracking.server import answer; answer(int(sys.argv[1]), sys.argv[2])"
 
 
