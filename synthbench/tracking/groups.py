@@ -96,7 +96,7 @@ def _description(kind: str, data: Mapping[str, Any], best: Child | None) -> str:
     """A line about a comparison or a sweep."""
     rows = ", ".join(str(row["label"]) for row in data.get("rows", ()))
     shown = f"the numbers are those of {best.name}, the best row. " if best else ""
-    return str(data.get("statement") or f"{kind} of {rows}; {shown}{data['title']}")[:2000]
+    return str(data.get("statement") or f"{kind} of {rows}; {shown}{data.get('title', '')}")[:2000]
 
 
 def _numbers(child: Child) -> dict[str, Any]:
