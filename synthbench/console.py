@@ -221,15 +221,17 @@ def _length(text: str) -> int:
 
 def _parts(columns: Sequence[_Column], screen: int) -> list[list[_Column]]:
     """The columns of each part of a table, the first column in all of them."""
-    parts, group = [columns[:1]], []
+    first = list(columns[:1])
+    parts: list[list[_Column]] = [first]
+    group: list[_Column] = []
     for column in columns[1:]:
         group.append(column)
         if column.breaks or column is columns[-1]:
             if len(parts[-1]) > 1 and not _fits([*parts[-1], *group], screen):
-                parts.append(columns[:1])
+                parts.append(first)
             for one in group:
                 if len(parts[-1]) > 1 and not _fits([*parts[-1], one], screen):
-                    parts.append(columns[:1])
+                    parts.append(first)
                 parts[-1] = [*parts[-1], one]
             group = []
     return parts
