@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from synthbench.types import Progress
 
@@ -158,24 +161,117 @@ def progress(title: str) -> Iterator[Progress]:
         yield report
 
 
-def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], wrap: int | None = None) -> None:
-    """A table on stdout; columns that hold numbers are right-aligned. Never cut when stdout is not a terminal.
+# ---------------------------------------------------------------------------------------------------------------- tables
 
-    wrap: for cells that hold sentences, columns of text that the table may be wide; the cells then have several lines.
+
+def table(
+    title: str, header: Sequence[str], rows: Sequence[Sequence[str]], sentences: Sequence[str] = (), breaks: Sequence[str] = ()
+) -> None:
+    """A table on stdout; columns that hold numbers are right-aligned. No number or name is ever cut, or broken over two lines.
+
+    What is wider than the terminal (or COLUMNS) is printed in parts below each other, each with the first column; a log has no width.
+    sentences: headings of columns whose cells may be broken between words. breaks: of those after which a wide table is parted first.
     """
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
 
-    width = None if sys.stdout.isatty() else 20 + sum(max(len(str(row[i])) for row in (header, *rows)) + 4 for i in range(len(header)))
-    if wrap:
-        width = min(wrap, Console(file=sys.stdout).width) if sys.stdout.isatty() else wrap
-    grid = Table(box=SIMPLE_HEAD, leading=1 if wrap else 0)
-    for i, name in enumerate(header):
-        numeric = i > 0 and all(str(row[i])[:1] in "-+0123456789" for row in rows)
-        grid.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        grid.add_row(*map(str, row))
-    out = Console(file=sys.stdout, width=width, markup=False, emoji=False)  # cells are text: paths may hold brackets
-    out.print(title, style="bold", highlight=False, soft_wrap=True)  # a title of the table would be as narrow as the table
-    out.print(grid)
+    out = Console(file=sys.stdout, markup=False, emoji=False, highlight=False)  # cells are text: paths may hold brackets
+    out.print(title, style="bold", soft_wrap=True)
+    columns = [_Column(name, [str(row[i]) for row in rows], i > 0, name in sentences, name in breaks) for i, name in enumerate(header)]
+    screen = shutil.get_terminal_size().columns if "COLUMNS" in os.environ or sys.stdout.isatty() else sys.maxsize
+    for part in _parts(columns, screen):
+        widths = _widths(part, screen)
+        names = [column.lines(column.heading, width) for column, width in zip(part, widths)]
+        tallest = max(map(len, names))
+        names = [[""] * (tallest - len(lines)) + lines for lines in names]  # headings stand on the rule
+        out.print("\n".join(_row(part, widths, names)), style="bold", soft_wrap=True)
+        print("─" * (sum(widths) + GAP * (len(widths) - 1)))
+        for cells in zip(*(column.cells for column in part)):
+            print("\n".join(_row(part, widths, [column.lines(cell, width) for column, cell, width in zip(part, cells, widths)])))
+        print(flush=True)
+
+
+GAP = 2  # spaces between columns
+SENTENCE = 24  # a column of sentences is at least as wide, where they are
+
+
+@dataclass(frozen=True)
+class _Column:
+    heading: str
+    cells: list[str]
+    may_be_numeric: bool
+    sentence: bool
+    breaks: bool
+
+    @property
+    def numeric(self) -> bool:
+        return self.may_be_numeric and all(cell[:1] in "-+−<0123456789" for cell in self.cells)
+
+    @property
+    def least(self) -> int:
+        """The width below which a word of the heading, a number or a name would be broken."""
+        words = [word for text in (self.heading, *(self.cells if self.sentence else ())) for word in text.split()]
+        lines = [line for cell in self.cells for line in cell.split("\n")]
+        longest = max(map(_length, lines), default=0)
+        return max([min(longest, SENTENCE) if self.sentence else longest, *map(_length, words)])
+
+    @property
+    def most(self) -> int:
+        return max(_length(line) for text in (self.heading, *self.cells) for line in text.split("\n"))
+
+    def lines(self, text: str, width: int) -> list[str]:
+        """A heading or a cell in lines; only spaces of headings and sentences are broken at."""
+        found = []
+        for line in text.split("\n"):
+            broken = textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) if _length(line) > width else [line]
+            found += broken if self.sentence or text == self.heading else [line]
+        return found
+
+
+def _length(text: str) -> int:
+    """Columns of the terminal: some letters take two."""
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def _parts(columns: Sequence[_Column], screen: int) -> list[list[_Column]]:
+    """The columns of each part of a table, the first column in all of them."""
+    first = list(columns[:1])
+    parts: list[list[_Column]] = [first]
+    group: list[_Column] = []
+    for column in columns[1:]:
+        group.append(column)
+        if column.breaks or column is columns[-1]:
+            if len(parts[-1]) > 1 and not _fits([*parts[-1], *group], screen):
+                parts.append(first)
+            for one in group:
+                if len(parts[-1]) > 1 and not _fits([*parts[-1], one], screen):
+                    parts.append(first)
+                parts[-1] = [*parts[-1], one]
+            group = []
+    return parts
+
+
+def _fits(columns: Sequence[_Column], screen: int) -> bool:
+    return sum(column.least for column in columns) + GAP * (len(columns) - 1) <= screen
+
+
+def _widths(part: Sequence[_Column], screen: int) -> list[int]:
+    """What the screen has left goes to those that would rather be wider, in equal shares."""
+    widths = [column.least for column in part]
+    left = max(0, screen - sum(widths) - GAP * (len(part) - 1))
+    for place, i in enumerate(sorted(range(len(part)), key=lambda i: part[i].most - widths[i])):
+        more = min(part[i].most - widths[i], left // (len(part) - place))
+        widths[i], left = widths[i] + more, left - more
+    return widths
+
+
+def _row(part: Sequence[_Column], widths: Sequence[int], cells: Sequence[list[str]]) -> list[str]:
+    """The lines of a row of cells, each of some lines."""
+    found = []
+    for i in range(max(map(len, cells))):
+        texts = [lines[i] if i < len(lines) else "" for lines in cells]
+        spaces = [" " * (width - _length(text)) for width, text in zip(widths, texts)]
+        line = (" " * GAP).join(space + text if column.numeric else text + space for column, text, space in zip(part, texts, spaces))
+        found.append(line.rstrip())
+    return found

@@ -208,6 +208,24 @@ def test_json_csv_markdown_and_latex(shown):
     assert r"\begin{tabular}" in shown("--format", "latex").stdout
 
 
+def test_html_prints_where_the_page_is(shown, monkeypatch, tmp_path):
+    from synthbench import report
+
+    monkeypatch.setattr(report, "report", lambda name, runs, place: runs / name / "report.html")
+    printed = shown("--format", "html").stdout
+    (made,) = (tmp_path / "comparisons").glob("*/comparison.json")
+    assert printed == f"{tmp_path / made.parent.name / 'report.html'}\n"
+
+
+def test_terminal_and_files_have_one_sign_and_one_meaning_of_each_mark(shown):
+    """The baseline is subtracted, and the dagger says the same of a cell and of a difference: the data cannot tell."""
+    out, text = shown().stdout, shown("--format", "md").stdout
+    (told,) = (line.split() for line in out.splitlines() if line.startswith("good 20x4 − real"))
+    (written,) = (line.split("|") for line in text.splitlines() if "good 20x4 − real" in line and "| AVG " in line)
+    assert told[4] == written[3].strip() and told[4].startswith("-")
+    assert "†: McNemar p ≥ 0.05" in out and "*:" not in out
+
+
 def test_comparing_what_is_there_needs_no_torch(tmp_path):
     name = make_run(tmp_path, "one")["run"]
     code = (

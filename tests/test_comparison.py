@@ -6,10 +6,10 @@ import json
 
 import numpy as np
 import pytest
-from fake_runs import BENCHMARKS, config, make_run, outcome
+from fake_runs import BENCHMARKS, config, make_run, outcome, score
 from scipy import stats
 
-from synthbench.results import comparable, comparison, inference, tables
+from synthbench.results import comparable, comparison, inference, record, tables
 from synthbench.results.comparison import AVG, GAP
 from synthbench.store import Store
 from synthbench.types import UserError
@@ -66,8 +66,8 @@ def test_the_gap_is_the_paired_difference_to_the_real_run_of_the_same_protocol(w
     real, good = made["rows"][:2]
     assert real["cells"][GAP] is None
     gap, difference = good["cells"][GAP], made["differences"][0]
-    assert (difference["a"], difference["b"], difference["metric"]) == (real["run"], good["run"], AVG)
-    assert gap["value"] == pytest.approx(difference["points"]) and gap["low"] == pytest.approx(difference["low"], abs=0.15)
+    assert (difference["a"], difference["b"], difference["metric"]) == (good["run"], real["run"], AVG)
+    assert gap["value"] == pytest.approx(-difference["points"]) and gap["low"] == pytest.approx(-difference["high"], abs=0.15)
     assert gap["sampling_stderr"] < np.hypot(real["cells"][AVG]["sampling_stderr"], good["cells"][AVG]["sampling_stderr"])
 
 
@@ -107,6 +107,24 @@ def test_the_best_generator_is_marked_and_those_like_it(world):
 def test_equals_are_tied_and_get_no_rank(world):
     _, _, made = world
     assert [row["rank"] for row in made["rows"]] == [None, [1, 1], [2, 3], [2, 3]]
+
+
+def test_what_has_no_error_gets_no_mark(tmp_path):
+    """One seed and no sampling error: nothing was tested, so neither is one the best nor the other like it."""
+    results = [make_run(tmp_path, name, 1.0, seeds=1) for name in ("one", "other")]
+    for result, value in zip(results, (0.1, 0.9)):
+        result["scores"].append(score("separability/d_prime", value, None, 0))
+    cells = [row["cells"] for row in compare(tmp_path, results)["rows"]]
+    assert not any(cell["separability/d_prime"]["best"] or cell["separability/d_prime"]["tied"] for cell in cells)
+    assert any(cell["fd/judge/frechet"]["best"] for cell in cells)  # its error is known
+
+
+def test_the_distance_of_the_real_set_to_itself_is_no_measurement(tmp_path):
+    results = [make_run(tmp_path, name, 1.0, seeds=1) for name in ("real", "one")]
+    results[0]["scores"].append(score("fd/judge/frechet", 0.0, 0.0, 0, False))
+    real, one = (row["cells"]["fd/judge/frechet"] for row in compare(tmp_path, results)["rows"])
+    assert real is None and one["value"] == pytest.approx(1.0)
+    assert record.cell(results[0], "fd/judge/frechet") == "-" and record.cell({**results[0], "volume": "9x9"}, "fd/judge/frechet") != "-"
 
 
 def test_generators_of_equal_skill_are_tied(tmp_path):

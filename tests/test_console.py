@@ -44,6 +44,41 @@ def test_words_go_to_stderr_and_tables_to_stdout(capsys: pytest.CaptureFixture) 
     assert "\x1b" not in out + err and "\t" not in out
 
 
+WIDE = ["AVG (%)", "gap to real", *(f"set {i} (%)" for i in range(6)), "cost"]
+
+
+@pytest.mark.parametrize("width", [40, 80, 100, 200])
+def test_no_number_or_name_is_broken_however_narrow_the_terminal(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    rows = [[f"generator{i} 200x20", *(f"{70 + i}.{place} ±0.{place}" for place in range(len(WIDE)))] for i in range(3)]
+    console.table("title", ["", *WIDE], rows, breaks=("gap to real",))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width and not any(line.endswith(" ") for line in lines)
+    for row in rows:
+        own = [line for line in lines if line.startswith(row[0])]
+        assert [cell for line in own for cell in line.removeprefix(row[0]).replace(" ±", "±").split()] == [
+            cell.replace(" ±", "±") for cell in row[1:]
+        ]
+    parts = [line for line in lines if "─" in line]
+    assert (len(parts) == 1) == (width == 200)
+    if width == 80:  # parted first where it was asked for
+        assert len(next(line for line in lines if line.startswith(rows[0][0])).split()) == 2 + 2 * 2
+
+
+def test_sentences_are_broken_between_words_and_names_beside_them_never(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    name, url = "a-name-of-a-set-that-is-long", "https://example.org/" + "x" * 70
+    console.table("t", ("name", "licence", "where"), [(name, "some words " * 9, url), ("名", "short", "")], sentences=("licence",))
+    out = capsys.readouterr().out
+    assert out.count(name) == 2 and url in out and out.count("some") == out.count("words") == 9
+    told = [line for line in out.splitlines() if "some words" in line]
+    assert len(told) > 2 and max(map(len, told)) <= 60
+
+
 def test_progress_in_a_log_is_a_line_a_minute(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: now[0])

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from synthbench import report
 from synthbench.cli.app import cli
-from synthbench.report import figures, verdict
+from synthbench.report import figures, pairs, verdict
 from synthbench.report.data import Run
 from synthbench.report.page import DARK, LIGHT
 from synthbench.store import Store, read_json, write_json
@@ -107,6 +107,18 @@ def test_the_files_beside_it(pages, runs):
     assert text.count("](figures/") == len(list((folder / "figures").iterdir())) >= 8
     assert "76.0" in text and "f00" in text and "lr: 0.1" in text
     assert "### Protocol demo" in text and "### Recipe demo: recognizers and encoder and judge" in text and "epochs: 8" in text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_average_stands_first(pages, kind):
+    text = pages[kind].read_text("utf-8")
+    first = re.search(r'<table class="results">.*?</th><th scope="col">([^<]+)', text, re.S)
+    assert first[1].replace("\N{NO-BREAK SPACE}", " ").startswith("AVG")
+
+
+def test_likeness_has_one_measure():
+    one, other = np.array([1.0, 0.0]), np.array([0.6, 0.8])
+    assert pairs.cosine(((one - other) ** 2).sum()) == pytest.approx(one @ other)
 
 
 def test_the_same_run_gives_the_same_page(pages, runs, tmp_path):

@@ -52,7 +52,7 @@ def test_markdown_marks_the_best_and_the_tied():
     assert "90.00 ±0.50 (0.25) |" in flat and "**80.00** ±0.50 (0.25) |" in flat and "12.5† |" in flat
     assert "in brackets the standard deviation between seeds; bold: best" in text and "Two seeds say little." in text
     assert r"a\|b\_c & 50% {x} \#1" in text
-    assert "+10.00 | 8.00 to 12.00 | < 0.001 | 0.040 | -" in flat.replace("\\<", "<")
+    assert "− real | AVG | -10.00 | -12.00 to -8.00 | < 0.001 | 0.040 | -" in flat.replace("\\<", "<")  # the baseline is subtracted
     widths = {len(line) for line in text.splitlines()[:4]}
     assert len(widths) == 1 and text.splitlines()[1].endswith("-: |")
 
@@ -70,10 +70,37 @@ def test_columns_of_numbers_are_told_from_words():
 
 
 def test_published_rows_are_condensed():
-    header, rows = tables.published({"published": read()})
+    header, rows = tables.published({"published": read(), "columns": [{"metric": "verification/lfw/accuracy"}]})
+    assert tables.published({"published": read(), "columns": [{"metric": "verification/world-mixed/accuracy"}]}) == (header, [])
     assert len(rows) == len(read()) and all(len(row) == len(header) for row in rows)
     casia = next(row for row in rows if row[0] == "CASIA-WebFace" and "CosFace" in row[2])
     assert casia[3:9] == ["99.30", "94.87", "94.35", "93.15", "89.65", "94.26"]
+
+
+def test_no_probability_is_zero():
+    assert [tables.probability(p) for p in (None, 0.0, 1e-300, 0.00099, 0.001, 0.5)] == ["-", *["< 0.001"] * 3, "0.001", "0.500"]
+    assert [tables.stated(p) for p in (0.0, 0.04)] == ["p < 0.001", "p = 0.040"]
+
+
+def test_sets_of_unequal_size_are_told():
+    def rows(*volumes):
+        every = [("real", "all"), *(("g", volume) for volume in volumes)]
+        return {"rows": [{"label": f"{g} {v}", "generator": g, "volume": v, "cells": {}} for g, v in every]}
+
+    told = tables.unequal_sizes(rows("5x10", "200x20", "100x20"))
+    assert "from 50 images (g 5x10) to 4,000 (g 200x20)" in told
+    assert tables.unequal_sizes(rows("200x20", "200x25", "all")) == "" and tables.unequal_sizes(rows()) == ""
+    counted = rows("200x20", "200x20")
+    counted["rows"][1]["cells"] = {"cost/images": {"value": 5000}}  # five copies of each inquiry
+    assert tables.unequal_sizes(counted) == ""
+
+
+def test_the_baseline_is_what_is_subtracted():
+    one = {"a": "r", "b": "g", "points": 2.0, "low": 1.0, "high": 4.0}
+    other = {"a": "g", "b": "h", "points": 1.0, "low": None, "high": None}
+    assert tables.oriented([other, one], "r") == [{"a": "g", "b": "r", "points": -2.0, "low": -4.0, "high": -1.0}, other]
+    assert tables.oriented(tables.oriented([other, one], "r"), "r") == tables.oriented([other, one], "r")
+    assert tables.turn(other)["low"] is None
 
 
 def test_latex_escapes():

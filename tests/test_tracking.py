@@ -132,7 +132,7 @@ def test_one_run_for_each_seed_with_tags_params_metrics_and_artifacts(mirrored):
     assert params["settings.train.lr"] == "0.0001" and params["settings.sample.m"] == "[-1, 1]" and params["settings.s119"] == "119"
     assert len(params["settings.train.note"]) == 6000
     assert (metrics["leak"], metrics["leak_chance"]) == (0.02, 0.005)  # a share and that of strangers, beside each other
-    assert metrics["AVG"] == 88.5 and metrics["GtR"] == 4.25 and metrics["verification/world-mixed/accuracy/stderr"] == 0.5
+    assert metrics["AVG"] == 88.5 and metrics["gap to real"] == 4.25 and metrics["verification/world-mixed/accuracy/stderr"] == 0.5
     assert metrics["verification/world-mixed/tar_far_1e-4 ___"] == 50.0
     assert metrics["cpu_hours"] >= 0 and "gpu_hours" not in metrics and "gap_to_real/points/stderr" not in metrics
     client = mlflow.MlflowClient(f"sqlite:///{store.root / 'mlflow.db'}")
@@ -272,9 +272,9 @@ def test_ui_refuses_a_port_in_use(tmp_path):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(UserError, match="--port"):
-            server.serve("sqlite://", tmp_path, taken.getsockname()[1], "/")
+            server.serve("sqlite://", tmp_path, taken.getsockname()[1], lambda: "/")
     with pytest.raises(UserError, match="--port"):
-        server.serve("sqlite://", tmp_path, 70_000, "/")
+        server.serve("sqlite://", tmp_path, 70_000, lambda: "/")
 
 
 @pytest.mark.slow
@@ -289,7 +289,14 @@ def test_ui_answers_shows_the_runs_and_ends_with_ctrl_c(mirrored):
         assert "starting" in child.stderr.readline()
         link = child.stderr.readline().split()[0]
         experiment = runs_of(store.root, "synthbench")[0].info.experiment_id
-        assert link == f"http://127.0.0.1:{port}/#/experiments/{experiment}?workflowType=machine_learning"
+        page = f"/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey=synthbench"
+        assert link == f"http://127.0.0.1:{port}{page}"
+        ask = f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/get?experiment_id={experiment}"
+        with urllib.request.urlopen(ask, timeout=30) as about:
+            tags = {tag["key"]: tag["value"] for tag in json.loads(about.read())["experiment"]["tags"]}
+        assert {"metrics.`AVG`", "metrics.`gap to real`", "attributes.`Description`"} <= set(
+            json.loads(tags["mlflow.sharedViewState.synthbench"])["selectedColumns"]
+        )
         base = f"http://127.0.0.1:{port}"
         with urllib.request.urlopen(base + "/", timeout=30) as page:
             assert page.status == 200 and b"<html" in page.read()

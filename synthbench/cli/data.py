@@ -34,7 +34,7 @@ def data_status(protocol: str | None, as_json: bool) -> None:
         header = ("name", "kind", "state", "holds", "sha256", "licence", "where")
         shown = ("name", "kind", "state", "holds", "digest", "licence")
         cells = [[*(row[key] if key != "digest" else row[key][:12] for key in shown), row["path"] or row["url"]] for row in rows]
-        console.table("data and weights", header, cells)
+        console.table("data and weights", header, cells, sentences=("licence", "holds"))
 
 
 def _needs(name: str, as_json: bool) -> None:
@@ -54,7 +54,10 @@ def _needs(name: str, as_json: bool) -> None:
         return
     header = ("name", "kind", "for", "state", "holds", "where")
     console.table(
-        f"what protocol {protocol.name} needs", header, [[*(row[key] for key in header[:-1]), row["path"] or row["url"]] for row in rows]
+        f"what protocol {protocol.name} needs",
+        header,
+        [[*(row[key] for key in header[:-1]), row["path"] or row["url"]] for row in rows],
+        sentences=("for", "holds"),
     )
     lacking = list({row["command"]: row for row in rows if row["command"]}.values())
     for row in lacking:

@@ -55,6 +55,8 @@ def compare_command(form: str, out: Path | None, dry_run: bool, no_tracking: boo
 
             place = out / comparison["comparison"] if out and len(made) > 1 else out
             page = report.report(comparison["comparison"], options["runs"], place, kinds=("comparison",))
+            if form == "html":
+                click.echo(page)
             if place:
                 shutil.copy(options["runs"] / "comparisons" / comparison["comparison"] / "comparison.json", page.parent)
 

@@ -96,7 +96,7 @@ def list_command(what: str, protocol: str | None, as_csv: bool, runs: Path, as_j
     if as_json:
         click.echo(json.dumps([dict(zip(header, row, strict=True)) for row in rows]))
     else:
-        console.table(what, header, rows)
+        console.table(what, header, rows, sentences=("measures", "title", "what"))
     if what == "runs" and not rows:
         console.note(f"there are no runs in {runs.absolute()}")
 

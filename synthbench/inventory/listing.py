@@ -20,7 +20,6 @@ from synthbench.results.record import Result, cell, read_run, values
 from synthbench.store import Store
 from synthbench.types import UserError, Volume
 
-WIDTH = 120  # columns of text
 NAMED = 3  # missing files that are named
 Table = tuple[tuple[str, ...], list[tuple[Any, ...]]]
 CSV = ("run", "generator", "volume", "protocol", "seeds", "metric", "value", "stderr", "between_seeds", "n", "higher_is_better")
@@ -107,7 +106,7 @@ def show_generators(found: list[Card], protocol: Protocol, why: str) -> None:
         shown = told if told in ("none", "all", "unknown") else "some"
         rows.append((item["name"], item["summary"].rstrip("."), "yes" if item["new_identities"] else "no", shown, item["runs_here"]))
     header = ("generator", "what it does", "new people", "photographs", "runs here")
-    console.table(f"generators under protocol {protocol.name}", header, rows, wrap=WIDTH)
+    console.table(f"generators under protocol {protocol.name}", header, rows, sentences=("what it does", "runs here"))
     console.note(
         f"protocol {protocol.name}: {why}; another with --protocol. New people: or those of the real set. Photographs: of real people, "
         "among the images it makes. `synthbench show NAME` has paper, licence, pretrained networks and settings; --json all of it"

@@ -189,7 +189,7 @@ def show(planned: Sequence[Planned], title: str) -> None:
         time = "unknown" if item.seconds is None else console.duration(item.seconds) if took else roughly(item.seconds)
         state = "again" if item.forced else item.state
         lines.append((item.step.stage.name, state, item.step.work, time, share, item.source, console.size(item.disk)))
-    console.table(f"{title}: {sum_}", ("stage", "state", "work", "time", "share", "by", "disk"), lines)
+    console.table(f"{title}: {sum_}", ("stage", "state", "work", "time", "share", "by", "disk"), lines, sentences=("work", "by"))
     if kept := _kept(planned):
         console.note(kept)
 

@@ -132,7 +132,7 @@ def encode(pixels: np.ndarray) -> bytes:
     from PIL import Image as Picture
 
     out = io.BytesIO()
-    Picture.fromarray(np.ascontiguousarray(pixels)).save(out, "PNG", optimize=True)
+    Picture.fromarray(np.ascontiguousarray(pixels)).save(out, "PNG")
     return out.getvalue()
 
 

@@ -16,7 +16,7 @@ from synthbench.report.data import ACCURACY, AVERAGE, Run, cell, finished, open_
 from synthbench.report.parts import attempt, interval, section
 from synthbench.results.comparable import flat
 from synthbench.results.record import SHORT
-from synthbench.results.tables import differences, published
+from synthbench.results.tables import differences, oriented, published
 from synthbench.store import Store
 
 MANY = 12  # rows of a table, or differences in a figure, beyond which the rest is shown on demand
@@ -95,7 +95,7 @@ def comparison_document(comparison: Mapping[str, Any], store: Store, photographs
 
     def others() -> Iterator[Block]:
         header, rows = differences(comparison)
-        metrics = [item["metric"] for item in comparison.get("differences", ())]
+        metrics = [item["metric"] for item in oriented(comparison.get("differences", ()), comparison["baseline"])]
         average = [row for row, metric in zip(rows, metrics) if metric == AVERAGE]
         if average:
             kept = [i for i in range(len(header)) if any(row[i] != "-" for row in average)]
@@ -186,6 +186,7 @@ def folded(grid: Grid, what: str) -> Iterator[Block]:
 def forest(comparison: Mapping[str, Any], labels: Mapping[str, str]) -> Iterator[Block]:
     """Paired differences of the averages; of many, those from the baseline and those from the best of the others."""
     found = [item for item in comparison.get("differences", ()) if item["metric"] == AVERAGE and item.get("low") is not None]
+    found = oriented(found, comparison["baseline"])
     caption = "Differences of the averages, over the same pairs. Hollow and grey: the interval holds zero."
     if len(found) <= MANY:
         yield from forest_of("differences", found, labels, caption)
@@ -194,7 +195,7 @@ def forest(comparison: Mapping[str, Any], labels: Mapping[str, str]) -> Iterator
     averages = {row["run"]: row["cells"][AVERAGE]["value"] for row in comparison["rows"] if row["cells"].get(AVERAGE)}
     best = max((run for run in averages if run != base), key=lambda run: averages[run])
     for name, run, what in (("differences", base, "baseline"), ("differences-best", best, "best of the others")):
-        own = [verdict.difference(comparison, run, other) for other in averages if other not in (run, base)]
+        own = [verdict.difference(comparison, other, run) for other in averages if other not in (run, base)]
         yield from forest_of(name, [item for item in own if item], labels, f"From {labels[run]}, the {what}. {caption}")
 
 

@@ -158,7 +158,8 @@ def scores(run: Run) -> Iterator[Block]:
     """Every score, and what was not measured, with the reason."""
     rows = []
     for metric in dict.fromkeys(score["metric"] for score in run.result["scores"]):
-        found = values(run.result, metric)
+        if not (found := values(run.result, metric)):
+            continue
         errors = [score["stderr"] for score in found if score["stderr"] is not None]
         mean = float(np.mean([score["value"] for score in found]))
         spread = f"{np.std([score['value'] for score in found], ddof=1):.4g}" if len(found) > 1 else "-"

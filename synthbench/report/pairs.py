@@ -51,6 +51,11 @@ class Shown:
         return title, pairs
 
 
+def cosine(distance: float) -> float:
+    """Of two unit vectors, from their squared distance: a page has one measure of likeness."""
+    return 1 - distance / 2
+
+
 def joined(found: Mapping[str, PairResults], names: Sequence[str], what: str) -> np.ndarray:
     return np.concatenate([getattr(found[name], what) for name in names])
 
@@ -65,7 +70,7 @@ def verification_pairs(run: Run, photographs: bool) -> Iterator[Block]:
         return
     same, limit, distance = (joined(found, names, what) for what in ("same", "threshold", "distance"))
     margin = distance - limit  # below zero: taken for the same person
-    told = [f"{d:.2f} (limit {t:.2f})" for d, t in zip(distance, limit)]
+    told = [f"{cosine(d):.2f} (limit {cosine(t):.2f})" for d, t in zip(distance, limit)]
     up, down = np.argsort(margin, kind="stable"), np.argsort(-margin, kind="stable")
     wrong, shown = (margin < 0) != same, Shown(run, found, names)
     rows = [
@@ -74,7 +79,7 @@ def verification_pairs(run: Run, photographs: bool) -> Iterator[Block]:
         shown.line("Best: one person, recognized", up, same & ~wrong, told),
         shown.line("Best: two people, told apart", down, ~same & ~wrong, told),
     ]
-    text = "Squared distance of the two embeddings, and the limit below which they count as one person."
+    text = "Cosine similarity of the two embeddings, and the limit above which they count as one person."
     yield Pairs("pairs", text + " First seed." * (len(run.result["seeds"]) > 1), [row for row in rows if row[1]])
 
 
@@ -90,7 +95,7 @@ def common_pairs(runs: Sequence[Run], photographs: bool) -> Iterator[Block]:
     margins = np.stack([joined(found, names, "distance") - joined(found, names, "threshold") for found in every])
     right = np.where(same, -margins, margins)  # above zero: right, by so much; (networks, pairs)
     wrong, mean = (right <= 0).sum(0), right.mean(0)
-    told = [f"wrong {count}/{len(every)}" if count else f"right by {by:.2f}" for count, by in zip(wrong, mean)]
+    told = [f"wrong {count}/{len(every)}" if count else f"right by {by / 2:.2f}" for count, by in zip(wrong, mean)]
     hardest, easiest = np.lexsort((mean, -wrong)), np.lexsort((-mean, wrong))
     shown = Shown(runs[0], every[0], names)
     rows = [
@@ -100,7 +105,7 @@ def common_pairs(runs: Sequence[Run], photographs: bool) -> Iterator[Block]:
         shown.line("Best: two people, told apart", easiest, ~same & (wrong == 0), told),
     ]
     text = f"The pairs that most of the {len(every)} recognizers (every row and seed) get wrong; and those that all get right, "
-    text += "by the mean distance from the limit below which two images count as one person."
+    text += "by how far their cosine similarity is from the limit above which two images count as one person, on average."
     yield Pairs("pairs", text, [row for row in rows if row[1]])
 
 

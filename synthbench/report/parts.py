@@ -141,9 +141,10 @@ def at_m(run: Run, prefix: str) -> dict[str, str]:
 def embedding(run: Run, people: int = PEOPLE, name: str = "tsne", size: str = "") -> Iterator[Block]:
     """t-SNE of the judge's embeddings of the identities that the image grid shows."""
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     faces, inquiries = run.faces(), run.inquiries()
-    rows = np.concatenate([faces.shown(identity)[:40] for identity in range(min(people, faces.identities))])
+    rows = np.concatenate([faces.shown(identity)[:20] for identity in range(min(people, faces.identities))])
     judge = run.judge()
     vectors, identity = judge.embed(faces.images(rows)).numpy(), faces.identity[rows]
     special = np.zeros(len(rows), bool)
@@ -153,8 +154,9 @@ def embedding(run: Run, people: int = PEOPLE, name: str = "tsne", size: str = ""
         identity, special = np.append(identity, np.arange(count)), np.append(special, np.ones(count, bool))
     if len(vectors) < 8:
         return
-    tsne = TSNE(perplexity=min(20, len(vectors) / 4), init="pca", metric="cosine", random_state=0, max_iter=750)
-    points = np.asarray(tsne.fit_transform(unit(vectors)), float)
+    tsne = TSNE(perplexity=min(20, len(vectors) / 4), init="pca", metric="cosine", random_state=0, max_iter=400)
+    with threadpool_limits(1):  # threads that wait for each other hundreds of times a second, on a machine that is not idle, take minutes
+        points = np.asarray(tsne.fit_transform(unit(vectors)), float)
     labels = [str(person + 1) for person in range(int(identity.max()) + 1)]
     nearest = ((points[:, None] - points[None]) ** 2).sum(2) + np.diag(np.full(len(points), np.inf))
     share = float((identity[nearest.argmin(1)] == identity).mean())

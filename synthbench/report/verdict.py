@@ -10,7 +10,7 @@ from synthbench.report.data import AVERAGE, Run
 from synthbench.report.facts import own_seconds
 from synthbench.results import leak
 from synthbench.results.comparable import cost
-from synthbench.results.tables import number, probability, shown, spread
+from synthbench.results.tables import number, shown, spread, stated, turn, unequal_sizes
 
 GAP = "gap_to_real/points"
 ALPHA = 0.05
@@ -64,7 +64,7 @@ def first_sentence(text: str) -> tuple[str, str]:
 
 
 def comparison_verdict(comparison: Mapping[str, Any]) -> str:
-    """Which generator is best, and whether the data can tell."""
+    """Which generator is best, whether the data can tell, and whether the sets are of one size."""
     found = [row for row in comparison["rows"] if row["cells"].get(AVERAGE)]
     base = next((row for row in found if row["run"] == comparison.get("baseline")), None)
     rows = [row for row in found if row is not base] if base and base["generator"] == "real" else found
@@ -80,6 +80,8 @@ def comparison_verdict(comparison: Mapping[str, Any]) -> str:
         tail = f"; {best['label']} is {against(told, reference['label'])}"
     else:
         tail = ""
+    if unequal := unequal_sizes(comparison):
+        tail += f"; {unequal}"
     if len(rows) == 1:
         return f"{best['label']} reaches {value} % on average{tail}."
     second = rows[1]
@@ -88,7 +90,7 @@ def comparison_verdict(comparison: Mapping[str, Any]) -> str:
         return f"{best['label']} has the highest average, {value} %; the difference to {second['label']} was not tested{tail}."
     bounds = f"95 % interval {number(first.get('low'), 1)} to {number(first.get('high'), 1)}"
     p = first.get("p_holm")
-    told_p = "" if p is None else f", p {probability(p)} after Holm" if p < 0.001 else f", p = {probability(p)} after Holm"
+    told_p = "" if p is None else f", {stated(p)} after Holm"
     if p is not None and p < ALPHA:
         return (
             f"{best['label']} is best: {value} % on average, {first['points']:.1f} points above {second['label']} ({bounds}{told_p}){tail}."
@@ -101,11 +103,7 @@ def difference(comparison: Mapping[str, Any], a: str, b: str, metric: str = AVER
     """The tested difference A - B on a metric, in whichever order it was written."""
     for item in comparison.get("differences", ()):
         if item["metric"] == metric and {item["a"], item["b"]} == {a, b}:
-            if item["a"] == a:
-                return dict(item)
-            low, high = item.get("low"), item.get("high")
-            turned = {"low": None if high is None else -high, "high": None if low is None else -low}
-            return {**item, "a": a, "b": b, "points": -item["points"], **turned}
+            return dict(item) if item["a"] == a else turn(item)
     return None
 
 

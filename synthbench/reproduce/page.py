@@ -138,7 +138,7 @@ def shown(item: Mapping[str, Any] | None, column: Mapping[str, Any]) -> str:
 def show(found: Mapping[str, Any]) -> None:
     """The table to stdout, what a reader must know to stderr."""
     if found["columns"]:
-        console.table(title(found), *grid(found))
+        console.table(title(found), *grid(found), sentences=("remark",))
     for text in found["says"]:
         print(text)
     for note in found["notes"]:

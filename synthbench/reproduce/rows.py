@@ -176,8 +176,19 @@ def listing(runs: Path, scales: Sequence[str], seeds: int = 1, as_json: bool = F
     if as_json:
         print(json.dumps(known))
         return
-    rows = [[*map(str, list(row.values())[:6]), f"{row['todo']} of {row['stages']}", _time(row), row["remark"]] for row in known]
-    console.table("reproductions", ["name", "shows", "camera-ready", "v1", "scale", "runs", "stages to do", "time", "remark"], rows)
+    said = ("remark", "shows", "camera_ready", "v1")
+    rows = [
+        [
+            f"{row['name']}, {row['scale']}",
+            str(row["runs"]),
+            f"{row['todo']} of {row['stages']}",
+            _time(row),
+            *(str(row[key]) for key in said),
+        ]
+        for row in known
+    ]
+    header = ["name, scale", "runs", "stages to do", "time", "remark", "shows", "camera-ready", "v1"]
+    console.table("reproductions", header, rows, sentences=("time", "remark", "shows"), breaks=("remark",))
 
 
 def _runs(made: Sequence[Item]) -> int:
@@ -224,7 +235,8 @@ def plan_only(request: Request, as_json: bool = False) -> None:
             [item.label, state, *(("", str(item.reason)) if state == "skipped" else (f"{row['todo']} of {row['stages']}", _time(row)))]
             for item, state, row in rows
         ]
-        console.table(f"{title}: {table.content}", ["row", "state", "stages to do", "time, or why not"], cells)
+        header = ["row", "state", "stages to do", "time, or why not"]
+        console.table(f"{title}: {table.content}", header, cells, sentences=header[-1:])
         console.note(f"{_runs(made)} runs; {sum_}, those that rows share once")
     if lacking:
         raise plans.refusal(lacking, title)

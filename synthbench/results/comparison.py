@@ -15,7 +15,7 @@ import numpy as np
 
 from synthbench.evaluators.gap import same_pairs
 from synthbench.evaluators.pairs import PairResults, open_results
-from synthbench.results import inference, leak, published
+from synthbench.results import inference, leak, published, tables
 from synthbench.results.comparable import cost, keys, labels, sides
 from synthbench.results.record import SHORT, Result, values
 from synthbench.seeds import numpy_generator
@@ -139,11 +139,11 @@ def compare(store: Store, results: Sequence[Result], name: str, baseline: str, c
         "baseline": baseline,
         "columns": [vars(column) for column in columns],
         "rows": rows,
-        "differences": found,
+        "differences": tables.oriented(found, baseline),
         "detectable_points": detectable,
         "notes": notes,
         "skipped": _skipped(entries),
-        "published": published.beside([row["generator"] for row in rows], volumes, benchmarks) if papers else [],
+        "published": published.beside(volumes, benchmarks) if papers else [],
         "command": command,
     }
 
@@ -212,28 +212,28 @@ def rivals(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _mark(column: Column, entries: Sequence[Entry], cells: dict[str, Any], found: Sequence[dict[str, Any]]) -> None:
-    """Mark the best of a column, and the others that the data cannot tell from it."""
+    """Mark the best of a column, and the others that the data cannot tell from it (`tied` None: without an error nothing was tested)."""
     competing = [item for item in rivals(entries) if cells[item.run][column.metric]]
     if len(competing) < 2 or column.higher_is_better is None:
         return
     sign = 1 if column.higher_is_better else -1
     best = max(competing, key=lambda item: sign * cells[item.run][column.metric]["value"])
-    cells[best.run][column.metric]["best"] = True
-    others = [item for item in competing if item is not best]
     if column.group == "accuracy":
         metric = AVG if column.metric == GAP else column.metric
         p = {frozenset((row["a"], row["b"])): row["p_holm"] for row in found if row["metric"] == metric}
     else:  # all pairs of the column, because the best was chosen by looking
-        pairs = list(itertools.combinations(competing, 2))
-        adjusted = inference.holm([_unpaired(a, b, column.metric) for a, b in pairs])
-        p = {frozenset((a.run, b.run)): value for (a, b), value in zip(pairs, adjusted)}
-    for item in others:
-        cells[item.run][column.metric]["tied"] = p.get(frozenset((best.run, item.run)), 1.0) >= inference.ALPHA
+        tests = {frozenset((a.run, b.run)): _unpaired(a, b, column.metric) for a, b in itertools.combinations(competing, 2)}
+        known = {pair: test.p for pair, test in tests.items() if test}
+        p = dict(zip(known, inference.holm(list(known.values()))))
+    for item in competing:
+        if item is not best:
+            value = p.get(frozenset((best.run, item.run)))
+            cells[item.run][column.metric]["tied"] = None if value is None else value >= inference.ALPHA
+            cells[best.run][column.metric]["best"] |= value is not None  # the highest of numbers without an error is no finding
 
 
-def _unpaired(a: Entry, b: Entry, metric: str) -> float:
-    found = inference.unpaired(a.seeds(metric), b.seeds(metric), a.stderr(metric), b.stderr(metric))
-    return 1.0 if found is None else found.p
+def _unpaired(a: Entry, b: Entry, metric: str) -> inference.Difference | None:
+    return inference.unpaired(a.seeds(metric), b.seeds(metric), a.stderr(metric), b.stderr(metric))
 
 
 def ranks(entries: Sequence[Entry], found: Sequence[dict[str, Any]]) -> list[list[int] | None]:

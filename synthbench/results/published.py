@@ -30,19 +30,13 @@ def read() -> list[Row]:
         return list(csv.DictReader(file))
 
 
-def beside(generators: Iterable[str], volumes: Iterable[str], benchmarks: Iterable[str]) -> list[Row]:
-    """The rows to set beside a comparison, in the columns that are shown.
+def beside(volumes: Iterable[str], benchmarks: Iterable[str]) -> list[Row]:
+    """The rows to set beside a comparison, in the columns that are shown: real rows and every method at the same volumes.
 
-    On the five photographs' benchmarks: real rows and every method at the same volumes. On others, where no number is comparable, the
-    compared methods only, with the real row of each of their sources.
+    None beside a comparison on none of the five benchmarks of photographs: there no published number can be compared.
     """
-    rows = [row for row in read() if row["kind"] != "ablation"]
+    if not set(benchmarks) & set(BENCHMARKS):
+        return []
     named = {name for name in volumes if name in Volume.NAMED and name != "all"}
-    if set(benchmarks) & set(BENCHMARKS):
-        chosen = [row for row in rows if row["kind"] == "real" or not named or row["volume"] in named]
-    else:
-        ours = set(generators) - {"real"}
-        chosen = [row for row in rows if row["generator"] in ours and (not named or row["volume"] in named)]
-        references = {row["real_avg"] for row in chosen if row["real_avg"]}
-        chosen = [row for row in rows if row["kind"] == "real" and row["avg_printed"] in references] + chosen
-    return [{name: row[name] for name in SHOWN} for row in chosen]
+    rows = [row for row in read() if row["kind"] == "real" or (row["kind"] != "ablation" and (not named or row["volume"] in named))]
+    return [{name: row[name] for name in SHOWN} for row in rows]

@@ -15,19 +15,23 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from synthbench.results.published import BENCHMARKS
 from synthbench.results.record import CHANCE
+from synthbench.types import UserError, Volume
 
 Comparison = Mapping[str, Any]
 Cell = Mapping[str, Any]
 
+AVG, GAP = "verification/avg/accuracy", "gap_to_real/points"
 TIED = "†"
+UNEQUAL = 1.3  # sets whose sizes differ by more than this factor; copies of inquiries alone make a quarter
 WIDEST = 9  # columns of results in one table
 PAGE = 40  # rows of a LaTeX table that fit on a page
 LEGEND = {
     "error": "± is one standard error over pairs, images or classes",
     "seeds": "; in brackets the standard deviation between seeds",
     "best": "bold: best of its column",
-    "tied": f"{TIED}: the data cannot tell it from the best",
+    "tied": f"{TIED}: the data cannot tell it from the best; what has no error is not marked",
 }
 PARTS = ("value", "sampling_stderr", "seed_std", "low", "high", "n", "best", "tied", "chance")  # of a cell, in the CSV
 NUMBER = re.compile(r"[-+−<≤±0-9]|under ")
@@ -99,8 +103,32 @@ def legend(comparison: Comparison) -> list[str]:
     marks += [LEGEND[mark] for mark in ("best", "tied") if any(cell.get(mark) for cell in cells)]
     if any(column["metric"].endswith("/accuracy") for column in comparison["columns"]):
         marks.append(CHANCE)
-    notes = [note[:1].upper() + note[1:].rstrip(".") + "." for part in ("notes", "skipped") for note in comparison.get(part, ())]
+    said = (*comparison.get("notes", ()), unequal_sizes(comparison), *comparison.get("skipped", ()))
+    notes = [note[:1].upper() + note[1:].rstrip(".") + "." for note in said if note]
     return ["; ".join(marks) + ".", *notes]
+
+
+def unequal_sizes(comparison: Comparison) -> str:
+    """That the generated sets are not of one size, with the smallest and the largest; empty where they are."""
+    sizes = {str(row["label"]): size for row in comparison["rows"] if row["generator"] != "real" and (size := _images(row))}
+    if not sizes or max(sizes.values()) <= UNEQUAL * min(sizes.values()):
+        return ""
+    (small, few), *_, (large, many) = sorted(sizes.items(), key=lambda item: item[1])
+    return f"the sets are not of one size, from {few:,} images ({small}) to {many:,} ({large}), and more images alone raise accuracy"
+
+
+def _images(row: Mapping[str, Any]) -> float | None:
+    """Images of a row's set, as counted, else as asked for."""
+    counted = (row.get("cells", {}).get("cost/images") or {}).get("value")
+    try:
+        return counted or (Volume.parse(str(row.get("volume"))).images or None)
+    except UserError:
+        return None
+
+
+def lead(columns: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The columns with the average and the gap in front, where a narrow screen shows them."""
+    return sorted(columns, key=lambda column: column["metric"] not in (AVG, GAP))
 
 
 def probability(p: float | None) -> str:
@@ -108,20 +136,42 @@ def probability(p: float | None) -> str:
     return "-" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def stated(p: float) -> str:
+    """`p = 0.012`, `p < 0.001`."""
+    return f"p {probability(p)}" if p < 0.001 else f"p = {probability(p)}"
+
+
+def oriented(differences: Sequence[Mapping[str, Any]], baseline: str) -> list[dict[str, Any]]:
+    """The differences with one sign everywhere: the baseline is what is subtracted, and its rows come first."""
+    turned = [turn(item) if item["a"] == baseline else dict(item) for item in differences]
+    return sorted(turned, key=lambda item: item["b"] != baseline)
+
+
+def turn(item: Mapping[str, Any]) -> dict[str, Any]:
+    """B - A instead of A - B."""
+    low, high = item.get("low"), item.get("high")
+    bounds = {"low": None if high is None else -high, "high": None if low is None else -low}
+    return {**item, "a": item["b"], "b": item["a"], "points": -item["points"], **bounds}
+
+
+def bounds(item: Mapping[str, Any]) -> str:
+    """The interval of a difference."""
+    return "-" if item.get("low") is None or item.get("high") is None else f"{item['low']:+.2f} to {item['high']:+.2f}"
+
+
 def differences(comparison: Comparison, metric: str | None = None) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the paired differences, all or those of one metric."""
     labels = {row["run"]: row["label"] for row in comparison["rows"]}
     titles = {column["metric"]: column["title"] for column in comparison["columns"]}
     rows = []
-    for item in comparison.get("differences", ()):
+    for item in oriented(comparison.get("differences", ()), comparison.get("baseline", "")):
         if metric is None or item["metric"] == metric:
-            low, high = number(item.get("low")), number(item.get("high"))
             rows.append(
                 [
                     f"{labels.get(item['a'], item['a'])} − {labels.get(item['b'], item['b'])}",
                     titles.get(item["metric"], item["metric"]),
                     f"{item['points']:+.2f}",
-                    f"{low} to {high}",
+                    bounds(item),
                     *(probability(item.get(name)) for name in ("p", "p_holm", "mcnemar_p")),
                 ]
             )
@@ -129,10 +179,14 @@ def differences(comparison: Comparison, metric: str | None = None) -> tuple[list
 
 
 def published(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the published numbers (configs/published.csv); AVG as printed, recomputed where that differs."""
+    """Header and rows of the published numbers (configs/published.csv); AVG as printed, recomputed where that differs.
+
+    None under a table of other benchmarks than the papers', as older versions wrote them.
+    """
     header = ["method", "size", "recipe", "LFW", "CFP-FP", "AgeDB", "CALFW", "CPLFW", "AVG", "gap", "source", "remark"]
     rows = []
-    for row in comparison.get("published") or ():
+    measured = {column["metric"].split("/")[1] for column in comparison["columns"] if column["metric"].startswith("verification/")}
+    for row in comparison.get("published") or () if not measured - {"avg"} or measured & set(BENCHMARKS) else ():
         recipe = " / ".join(part for part in (row.get("loss"), row.get("backbone")) if part)
         five = [row.get(name) or "-" for name in ("lfw", "cfp-fp", "agedb-30", "calfw", "cplfw")]
         average = row.get("avg_printed") or row.get("avg_recomputed") or "-"

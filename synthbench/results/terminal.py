@@ -10,11 +10,11 @@ from synthbench.results import tables
 from synthbench.results.inference import ALPHA
 from synthbench.results.record import CHANCE
 
-AVG = "verification/avg/accuracy"
+AVG = tables.AVG
 BEST = "*"
 LEGEND = (
     "± is one standard error over pairs or images; in brackets the standard deviation between seeds; intervals (95 %) hold both; "
-    f"{BEST} best of its column, {tables.TIED} not distinguishable from it; {CHANCE}"
+    f"{BEST} best of its column, {tables.TIED} not distinguishable from it, no mark where no error is known; {CHANCE}"
 )
 ALL_PAIRS = 15  # more differences than these are listed for the baseline only
 
@@ -22,17 +22,16 @@ ALL_PAIRS = 15  # more differences than these are listed for the baseline only
 def show(comparison: Mapping[str, Any]) -> None:
     """Tables to stdout, what a reader must know below them to stderr."""
     columns, title = comparison["columns"], f"{comparison['protocol']}: {comparison['title']}"
-    accuracy = [column for column in columns if column["group"] == "accuracy"]
-    header = [tables.heading(column) for column in accuracy]
-    after = header.index("AVG (%)") + 1 if "AVG (%)" in header else len(header)
+    accuracy = tables.lead([column for column in columns if column["group"] == "accuracy"])
     ranked = any(_ranks(row) for row in comparison["rows"])
     rows = []
     for row in comparison["rows"]:
         cells = [cell(row["cells"].get(column["metric"]), column) for column in accuracy]
-        cells.insert(after, interval(row["cells"].get(AVG)))
-        rows.append([row["label"], *cells, *([_ranks(row)] if ranked else [])])
-    header.insert(after, "interval")
-    console.table(title, ["", *header, *(["rank"] if ranked else [])], rows)
+        rank = [_ranks(row)] if ranked else []
+        rows.append([row["label"], *cells[:1], interval(row["cells"].get(AVG)), *cells[1:2], *rank, *cells[2:]])
+    header = [tables.heading(column) for column in accuracy]
+    header = ["", *header[:1], "interval", *header[1:2], *(["rank"] if ranked else []), *header[2:]]
+    console.table(title, header, rows, breaks=("rank" if ranked else header[3],))
     other = [column for column in columns if column["group"] != "accuracy"]
     if other:
         cells_of = [[row["label"], *(cell(row["cells"].get(column["metric"]), column) for column in other)] for row in comparison["rows"]]
@@ -41,9 +40,10 @@ def show(comparison: Mapping[str, Any]) -> None:
     _needs(comparison["rows"])
     _published(comparison)
     skipped = len(comparison.get("skipped", ()))
-    why = [f"{skipped} column{'s' * (skipped > 1)} not measured, for all rows or some; comparison.json and the report say why"]
-    for note in (LEGEND, *comparison["notes"], *(why if skipped else ())):
-        console.note(note)
+    why = f"{skipped} column{'s' * (skipped > 1)} not measured, for all rows or some; comparison.json and the report say why"
+    for note in (LEGEND, *comparison["notes"], tables.unequal_sizes(comparison), why if skipped else ""):
+        if note:
+            console.note(note)
 
 
 def cell(item: Mapping[str, Any] | None, column: Mapping[str, Any]) -> str:
@@ -67,31 +67,27 @@ def _ranks(row: Mapping[str, Any]) -> str:
 
 
 def _differences(comparison: Mapping[str, Any]) -> None:
-    """One line per pair of rows: points on each benchmark, marked where McNemar's test sees them, then AVG with interval and p."""
+    """One line per pair of rows: AVG with interval and p, then points on each benchmark, marked where McNemar's test cannot tell them."""
     labels = {row["run"]: row["label"] for row in comparison["rows"]}
     titles = {c["metric"]: c["title"] for c in comparison["columns"] if c["metric"].endswith("/accuracy") and c["metric"] != AVG}
     by_pair: dict[tuple[str, str], dict[str, Any]] = {}
     base = comparison["baseline"]
-    for item in comparison["differences"]:
-        flipped = item["a"] == base  # the baseline is what is subtracted
-        pair = (item["b"], item["a"]) if flipped else (item["a"], item["b"])
-        by_pair.setdefault(pair, {})[item["metric"]] = (item, -1 if flipped else 1)
+    for item in tables.oriented(comparison["differences"], base):
+        by_pair.setdefault((item["a"], item["b"]), {})[item["metric"]] = item
     if len(by_pair) > ALL_PAIRS:
         by_pair = {pair: found for pair, found in by_pair.items() if pair[1] == base}
     lines = []
-    for (a, b), found in sorted(by_pair.items(), key=lambda pair: pair[0][1] != base):
-        points = [f"{sign * item['points']:+.1f}{_seen(item)}" for item, sign in (found[metric] for metric in titles)]
-        item, sign = found[AVG]
-        low, high = sorted((sign * item["low"], sign * item["high"]))
-        p_values = [tables.probability(item[name]) for name in ("p", "p_holm")]
-        lines.append([f"{labels[a]} − {labels[b]}", *points, f"{sign * item['points']:+.2f}", f"{low:+.2f} to {high:+.2f}", *p_values])
+    for (a, b), found in by_pair.items():
+        p_values = [tables.probability(found[AVG][name]) for name in ("p", "p_holm")]
+        points = [f"{found[metric]['points']:+.1f}{_unseen(found[metric])}" for metric in titles]
+        lines.append([f"{labels[a]} − {labels[b]}", f"{found[AVG]['points']:+.2f}", tables.bounds(found[AVG]), *p_values, *points])
     if lines:
-        title = f"paired differences in points ({BEST}: McNemar p < {ALPHA:g} after Holm, for these networks)"
-        console.table(title, ["", *titles.values(), "AVG", "interval", "p", "p (Holm)"], lines)
+        title = f"paired differences in points ({tables.TIED}: McNemar p ≥ {ALPHA:g} after Holm, for these networks)"
+        console.table(title, ["", "AVG", "interval", "p", "p (Holm)", *titles.values()], lines, breaks=("p (Holm)",))
 
 
-def _seen(item: Mapping[str, Any]) -> str:
-    return BEST if item["mcnemar_p_holm"] < ALPHA else ""
+def _unseen(item: Mapping[str, Any]) -> str:
+    return tables.TIED if item["mcnemar_p_holm"] >= ALPHA else ""
 
 
 def _needs(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -103,10 +99,12 @@ def _needs(rows: Sequence[Mapping[str, Any]]) -> None:
             [row["generator"], identities, *(traits.get(name) or "none" for name in ("real_photographs", "pretrained", "licence"))]
         )
     if lines:
-        console.table("what each needs", ["", "identities", "real photographs", "pretrained", "licence"], lines)
+        header = ["", "identities", "real photographs", "pretrained", "licence"]
+        console.table("what each needs", header, lines, sentences=header[2:])
 
 
 def _published(comparison: Mapping[str, Any]) -> None:
     header, rows = tables.published(comparison)
     if rows:
-        console.table("published numbers: on photographs, under other recipes; not comparable with the rows above", header, rows)
+        title = "published numbers: under other recipes; not to be ranked with the rows above"
+        console.table(title, header, rows, sentences=("source", "remark"), breaks=("gap",))

@@ -187,8 +187,8 @@ def print_table(sweep: dict[str, Any]) -> None:
     """The points on stdout, the best one marked."""
     measured = dict.fromkeys(metric for point in sweep["points"] for metric in point["scores"])
     sets = [metric for metric in measured if metric.startswith("verification/") and metric.endswith("/accuracy") and metric != AVG]
-    metrics = [(metric, SHORT.get(metric.split("/")[1], metric.split("/")[1]), 1) for metric in sets]
-    metrics += [(AVG, "AVG %", 2), *((metric, title, 2) for metric, title in EXTRA)]
+    metrics = [(AVG, "AVG %", 2), *((metric, SHORT.get(metric.split("/")[1], metric.split("/")[1]), 1) for metric in sets)]
+    metrics += [(metric, title, 2) for metric, title in EXTRA]
     metrics = [item for item in metrics if item[0] in measured]
     rows, pruned = [], any(point["state"] == "pruned" for point in sweep["points"])
     for number, point in enumerate(sweep["points"]):

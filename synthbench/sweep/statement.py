@@ -8,6 +8,7 @@ from typing import Any
 
 from synthbench.results.comparison import AVG
 from synthbench.results.inference import ALPHA, Difference, holm
+from synthbench.results.tables import stated
 from synthbench.sweep.design import Request, label
 from synthbench.sweep.shape import Joint, Shape, shape
 
@@ -67,7 +68,7 @@ def _curve(points: Sequence[Point], found: Shape) -> str:
     name = next(iter(points[0].values)).rpartition(".")[2]
     first, last, top, best = points[0], points[-1], points[found.interior], points[found.best]
     claims = len(points) - 1
-    test = f"(p = {found.p:.2g} after Holm over {claims} claims)"
+    test = f"({stated(found.p)} after Holm over {claims} claims)"
     over = f"{_points(found.over_ends[0])} over {label(first.values)} and {_points(found.over_ends[1])} over {label(last.values)}"
     rival = found.over_ends[0] if first.cell["value"] > last.cell["value"] else found.over_ends[1]
     better_end = first if first.cell["value"] > last.cell["value"] else last
@@ -76,7 +77,7 @@ def _curve(points: Sequence[Point], found: Shape) -> str:
         middle, low, high = found.vertex
         what = "highest" if found.bend.points < 0 else "lowest"
         extreme = f" A parabola through all points is {what} at {name} = {middle:.2g} [{low:.2g}, {high:.2g}]"
-        extreme += f", and turns within the range with p = {found.fit_p:.2g} (Lind and Mehlum)."
+        extreme += f", and turns within the range with {stated(found.fit_p)} (Lind and Mehlum)."
     ties = [label(points[i].values) for i in found.with_best]
     tied = f" Not told apart from the highest: {', '.join(ties)}." if ties else ""
     if found.kind == "interior optimum":
@@ -94,7 +95,7 @@ def _curve(points: Sequence[Point], found: Shape) -> str:
         return f"{text}; an interior optimum is not shown. {highest} {inner}{tied}{extreme}"
     return (
         f"No dependence of AVG on {name} is shown: no inner point is better than both ends, and no slope is found "
-        f"(smallest p = {found.p:.2g} after Holm over {claims} claims). A true difference of {found.detectable:.1f} points from an end "
+        f"(smallest {stated(found.p)} after Holm over {claims} claims). A true difference of {found.detectable:.1f} points from an end "
         f"would have been found with probability 80 %. {highest} {inner}{extreme}"
     )
 
@@ -111,9 +112,9 @@ def _choices(points: Sequence[Point], curve: Joint) -> str:
     text = f"The highest of {len(points)} is {label(points[best].values)} with AVG {_value(points[best])}, "
     text += f"{_points(ahead)} over the next, {label(points[second].values)}."
     if not tied:
-        return text + f" It is better than every other (largest p = {max(adjusted):.2g} after Holm)."
+        return text + f" It is better than every other (largest {stated(max(adjusted))} after Holm)."
     if len(tied) == len(others):
-        return text + f" No point can be told from it (smallest p = {min(adjusted):.2g} after Holm)."
+        return text + f" No point can be told from it (smallest {stated(min(adjusted))} after Holm)."
     return text + f" Not told apart from it: {', '.join(tied)}."
 
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric
 
 RESULTS, STAGES = "synthbench", "synthbench-stages"  # experiments
+AVG, GAP = "AVG", "gap to real"  # metrics of every run and comparison, for the list of runs
+NOTE = "mlflow.note.content"  # the tag that MLflow shows as description
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
@@ -122,6 +124,17 @@ def experiment(client: MlflowClient, name: str) -> str:
     found = client.get_experiment_by_name(name)
     assert found is not None
     return str(found.experiment_id)
+
+
+def runs_page(client: MlflowClient) -> str:
+    """The address of the list of runs, with the columns that a reader looks for: MLflow's own choice has neither scores nor descriptions.
+
+    The choice is a "shared view" of MLflow, a tag of the experiment that the address names.
+    """
+    where, tag = experiment(client, RESULTS), "mlflow.sharedViewState.synthbench"
+    columns = ["attributes.`Description`", *(f"metrics.`{name}`" for name in (AVG, GAP)), "attributes.`Created`"]
+    client.set_experiment_tag(where, tag, json.dumps({"selectedColumns": columns}))
+    return f"/#/experiments/{where}/runs?workflowType=machine_learning&viewStateShareKey=synthbench"
 
 
 # -------------------------------------------------------------------------------------------------------------- runs

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 KINDS = {"comparison": "comparisons", "sweep": "sweeps"}  # kind -> folder below runs; <folder>/<name>/<kind>.json
+SHORT = {mlflow_client.AVG: "verification/avg/accuracy", mlflow_client.GAP: "gap_to_real/points"}
 ARTIFACTS = (".json", ".html", ".md", ".tex", ".csv", ".png", ".svg")
 PARTS = {"": "value", "/sampling_stderr": "sampling_stderr", "/seed_std": "seed_std", "/low": "low", "/high": "high", "/chance": "chance"}
 
@@ -52,6 +53,7 @@ def log_group(client: MlflowClient, path: Path) -> bool:
         about = {key: data.get(key) for key in ("protocol", "title", "volume", "seeds", "runs", "baseline", "generator", "parameters")}
         about |= {key: data.get(key) for key in ("sampler", "statement", "command")} | {"best": best.name if best else None}
         own = {"detectable_points": data.get("detectable_points")} | (_numbers(best) if best else {})
+        client.set_tag(parent, mlflow_client.NOTE, _description(kind, data, best))
         mlflow_client.log(client, parent, {k: v for k, v in about.items() if v is not None}, mlflow_client.metrics(own, end))
         for item in files:
             client.log_artifact(parent, str(item))
@@ -76,7 +78,8 @@ def _comparison(data: Mapping[str, Any]) -> tuple[list[Child], Child | None]:
     children = [Child(row["label"], {key: row.get(key) for key in about}, row["cells"]) for row in rows]
     average = "verification/avg/accuracy"
     best = [child for child, row in zip(children, rows) if (row["cells"].get(average) or {}).get("best")]
-    return children, best[0] if best else None
+    rivals = [child for child, row in zip(children, rows) if row["generator"] != "real" and row["cells"].get(average)]
+    return children, next(iter(best or (rivals if len(rivals) == 1 else [])), None)
 
 
 def _sweep(data: Mapping[str, Any]) -> tuple[list[Child], Child | None]:
@@ -89,8 +92,16 @@ def _sweep(data: Mapping[str, Any]) -> tuple[list[Child], Child | None]:
     return children, children[best] if isinstance(best, int) and best < len(children) else None
 
 
+def _description(kind: str, data: Mapping[str, Any], best: Child | None) -> str:
+    """A line about a comparison or a sweep."""
+    rows = ", ".join(str(row["label"]) for row in data.get("rows", ()))
+    shown = f"the numbers are those of {best.name}, the best row. " if best else ""
+    return str(data.get("statement") or f"{kind} of {rows}; {shown}{data.get('title', '')}")[:2000]
+
+
 def _numbers(child: Child) -> dict[str, Any]:
-    return dict(_parts(child.cells))
+    short = {name: child.cells[metric]["value"] for name, metric in SHORT.items() if child.cells.get(metric)}
+    return {**short, **dict(_parts(child.cells))}
 
 
 def _parts(cells: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from synthbench import console
 from synthbench.results import leak
-from synthbench.results.record import Result, read_run
+from synthbench.results.record import Result, cell, read_run
 from synthbench.store import Store, content_key, read_json
 from synthbench.tracking import client as mlflow_client
 from synthbench.tracking.client import RESULTS, STAGES, Data
@@ -94,12 +94,17 @@ def ui(runs: Path, port: int) -> None:
 
     if not (runs / "results").is_dir():
         console.note(f"there are no runs in {runs} yet")
-    with _explained(runs), mlflow_client.opened(runs) as client:
-        page = f"/#/experiments/{mlflow_client.experiment(client, RESULTS)}?workflowType=machine_learning"
+
+    def page() -> str:
+        with _explained(runs), mlflow_client.opened(runs) as client:
+            return mlflow_client.runs_page(client)
+
     uri = mlflow_client.place(runs)
     if uri.startswith("http"):
-        console.note(mlflow_client.without_password(uri).rstrip("/") + page)
+        console.note(mlflow_client.without_password(uri).rstrip("/") + page())
     else:
+        if uri != f"sqlite:///{runs / 'mlflow.db'}" or not (runs / "mlflow.db").is_file():
+            page()  # two processes that create one database destroy it
         server.serve(uri, runs, port, page)
 
 
@@ -154,8 +159,8 @@ def _mirror_seed(
         values = {score["metric"]: score["value"] for score in scores}
         chance = leak.chance({"scores": scores})
         short = {
-            "AVG": values.get("verification/avg/accuracy"),
-            "GtR": values.get("gap_to_real/points"),
+            mlflow_client.AVG: values.get("verification/avg/accuracy"),
+            mlflow_client.GAP: values.get("gap_to_real/points"),
             "leak": values.get(leak.SHARE) if chance is not None and chance <= leak.LIMIT else None,
             "leak_chance": chance,
             "images_per_second": manifests["generate"].get("images_per_second"),
@@ -164,10 +169,23 @@ def _mirror_seed(
         }
         more = {key: result[key] for key in ("title", "settings", "traits", "digests", "command")}
         mlflow_client.log(client, run, {**about, **more}, numbers + mlflow_client.metrics(short, end))
+        client.set_tag(run, mlflow_client.NOTE, _description(result, scores))
         client.log_dict(run, result, "run.json")
         samples = store.root / "results" / result["run"] / "samples.png"
         if samples.is_file():
             mlflow_client.log_picture(client, run, samples)
+
+
+def _description(result: Result, scores: list[Any]) -> str:
+    """A line about a run of one seed."""
+    one = {**result, "scores": scores}
+    found = [
+        f"{name} {text}{unit}"
+        for name, metric, unit in (("AVG", "verification/avg/accuracy", " %"), ("gap to real", "gap_to_real/points", " points"))
+        if (text := cell(one, metric)) != "-"
+    ]
+    about = f"{result['generator']} {result['volume']}, protocol {result['protocol']}"
+    return f"{about}: {', '.join(found)}. {result['title']}" if found else f"{about}. {result['title']}"
 
 
 def _data(store: Store, stages: dict[str, str], manifests: dict[str, Any], scores: list[Any]) -> dict[str, Data]:

@@ -11,25 +11,42 @@ import sys
 import threading
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 from synthbench import console
 from synthbench.types import UserError
 
+ANSWER = "import sys; from synthbench.tracking.server import answer; answer(int(sys.argv[1]), sys.argv[2])"
 
-def serve(uri: str, runs: Path, port: int, page: str) -> None:
+
+def answer(port: int, artifacts: str) -> None:
+    """What the child does: `mlflow server` without its command line, which would import MLflow twice, in two processes."""
+    from mlflow import server
+
+    uri = os.environ["MLFLOW_BACKEND_STORE_URI"]
+    os.environ |= {
+        server.BACKEND_STORE_URI_ENV_VAR: uri,
+        server.REGISTRY_STORE_URI_ENV_VAR: uri,
+        server.ARTIFACT_ROOT_ENV_VAR: artifacts,
+        server.SERVE_ARTIFACTS_ENV_VAR: "true",
+    }
+    import uvicorn
+
+    uvicorn.run("mlflow.server.fastapi_app:app", host="127.0.0.1", port=port, log_level="warning")
+
+
+def serve(uri: str, runs: Path, port: int, page: Callable[[], str]) -> None:
     """Start the server on the store `uri`, print the link to `page` once it answers, and wait for Ctrl-C or SIGTERM.
 
-    Raises UserError when the port is taken, and with the server's last words when it dies.
+    `page` is asked for while the server starts. Raises UserError when the port is taken, and with the server's last words when it dies.
     """
     _require_free(port)
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--workers", "1"]  # the default of four takes 40 s to start on two cores, one takes 12
-    command += ["--default-artifact-root", (runs / "mlflow-artifacts").as_uri()]
+    command = [sys.executable, "-c", ANSWER, str(port), (runs / "mlflow-artifacts").as_uri()]
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     secret = {"MLFLOW_BACKEND_STORE_URI": uri}  # not an argument: `ps` shows those, and a URI may hold a password
     log = runs / "mlflow-server.log"
-    console.note("starting MLflow, about 15 s")
+    console.note("starting MLflow, a few seconds")
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends when we do
     with open(log, "w") as output:
@@ -37,10 +54,11 @@ def serve(uri: str, runs: Path, port: int, page: str) -> None:
             command, env={**quiet, **os.environ, **secret}, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
+        link = f"http://127.0.0.1:{port}{page()}"
         while not _answers(port):
             _require_alive(server, log)
             time.sleep(0.25)
-        console.note(f"http://127.0.0.1:{port}{page}   (Ctrl-C ends it)")
+        console.note(f"{link}   (Ctrl-C ends it)")
         server.wait()
         _require_alive(server, log)
     except KeyboardInterrupt:
