@@ -14,7 +14,7 @@ from synthbench import __version__, console, registry, results
 from synthbench.config import config_path, parse_set
 from synthbench.data import sources
 from synthbench.data.readers import full_stamp
-from synthbench.protocol import Protocol, TrainedNetwork, load_protocol
+from synthbench.protocol import Protocol, ShippedNetwork, TrainedNetwork, load_protocol
 from synthbench.results import Result
 from synthbench.store import Store, content_key
 from synthbench.types import UserError, Volume
@@ -226,7 +226,12 @@ def _collect(job: Job, plans: dict[int, list[Step]], stages: list[dict[str, Any]
         "settings": job.generator.config.model_dump(mode="json"),
         "config": _config(job),
         "traits": vars(job.generator.traits),
-        "digests": {"faces": generate.get("digest"), "benchmarks": job.benchmarks.stage.key, "real": job.real.stage.key},
+        "digests": {
+            "faces": generate.get("digest"),
+            "benchmarks": job.benchmarks.stage.key,
+            "real": job.real.stage.key,
+            **{name: network.digest for name in ("encoder", "judge") if isinstance(network := getattr(job.protocol, name), ShippedNetwork)},
+        },
         "cost": {"wall_seconds": round(seconds, 1), "device": job.device.type, "images_per_second": generate.get("images_per_second")},
         "synthbench": __version__,
         "command": console.command_line(),

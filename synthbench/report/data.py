@@ -21,6 +21,7 @@ from synthbench import console
 from synthbench.comparable import labels, sides
 from synthbench.evaluators.pairs import PairResults, open_results
 from synthbench.inference import estimate
+from synthbench.protocol import ShippedNetwork
 from synthbench.results import COLUMNS, SHORT, Result, read_run, values
 from synthbench.store import Store, read_json
 from synthbench.types import UserError
@@ -95,7 +96,10 @@ class Run:
     def judge(self) -> Encoder:
         """Raises UserError for a judge that is a public checkpoint: the run does not say where its file lies."""
         from synthbench.models.encoder import load_encoder
+        from synthbench.models.shipped import load_shipped
 
+        if shipped := (self.result.get("config") or {}).get("protocol", {}).get("judge", {}).get("shipped"):
+            return load_shipped(ShippedNetwork(shipped=shipped).path)
         return load_encoder(self.folder("judge"))
 
     @property
