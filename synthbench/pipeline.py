@@ -92,7 +92,7 @@ class Job:
 
     def part(self, name: str) -> Any:
         """The settings that enter the key of the stage `name` (train, enroll, sample), as plain data."""
-        return self.generator.config.model_dump(mode="json").get(name, {})
+        return self.generator.config.for_key().get(name, {})
 
     # ------------------------------------------------------------------------------------------- the protocol's stages
 
