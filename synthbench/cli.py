@@ -276,7 +276,7 @@ def main() -> None:
 def wait_briefly() -> None:
     """Let threads of OpenMP that wait for others spin for some microseconds and then sleep, unless the user has chosen; before torch.
 
-    By default they spin for milliseconds: on an idle machine no faster, and beside another busy process a factor of ten slower
+    By default they spin for milliseconds: on an idle machine hardly faster, beside another busy process several times slower
     (docs/results/speed.md). The variable is libgomp's, which torch's Linux wheels use; others do not read it.
     """
     if "OMP_WAIT_POLICY" not in os.environ:  # GOMP_SPINCOUNT would override it

@@ -21,6 +21,7 @@ LAYERS = (
     (
         "device",
         "training",
+        "muon",
         "adversarial",
         "data",
         "models",

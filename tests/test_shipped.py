@@ -86,6 +86,6 @@ def test_the_digest_is_in_the_keys_and_no_stage_makes_the_networks(tmp_path, mon
     monkeypatch.setattr(ShippedNetwork, "path", property(lambda self: other if self.shipped == "world-encoder" else PATHS[self.shipped]))
     after = keys()
     assert before["train"] != after["train"] and before["real"] == after["real"]
+    monkeypatch.setattr(ShippedNetwork, "path", tmp_path / "gone.safetensors")
     with pytest.raises(UserError, match=r"gone\.safetensors is missing"):
-        monkeypatch.setattr(ShippedNetwork, "path", tmp_path / "gone.safetensors")
         keys()
