@@ -101,25 +101,15 @@ def test_similarity_loss_against_a_loop():
     assert float(squared) == pytest.approx(0.75 * 0.25 + 0.25 * 1.0)
 
 
-@pytest.mark.parametrize("tokens", ["separate", "joined", "added"])
+@pytest.mark.parametrize("tokens", ["separate", "joined"])
 def test_condition(tokens):
     torch.manual_seed(0)
     denoiser = Denoiser(settings(tokens=tokens), R, DIM)
     code, m = torch.randn(3, DIM), torch.tensor([0.0, 0.5, -1.0])
-    keys, values, *added = denoiser.condition(code, m)
-    assert keys.shape == values.shape == (3, 2, 1 if tokens == "joined" else 2, 8)
+    keys, values = denoiser.condition(code, m)
+    assert keys.shape == values.shape == (3, 2, 2 if tokens == "separate" else 1, 8)
     torch.testing.assert_close(denoiser.condition(code * 4, m)[0], keys)  # only the direction of the embedding counts
     assert not torch.allclose(denoiser.condition(code, -m)[0][1:], keys[1:])
-    if tokens == "added":
-        for weights in denoiser.unet.parameters():  # many start at zero
-            nn.init.normal_(weights, std=0.3)
-        x, t = torch.randn(3, 3, R, R), torch.full((3,), 7)
-        keys, values, *added = denoiser.condition(code, m)
-        moved = denoiser(x, t, (keys, values, added[0] + 1))
-        assert added[0].shape == (3, 32) and not torch.allclose(moved, denoiser(x, t, (keys, values, added[0])))
-        assert torch.equal(denoiser.unet(x, t, (keys, values), added[0]), denoiser(x, t, denoiser.condition(code, m)))
-    else:
-        assert not added
 
 
 def test_m_comes_from_its_grid():

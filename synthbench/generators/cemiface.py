@@ -33,10 +33,7 @@ TINY_UNET = {"channels": 16, "multipliers": [1, 2], "attention_levels": [1], "at
 
 class Train(denoising.Train):
     unet: Shape = Shape()
-    tokens: Literal["separate", "joined", "added"] = Field(
-        "separate",
-        description="open: cat(C_id, C_sim) as two tokens, or one of twice the width; ours: as two, and added to the time embedding too",
-    )
+    tokens: Literal["separate", "joined"] = Field("separate", description="open: cat(C_id, C_sim) as two tokens, or one of twice the width")
     embedding: Literal["unit", "raw"] = Field("unit", description="open: C_id with length 1, or as the encoder gives it (DCFace)")
     m_low: float = Field(-1.0, ge=-1, le=1, description="similarities seen in training, from")
     m_high: float = Field(1.0, ge=-1, le=1, description="to")
@@ -111,22 +108,19 @@ class Denoiser(nn.Module):
         super().__init__()
         self.tokens, self.embedding = train.tokens, train.embedding
         self.F1 = nn.Linear(1, dim)
-        self.unet = UNet(train.unet, resolution, 2 * dim if train.tokens == "joined" else dim)
-        self.added = nn.Linear(2 * dim, 4 * train.unet.channels) if train.tokens == "added" else None
+        self.unet = UNet(train.unet, resolution, dim if train.tokens == "separate" else 2 * dim)
 
-    def condition(self, code: Tensor, m: Tensor) -> tuple[Tensor, ...]:
-        """Keys and values from raw embeddings (B, dim) and similarities (B,), and what is added to the time embedding, if anything is.
+    def condition(self, code: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values from raw embeddings (B, dim) and similarities (B,): once per image, whatever the number of steps.
 
-        Once per image, whatever the number of steps. A code of zeros is no inquiry.
+        A code of zeros is no inquiry.
         """
         identity = F.normalize(code, dim=1) if self.embedding == "unit" else code
         both = torch.stack([identity, self.F1(m[:, None])], dim=1)  # (B, 2, dim)
-        tokens = self.unet.condition(both.flatten(1)[:, None] if self.tokens == "joined" else both)
-        return tokens if self.added is None else (*tokens, self.added(both.flatten(1)))
+        return self.unet.condition(both if self.tokens == "separate" else both.flatten(1)[:, None])
 
-    def forward(self, x: Tensor, t: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
-        keys, values, *added = condition
-        return self.unet(x, t, (keys, values), *added)
+    def forward(self, x: Tensor, t: Tensor, condition: tuple[Tensor, Tensor]) -> Tensor:
+        return self.unet(x, t, condition)
 
 
 # ------------------------------------------------------------------------------------------------------------------ loss
