@@ -1,5 +1,5 @@
 """`python -m synthbench` is `synthbench`."""
 
-from synthbench.cli import main
+from synthbench.cli.app import main
 
 main()

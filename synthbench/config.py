@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializationInfo, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from synthbench.types import UserError
 
@@ -21,6 +21,17 @@ class Settings(BaseModel):
     """Base of every config class: immutable, unknown keys refused, numbers finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    late: ClassVar[tuple[str, ...]] = ()  # fields that came later than the keys of users' stages: at their default they are in no key
+
+    def for_key(self) -> dict[str, Any]:
+        """The settings as plain data, as they enter keys."""
+        return self.model_dump(mode="json", context={"for_key": True})
+
+    @model_serializer(mode="wrap")
+    def _serialize(self, plain: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        fields = type(self).model_fields
+        left_out = [name for name in self.late if info.context and getattr(self, name) == fields[name].default]
+        return {name: value for name, value in plain(self).items() if name not in left_out}
 
 
 S = TypeVar("S", bound=Settings)

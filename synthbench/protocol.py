@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator
@@ -46,7 +48,25 @@ class PublicNetwork(Settings):
     weights: str
 
 
-Network = TrainedNetwork | PublicNetwork
+class ShippedNetwork(Settings):
+    """A checkpoint of the embedded world that comes with the package: nobody trains it, and it is the same on every machine."""
+
+    shipped: Literal["world-encoder", "world-judge"]
+
+    @property
+    def path(self) -> Path:
+        return Path(__file__).parent / "world" / "weights" / f"{self.shipped.removeprefix('world-')}.safetensors"
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of the file. Raises UserError when it is missing."""
+        try:
+            return hashlib.sha256(self.path.read_bytes()).hexdigest()
+        except OSError:
+            raise UserError(f"{self.path} is missing; install synthbench again") from None
+
+
+Network = TrainedNetwork | PublicNetwork | ShippedNetwork
 
 
 OWN = ("real", "world", "unconditional", "pca")  # what enroll.source may be, beside a registered source and a path

@@ -15,7 +15,7 @@ from fake_runs import make_run
 
 import synthbench
 from synthbench import api
-from synthbench.cli import cli
+from synthbench.cli.app import cli
 from synthbench.config import parse_set
 from synthbench.data.shards import ShardWriter
 from synthbench.models.encoder import Encoder, build

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -425,3 +426,17 @@ def test_damaged_files_of_finished_stages_are_made_again(synthbench, here: Path)
         assert again.code == 0, again.err
         assert json.loads(again.out)["scores"] == whole["scores"]
         assert any(stage["state"] == "resume" for stage in json.loads(again.out)["stages"])
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_threads_wait_briefly_unless_the_user_has_chosen(given, spins, monkeypatch) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")  # restored after the test
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    app.wait_briefly()
+    assert os.environ.get("GOMP_SPINCOUNT") == spins

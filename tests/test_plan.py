@@ -10,7 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from synthbench.cli import cli
+from synthbench.cli.app import cli
 from synthbench.config import parse_set
 from synthbench.pipeline import cost, plan, rates, run
 from synthbench.pipeline.cost import Cost

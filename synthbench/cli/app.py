@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shlex
 import signal
 import sys
@@ -51,7 +52,18 @@ def _terminate(*_: Any) -> None:
 def main() -> None:
     """Entry point: exit codes 0 done, 1 a stage failed, 2 wrong command or input, 3 data missing, 130 interrupted, 143 terminated."""
     signal.signal(signal.SIGTERM, _terminate)
+    wait_briefly()
     sys.exit(_guarded())
+
+
+def wait_briefly() -> None:
+    """Let threads of OpenMP that wait for others spin for some microseconds and then sleep, unless the user has chosen; before torch.
+
+    By default they spin for milliseconds: on an idle machine hardly faster, beside another busy process several times slower
+    (docs/results/speed.md). The variable is libgomp's, which torch's Linux wheels use; others do not read it.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:  # GOMP_SPINCOUNT would override it
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 def _guarded() -> int:

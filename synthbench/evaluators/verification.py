@@ -14,6 +14,7 @@ import torch
 from pydantic import Field
 
 from synthbench.config import Settings
+from synthbench.device import side_by_side
 from synthbench.evaluators.pairs import PairResults
 from synthbench.evaluators.statistics import mean_stderr
 from synthbench.models.embeddings import require_finite
@@ -69,14 +70,15 @@ def tar_stderr(distance: np.ndarray, same: np.ndarray, far: float, random: np.ra
     return float(np.std(values, ddof=1))
 
 
-@torch.no_grad()
 def raw_embeddings(encoder: Encoder, images: FaceSet, mirror: bool = False, batch_size: int = 256) -> np.ndarray:
     """Raw embeddings (N, D) float64 of all images, or of their mirror images."""
-    out = []
-    for start in range(0, len(images), batch_size):
-        pixels = images.images(slice(start, min(start + batch_size, len(images)))).to(encoder.device).float() / 127.5 - 1
-        out.append(encoder(pixels.flip(3) if mirror else pixels).double().cpu().numpy())
-    return np.concatenate(out)
+
+    def embed(start: int) -> np.ndarray:
+        with torch.no_grad():
+            pixels = images.images(slice(start, min(start + batch_size, len(images)))).to(encoder.device).float() / 127.5 - 1
+            return encoder(pixels.flip(3) if mirror else pixels).double().cpu().numpy()
+
+    return np.concatenate(list(side_by_side(embed, range(0, len(images), batch_size), encoder.device)))
 
 
 def combine(*views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

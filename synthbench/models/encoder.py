@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from synthbench.device import fp32, ready, send
+from synthbench.device import fp32, ready, send, side_by_side
 from synthbench.models.iresnet import IRSE, IResNet
 from synthbench.models.small import SmallNet
 from synthbench.store import write_json, writing
@@ -153,10 +153,10 @@ class Encoder(nn.Module):
     ) -> np.ndarray:
         """All of a FaceSet (anything with `images(rows)` and a length) or of a uint8 tensor (N, 3, r, r): (N, dim) float32 unit vectors."""
         read = images.images if hasattr(images, "images") else images.__getitem__
+        parts = [slice(first, min(first + batch_size, len(images))) for first in range(0, len(images), batch_size)]
         out = np.empty((len(images), self.dim), np.float32)
-        for first in range(0, len(images), batch_size):
-            rows = slice(first, min(first + batch_size, len(images)))
-            out[rows] = self.embed(read(rows), flip).cpu().numpy()
+        for rows, found in zip(parts, side_by_side(lambda rows: self.embed(read(rows), flip).cpu(), parts, self.device)):
+            out[rows] = found.numpy()
             progress(rows.stop, len(images))
         return out
 
@@ -166,13 +166,16 @@ def raw_codes(encoder: Encoder, faces: Images, mirrored: bool, path: Path, progr
     if path.exists():
         return read_tensors(path)["codes"]
     codes = torch.empty(2 if mirrored else 1, len(faces), encoder.dim)
-    with torch.inference_mode():
-        for first in range(0, len(faces), 256):
-            rows = slice(first, min(first + 256, len(faces)))
+    parts = [slice(first, min(first + 256, len(faces))) for first in range(0, len(faces), 256)]
+
+    def embed(rows: slice) -> list[Tensor]:
+        with torch.inference_mode():
             x = send(faces.images(rows), encoder.device).float() / 127.5 - 1
-            for side in range(len(codes)):
-                codes[side, rows] = encoder(x.flip(3) if side else x).float().cpu()
-            progress(rows.stop, len(faces))
+            return [encoder(x.flip(3) if side else x).float().cpu() for side in range(len(codes))]
+
+    for rows, found in zip(parts, side_by_side(embed, parts, encoder.device)):
+        codes[:, rows] = torch.stack(found)
+        progress(rows.stop, len(faces))
     with writing(path) as temporary:
         save_file({"codes": codes}, temporary)
     return codes

@@ -25,7 +25,7 @@ from synthbench.data import sources
 from synthbench.pipeline import cost
 from synthbench.pipeline.steps import Step, batches_of, faces_step, public_network, read_benchmark, run_evaluators
 from synthbench.plugin import Context
-from synthbench.protocol import Network, Protocol, PublicNetwork
+from synthbench.protocol import Network, Protocol, PublicNetwork, ShippedNetwork
 from synthbench.store import Store, content_key
 from synthbench.types import FaceBatch, Progress, Slot, UserError, Volume
 
@@ -95,7 +95,7 @@ class Job:
 
     def part(self, name: str) -> Any:
         """The settings that enter the key of the stage `name` (train, enroll, sample), as plain data."""
-        return self.generator.config.model_dump(mode="json").get(name, {})
+        return self.generator.config.for_key().get(name, {})
 
     # ------------------------------------------------------------------------------------------- the protocol's stages
 
@@ -104,9 +104,11 @@ class Job:
         return faces_step(self.store, self.protocol.resolution, "real", self.protocol.real)
 
     def network_steps(self, name: str, network: Network) -> list[Step]:
-        """The stages that make an encoder; none for a public checkpoint."""
+        """The stages that make an encoder; none for a checkpoint."""
         if isinstance(network, PublicNetwork):
             sources.find(network.weights, "weights")
+            return []
+        if isinstance(network, ShippedNetwork):
             return []
         faces = self.real if network.faces is None else faces_step(self.store, self.protocol.resolution, f"{name}-faces", network.faces)
         return [faces, self._train_step(name, network.recipe, network.seed, faces)]
@@ -114,10 +116,13 @@ class Job:
     def network(self, name: str) -> Encoder:
         """The encoder or the judge, loaded."""
         from synthbench.models.encoder import load_encoder
+        from synthbench.models.shipped import load_shipped
 
         network = getattr(self.protocol, name)
         if isinstance(network, PublicNetwork):
             return public_network(network.weights).to(self.device)
+        if isinstance(network, ShippedNetwork):
+            return load_shipped(network.path).to(self.device)
         return load_encoder(self.network_steps(name, network)[-1].stage.folder).to(self.device)
 
     def network_key(self, name: str) -> str:
@@ -125,6 +130,8 @@ class Job:
         if isinstance(network, PublicNetwork):
             source = sources.find(network.weights, "weights")
             return content_key({"weights": source.digest, "options": source.options})
+        if isinstance(network, ShippedNetwork):
+            return content_key({"weights": network.digest, "options": {}})
         return self.network_steps(name, network)[-1].stage.key
 
     def _train_step(

@@ -13,6 +13,7 @@ from synthbench.pipeline import facts
 from synthbench.pipeline import plan as plans
 from synthbench.pipeline.request import Order, Request, read, recipes
 from synthbench.pipeline.steps import Step, execute, require_space, until
+from synthbench.protocol import ShippedNetwork
 from synthbench.results import record
 from synthbench.results.record import Result
 
@@ -136,7 +137,12 @@ def _collect(job: Job, wired: dict[int, list[Step]], stages: list[dict[str, Any]
         "changed": facts.changed(job),
         "config": _config(job),
         "traits": vars(job.generator.traits),
-        "digests": {"faces": generate.get("digest"), "benchmarks": job.benchmarks.stage.key, "real": job.real.stage.key},
+        "digests": {
+            "faces": generate.get("digest"),
+            "benchmarks": job.benchmarks.stage.key,
+            "real": job.real.stage.key,
+            **{name: network.digest for name in ("encoder", "judge") if isinstance(network := getattr(job.protocol, name), ShippedNetwork)},
+        },
         "cost": {"wall_seconds": round(seconds, 1), "device": job.device.type, "images_per_second": generate.get("images_per_second")},
         "synthbench": __version__,
         "command": console.command_line(),

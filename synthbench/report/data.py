@@ -19,7 +19,7 @@ import numpy as np
 
 from synthbench import console
 from synthbench.evaluators.pairs import PairResults, open_results
-from synthbench.protocol import OWN
+from synthbench.protocol import OWN, ShippedNetwork
 from synthbench.results import leak
 from synthbench.results.comparable import labels, sides
 from synthbench.results.inference import estimate
@@ -98,7 +98,10 @@ class Run:
     def judge(self) -> Encoder:
         """Raises UserError for a judge that is a public checkpoint: the run does not say where its file lies."""
         from synthbench.models.encoder import load_encoder
+        from synthbench.models.shipped import load_shipped
 
+        if shipped := (self.result.get("config") or {}).get("protocol", {}).get("judge", {}).get("shipped"):
+            return load_shipped(ShippedNetwork(shipped=shipped).path)
         return load_encoder(self.folder("judge"))
 
     @property

@@ -72,7 +72,8 @@ class Rivals:
 
     @property
     def state(self) -> dict[str, loop.Stateful]:
-        return self.generator.state | {"critic": self.critic, "critic_optimizer": self.discriminator.optimizer}
+        optimizers = {f"critic_{name}": optimizer for name, optimizer in self.discriminator.optimizers.items()}
+        return self.generator.state | {"critic": self.critic, **optimizers}
 
     def update(
         self, batch: Batch, step: loop.Step, extra: Callable[[Tensor, Batch], loop.Losses] = lambda images, batch: {}

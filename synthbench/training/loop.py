@@ -21,6 +21,7 @@ from synthbench.plugin import Context
 from synthbench.seeds import numpy_generator, torch_generator
 from synthbench.store import writing
 from synthbench.training.ema import EMA
+from synthbench.training.muon import Muon, is_matrix
 from synthbench.types import UserError
 
 if TYPE_CHECKING:
@@ -41,12 +42,14 @@ Losses = dict[str, Tensor]  # "loss" and its parts: scalars, each a line of the 
 class Optimization(Settings):
     """The part of a generator's `train` settings that says how its network is optimized."""
 
+    late = ("optimizer",)
     epochs: float = Field(10, gt=0)
     steps: int = Field(0, ge=0, description="0: epochs x images / batch_size")
     batch_size: int = Field(160, ge=1)
     lr: float = Field(1e-4, gt=0)
     lr_schedule: LrSchedule = "constant"
     warmup: Warmup = 0
+    optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon (ours): for matrices and convolutions; AdamW for the rest")
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     weight_decay: float = Field(0.01, ge=0)
     max_norm: float = Field(0.0, ge=0, description="gradients are clipped to this length; 0: not")
@@ -115,30 +118,37 @@ def plan(settings: Optimization, images: int) -> tuple[int, int]:
 
 
 class Learner:
-    """A network that learns: AdamW, the schedule of its learning rate, clipping, and the average of its weights."""
+    """A network that learns: its optimizers, the schedule of their learning rate, clipping, and the average of its weights."""
 
     def __init__(self, network: nn.Module, settings: Optimization, device: torch.device) -> None:
         self.network = ready(network, device)
         self.average = EMA(network, settings.ema_limit)
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.settings = settings
-        self.optimizer = torch.optim.AdamW(self.parameters, settings.lr, settings.betas, weight_decay=settings.weight_decay, fused=True)
+        matrices = [parameter for parameter in self.parameters if settings.optimizer == "muon" and is_matrix(parameter)]
+        others = [parameter for parameter in self.parameters if not any(parameter is matrix for matrix in matrices)]
+        adam = torch.optim.AdamW(others, settings.lr, settings.betas, weight_decay=settings.weight_decay, fused=True)
+        self.optimizers: dict[str, torch.optim.Optimizer] = {"optimizer": adam}
+        if matrices:
+            self.optimizers["muon"] = Muon(matrices, settings.lr, weight_decay=settings.weight_decay)
 
     def learn(self, objective: Callable[[Batch], Losses], batch: Batch, step: Step, whole: bool = False) -> Losses:
         """One step on `batch`; see `gradients`."""
         settings = self.settings
-        for group in self.optimizer.param_groups:
-            group["lr"] = settings.lr * lr_factor(settings.lr_schedule, settings.warmup, step.number, step.total)
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = settings.lr * lr_factor(settings.lr_schedule, settings.warmup, step.number, step.total)
         losses = gradients(objective, batch, self.parameters, settings.precision, whole)
         if settings.max_norm:
             nn.utils.clip_grad_norm_(self.parameters, settings.max_norm)
-        self.optimizer.step()
+        for optimizer in self.optimizers.values():
+            optimizer.step()
         self.average.update(self.network)
         return losses
 
     @property
     def state(self) -> dict[str, Stateful]:
-        return {"network": self.network, "average": self.average, "optimizer": self.optimizer}
+        return {"network": self.network, "average": self.average, **self.optimizers}
 
 
 def fit(
