@@ -167,10 +167,10 @@ def test_plan_first(tmp_path, monkeypatch, capsys):
     rows = compare.wanted(wish, Store(tmp_path))
     compare.announce(rows, Store(tmp_path))
     told = capsys.readouterr().err
-    # 5 shared ones (real set twice: as it is and as a set of faces); of each seed 2 of the real run and 3 of the other
-    assert "to run: real, procedural: 15 of 15 stages to do, about " in told and "by reference rates" in told
+    # 3 shared ones (real set twice: as it is and as a set of faces); of each seed 2 of the real run and 3 of the other
+    assert "to run: real, procedural: 13 of 13 stages to do, about " in told and "by reference rates" in told
     compare.plan(wish)
-    assert capsys.readouterr().out.count("judge-faces") == 1
+    assert capsys.readouterr().out.count("world-mixed") == 1
     assert not (tmp_path / "stages").exists()
 
 
@@ -211,7 +211,7 @@ def test_json_csv_markdown_and_latex(shown):
 def test_html_prints_where_the_page_is(shown, monkeypatch, tmp_path):
     from synthbench import report
 
-    monkeypatch.setattr(report, "report", lambda name, runs, place: runs / name / "report.html")
+    monkeypatch.setattr(report, "report", lambda name, runs, place, kinds: runs / name / "report.html")
     printed = shown("--format", "html").stdout
     (made,) = (tmp_path / "comparisons").glob("*/comparison.json")
     assert printed == f"{tmp_path / made.parent.name / 'report.html'}\n"

@@ -11,6 +11,7 @@ from PIL import Image
 from synthbench import sweep
 from synthbench.data import sources
 from synthbench.pipeline import compare, default_protocol, run
+from synthbench.pipeline.request import read
 from synthbench.protocol import load_protocol, missing
 from synthbench.reproduce import Request as Reproduction
 from synthbench.reproduce import rows
@@ -56,7 +57,7 @@ def test_a_request_for_photographs_or_full_scale_must_name_its_protocol(
 ) -> None:
     sources.add("people", photos, kind="faces")
     request = run.Request(generator, Path("r"), volume, settings=settings)
-    for call in (run.run, run.plan, run.remembered):
+    for call in (run.run, run.plan, read):
         with pytest.raises(UserError) as error:
             call(request)
         lines = str(error.value).splitlines()
@@ -93,7 +94,7 @@ def test_compare_sweep_and_reproduce_ask_too(photos: Path, monkeypatch: pytest.M
         with pytest.raises(UserError, match="--protocol demo"):
             compare.compare(request)
     for name in ("folder sample.path=photos", "cemiface enroll.source=photos"):  # beside a run that was made under demo
-        monkeypatch.setattr(compare, "_run", lambda store, name: {"protocol": "demo", "seeds": [0]})
+        monkeypatch.setattr(compare, "_made", lambda store, name: [{"protocol": "demo", "seeds": [0]}])
         with pytest.raises(UserError, match="--protocol demo"):
             compare.wanted(compare.Request(("latest", name), Path("r")), Store(Path("r").absolute()))
     for words, options in (

@@ -176,7 +176,7 @@ class Noisy:
 
 
 def step(number=0):
-    return adversarial.training.Step(number, 4, np.arange(8), torch.Generator().manual_seed(number))
+    return adversarial.loop.Step(number, 4, np.arange(8), torch.Generator().manual_seed(number))
 
 
 def test_style_mixing_takes_the_later_layers_from_the_other_code():
@@ -215,4 +215,4 @@ def test_one_update_moves_both_and_each_by_its_own_loss():
     assert moved == set(before) and {"adversarial", "brightness", "critic_loss", "path_length"} <= losses.keys()
     assert float(game.painter.path_mean) == pytest.approx(0.01 * float(losses["path_length"]), rel=1e-4)
     assert seen == [(4, 3, 8, 8), (4, 3, 8, 8)]  # halves side by side
-    assert all(isinstance(part, nn.Module | torch.optim.Optimizer | adversarial.training.EMA) for part in game.state.values())
+    assert all(isinstance(part, nn.Module | torch.optim.Optimizer | adversarial.loop.EMA) for part in game.state.values())

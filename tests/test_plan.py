@@ -132,14 +132,14 @@ def test_what_is_begun_takes_the_rest_and_what_begins_again_takes_all(store: Sto
 def test_until_and_force_show_what_the_run_would_do(tmp_path: Path) -> None:
     wired, lacking = plan.wire(job("cemiface", "20x4", tmp_path), 2)
     assert not lacking
-    steps, again = plan.wanted(wired.values(), "train", ("encoder",))
+    steps, again = plan.wanted(wired.values(), "train", ("real",))
     names = [step.stage.name for step in steps]
-    assert names.count("train") == 2 and "enroll" not in names and names.count("encoder") == 1
-    assert [step.stage.name for step in again] == ["encoder"]
+    assert names.count("train") == 2 and "enroll" not in names and names.count("real") == 1
+    assert [step.stage.name for step in again] == ["real"]
     for last, force, said in (
         ("nonsense", (), "--until nonsense: this run has no such stage"),
         (None, ("nonsense",), "--force nonsense: this run has no such stage"),
-        ("encoder", ("train",), "--force train: the run stops before it, --until encoder"),
+        ("real", ("train",), "--force train: the run stops before it, --until real"),
     ):
         with pytest.raises(UserError, match=said):
             plan.wanted(wired.values(), last, force)

@@ -130,7 +130,7 @@ def test_files_that_are_no_preset(tmp_path: Path, name: str, text: str, words: s
         registry.load("generator", str(tmp_path / "nowhere.yaml"))
 
 
-def test_list_of_generators_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_of_generators_is_whole(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     protocol, why, found = listing.generators()
     assert {item["name"] for item in found} == set(registry.names("generator"))
     keys_of = {
@@ -147,6 +147,7 @@ def test_list_of_generators_is_whole(capsys: pytest.CaptureFixture[str]) -> None
         "runs_here",
     }
     assert all(keys_of <= set(item) and item["licence"] and item["summary"] for item in found)
+    monkeypatch.setenv("COLUMNS", "120")
     listing.show_generators(found, protocol, why)
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 120 and all(item["name"] in shown for item in found)

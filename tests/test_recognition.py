@@ -71,7 +71,7 @@ def test_resume_is_bit_identical(tmp_path, monkeypatch, head):
     """Dropout, augmentation, order, momentum, schedule and AdaFace's running statistics all continue."""
     faces, recipe = noisy_people(), tiny(head=head)
     whole = run(faces, recipe, tmp_path / "whole")
-    monkeypatch.setattr(trainer.training, "EVERY", 0.0)
+    monkeypatch.setattr(trainer.loop, "EVERY", 0.0)
     monkeypatch.setattr(trainer, "REPORT", 5)
     monkeypatch.setattr(trainer, "LOOK", 1e9)
     run(faces, recipe, tmp_path / "cut", stop=3)
@@ -96,7 +96,7 @@ def test_a_set_smaller_than_a_batch(tmp_path):
 
 
 def test_checkpoint_of_something_else(tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer.training, "EVERY", 0.0)
+    monkeypatch.setattr(trainer.loop, "EVERY", 0.0)
     monkeypatch.setattr(trainer, "REPORT", 5)
     monkeypatch.setattr(trainer, "LOOK", 1e9)
     faces = noisy_people()

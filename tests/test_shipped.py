@@ -35,7 +35,7 @@ def test_the_file_is_the_published_one_and_says_how_it_was_made(name):
 
 
 def test_both_are_in_the_package_and_at_most_five_megabytes():
-    pattern = '"world/weights/*.safetensors"]'
+    pattern = '"world/weights/*.safetensors"'
     assert pattern in (Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8")
     assert sum(path.stat().st_size for path in PATHS.values()) <= 5_000_000
 

@@ -525,7 +525,8 @@ def test_a_database_holds_the_study(fabricated, database: str) -> None:
     study = trials.open_study(made)
     try:
         trials.fill(made, study, time.time())
-        trials.begin(made, study)[1].close()  # as when a process dies
+        with trials.begin(made, study)[1]:
+            pass  # as when a process dies
         swept = sweep.sweep(wish)
         assert [trial.state.name for trial in study.get_trials()] == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
         assert sweep.sweep(wish)["points"] == swept["points"] and len(calls) == 3
@@ -624,7 +625,13 @@ def test_what_choices_say() -> None:
 
 def test_benchmarks_and_means_of_a_result() -> None:
     rows = [("lfw", 0, 90.0), ("cfp", 0, 80.0), ("avg", 0, 85.0), ("lfw", 1, 92.0), ("cfp", 1, 82.0), ("avg", 1, 87.0)]
-    result = {"run": "r", "skipped": [], "scores": [{"metric": f"verification/{n}/accuracy", "seed": s, "value": v} for n, s, v in rows]}
+    result = {
+        "run": "r",
+        "generator": "g",
+        "volume": "2x2",
+        "skipped": [],
+        "scores": [{"metric": f"verification/{n}/accuracy", "seed": s, "value": v} for n, s, v in rows],
+    }
     assert curve.benchmarks(result) == ["lfw", "cfp"]
     assert curve.mean(result, "verification/avg/accuracy") == 86
     with pytest.raises(UserError, match="run r has no fd/judge"):

@@ -71,7 +71,7 @@ def test_who_sees_the_difference_tells_all_pairs_right() -> None:
 
 
 def test_watching_changes_no_weight_and_a_stopped_training_tells_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer.training, "EVERY", 0.0)
+    monkeypatch.setattr(trainer.loop, "EVERY", 0.0)
     generated, real = faces(4, 8), faces(6, 4)
     told: dict[str, list[tuple[int, float]]] = {"whole": [], "stopped": [], "resumed": []}
 

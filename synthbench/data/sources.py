@@ -21,8 +21,9 @@ from platformdirs import user_data_path
 
 from synthbench import console
 from synthbench.config import did_you_mean
+from synthbench.data import looking
 from synthbench.data.catalogue import CATALOGUE, Entry, Source
-from synthbench.data.readers import file_digest, full_stamp, read_source, source_digest, source_files, stamp
+from synthbench.data.readers import file_digest, full_stamp, source_digest, source_files, stamp
 from synthbench.store import read_json, write_json
 from synthbench.system import locked
 from synthbench.types import DataMissing, UserError
@@ -136,9 +137,9 @@ def add(name: str, path: Path | str, kind: str | None = None, colour: str | None
         raise UserError(f"{path} does not exist")
     options: dict[str, Any] = {"pairs": str(Path(pairs).expanduser().absolute())} if pairs else {}
     if kind == "weights":
-        options["colour"] = _colour(name, known, colour)
+        options["colour"] = looking.colour_order(name, known, colour)
     console.note(f"reading all of {path}, to see what it holds and for its digest")
-    looked = {"faces": _look_faces, "pairs": _look_pairs, "weights": _look_weights}[kind](path, options, known)
+    looked = {"faces": looking.faces, "pairs": looking.pairs, "weights": looking.weights}[kind](path, options, known)
     paths = [path, Path(options["pairs"])] if pairs else [path]
     entry = Entry(
         name=name,
@@ -150,79 +151,13 @@ def add(name: str, path: Path | str, kind: str | None = None, colour: str | None
         size=sum(file.stat().st_size for file in source_files(path)),
         added=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         options=options,
-        note=_note(known, looked),
+        note=looking.difference(known, looked),
         **looked,
     )
     if known and known.sha256 and not entry.digest.startswith(known.sha256):
         raise UserError(f"{path} is not {known.title}: its SHA-256 begins {entry.digest[:8]}, not {known.sha256}. Fetch it at {known.url}")
     _save(name, entry)
     return entry
-
-
-def _colour(name: str, known: Source | None, colour: str | None) -> str:
-    if known and colour not in (None, known.colour):
-        raise UserError(f"{name} was trained with {known.colour} images, not {colour}; register another checkpoint under another name")
-    chosen = colour or (known.colour if known else None)
-    if chosen not in ("rgb", "bgr"):
-        raise UserError(f"{name}: say the colour order it was trained with, --colour rgb or --colour bgr; the file does not tell")
-    return chosen
-
-
-def _look_faces(path: Path, options: dict[str, Any], known: Source | None) -> dict[str, int]:
-    from synthbench.data.faces import chosen_rows
-
-    source = read_source(path)
-    rows = chosen_rows(source)
-    for row in (*rows[:2], rows[-1]):
-        source.image(int(row))
-    return {"images": len(source), "identities": len(source.names)}
-
-
-def _look_pairs(path: Path, options: dict[str, Any], known: Source | None) -> dict[str, int]:
-    from synthbench.data.pairs import read_bin, read_pair_list
-
-    if "pairs" not in options and (path.is_dir() or path.suffix.lower() == ".zip"):
-        raise UserError(f"{path}: images alone are no benchmark; give the list of pairs too, --pairs pairs.txt")
-    found = read_pair_list(options["pairs"], path, 32) if "pairs" in options else read_bin(path, 32)
-    if known and known.pairs and len(found) != known.pairs:
-        raise UserError(f"{path}: {known.title} has {known.pairs} pairs, this file has {len(found)}; register it under another name")
-    if len(set(found.same.tolist())) < 2:
-        raise UserError(f"{path}: all {len(found)} pairs are {'genuine' if found.same[0] else 'impostors'}; a benchmark needs both")
-    return {"images": len(found.images), "pairs": len(found)}
-
-
-def _look_weights(path: Path, options: dict[str, Any], known: Source | None) -> dict[str, int]:
-    if path.is_file() and path.stat().st_size == 0:
-        raise UserError(f"{path}: the file is empty")
-    if known and known.files:
-        check_folder(known.name, path)
-        return {}
-    from synthbench.models.checkpoints import look
-
-    look(path, encoder=not (known and known.sha256))  # a file known by its digest need not be an encoder
-    return {}
-
-
-def check_folder(name: str, path: Path) -> None:
-    """Raises DataMissing, with what is to be done, when the folder `path` lacks a file of the weights `name` of the catalogue."""
-    known = CATALOGUE[name]
-    if stands_in(path):
-        return
-    if absent := [file for file in known.files if not any((path / one).is_file() for one in file.split("|"))]:
-        wanted = ", ".join(file.replace("|", " or ") for file in absent)
-        raise DataMissing(
-            f"{path} lacks {wanted} of {known.title}. Licence: {known.licence}. Fetch it at {known.url}, "
-            f"put it there, and run `synthbench data add {name} {path}`"
-        )
-
-
-def _note(known: Source | None, looked: dict[str, int]) -> str:
-    wrong = [
-        f"{looked[what]:,} {what}, published with {getattr(known, what):,}"
-        for what in ("images", "identities")
-        if known and getattr(known, what) and looked.get(what) != getattr(known, what)
-    ]
-    return "; ".join(wrong)
 
 
 @contextlib.contextmanager
@@ -241,14 +176,6 @@ def standing_in(declared: Collection[str] = ()) -> Iterator[dict[str, Lacking]]:
         _declared.reset(tokens[1])
 
 
-def stands_in(path: Path | str) -> bool:
-    """Whether `path` is that of a stand-in: there is nothing to read."""
-    return Path(path).parent == _NOWHERE
-
-
-_NOWHERE = Path("not registered")
-
-
 def find(name: str, kind: str | None = None) -> Entry:
     """The registered source `name`. Raises DataMissing when it is not there, UserError when it is unknown or was changed since."""
     lacking = _lacking.get()
@@ -261,9 +188,9 @@ def find(name: str, kind: str | None = None) -> Entry:
     lacking[name] = Lacking(name, known.kind, known.title, known.licence, known.url, _command(known))
     images = known.images or 2 * known.pairs
     if entry := _entry(name):  # registered, and gone
-        return replace(entry, path=_NOWHERE / name)
+        return replace(entry, path=looking.NOWHERE / name)
     return Entry(
-        name, known.kind, known.title, _NOWHERE / name, digest=f"lacking {name}", stamp="", size=0, added="",
+        name, known.kind, known.title, looking.NOWHERE / name, digest=f"lacking {name}", stamp="", size=0, added="",
         images=images, identities=known.identities, pairs=known.pairs, options={"colour": known.colour} if known.kind == "weights" else {},
     )  # fmt: skip
 
@@ -350,7 +277,7 @@ def lpips_files() -> tuple[Path, Path]:
 
 def digest_of(path: Path | str) -> str:
     """`source_digest` of a set that need not be registered; read again only when one of its files has another size or time."""
-    if stands_in(path):
+    if looking.stands_in(path):
         return str(path)
     place, now = str(Path(path).absolute()), full_stamp(path)
     cache = home() / "digests.json"

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from synthbench import console
 from synthbench.config import Settings
-from synthbench.data import sources
+from synthbench.data import looking, sources
 from synthbench.device import autocast, ready
 from synthbench.diffusion import process
 from synthbench.identities import hypersphere, inquiries, sampling
@@ -221,7 +221,7 @@ class Parts(NamedTuple):
 def folder(weights: str) -> Path:
     """Where the weights lie. Raises DataMissing that says what is missing, its licence, where to ask, and the command that adds it."""
     path = Path(weights) if Path(weights).is_dir() else Path(sources.find(weights, "weights").path)
-    sources.check_folder("arc2face", path)
+    looking.check_folder("arc2face", path)
     return path
 
 

@@ -167,12 +167,13 @@ def listing(runs: Path, scales: Sequence[str], seeds: int = 1, as_json: bool = F
         for scale in scales:
             with tempfile.TemporaryDirectory() as folder:
                 made = items(table, Request(name, runs, scale, seeds=seeds), Path(folder))
+                total = work(made, store)  # while the protocols and recipes of the rows are there
             lacking = {name: item for row in made for name, item in row.lacking.items()}
             closed = sum(item.reason is not None and not item.lacking for item in made)
             remarks = [f"needs {', '.join(lacking)}"] if lacking else []
             remarks += [f"{closed} of {len(table.rows)} rows cannot be run"] if closed else []
             about = {"name": name, "shows": table.content, "camera_ready": table.camera_ready, "v1": table.v1, "scale": scale}
-            known.append(about | {"runs": _runs(made), **asdict(work(made, store)), "missing": list(lacking), "remark": "; ".join(remarks)})
+            known.append(about | {"runs": _runs(made), **asdict(total), "missing": list(lacking), "remark": "; ".join(remarks)})
     if as_json:
         print(json.dumps(known))
         return
@@ -221,11 +222,12 @@ def plan_only(request: Request, as_json: bool = False) -> None:
     name, table = find(request.name)
     request = replace(request, scale=request.scale or default_scale(request))
     with tempfile.TemporaryDirectory() as folder:
-        made = items(table, request, Path(folder))
-    store, title = Store(request.runs.absolute()), f"{name}, {request.scale} scale"
+        made, store = items(table, request, Path(folder)), Store(request.runs.absolute())
+        totals, sum_ = [asdict(work([item], store)) for item in made], work(made, store)
+    title = f"{name}, {request.scale} scale"
     lacking = {name: item for row in made for name, item in row.lacking.items()}
-    rows = [(item, "lacks data" if item.lacking else "skipped" if item.reason else "run", asdict(work([item], store))) for item in made]
-    sum_ = work(made, store)
+    states = ["lacks data" if item.lacking else "skipped" if item.reason else "run" for item in made]
+    rows = list(zip(made, states, totals))
     if as_json:
         lines = [{"row": item.label, "state": state, "reason": str(item.reason or ""), **total} for item, state, total in rows]
         said = {"name": name, "scale": request.scale, "rows": lines, "runs": _runs(made), "total": asdict(sum_)}

@@ -1,0 +1,83 @@
+"""Looking into a file before it is registered: can it be read, is it what the catalogue means, how much is in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from synthbench.data.catalogue import CATALOGUE, Source
+from synthbench.data.readers import read_source
+from synthbench.types import DataMissing, UserError
+
+NOWHERE = Path("not registered")  # where stand-ins lie
+
+
+def stands_in(path: Path | str) -> bool:
+    """Whether `path` is that of a stand-in: there is nothing to read."""
+    return Path(path).parent == NOWHERE
+
+
+def colour_order(name: str, known: Source | None, colour: str | None) -> str:
+    if known and colour not in (None, known.colour):
+        raise UserError(f"{name} was trained with {known.colour} images, not {colour}; register another checkpoint under another name")
+    chosen = colour or (known.colour if known else None)
+    if chosen not in ("rgb", "bgr"):
+        raise UserError(f"{name}: say the colour order it was trained with, --colour rgb or --colour bgr; the file does not tell")
+    return chosen
+
+
+def faces(path: Path, options: dict[str, Any], known: Source | None) -> dict[str, int]:
+    from synthbench.data.faces import chosen_rows
+
+    source = read_source(path)
+    rows = chosen_rows(source)
+    for row in (*rows[:2], rows[-1]):
+        source.image(int(row))
+    return {"images": len(source), "identities": len(source.names)}
+
+
+def pairs(path: Path, options: dict[str, Any], known: Source | None) -> dict[str, int]:
+    from synthbench.data.pairs import read_bin, read_pair_list
+
+    if "pairs" not in options and (path.is_dir() or path.suffix.lower() == ".zip"):
+        raise UserError(f"{path}: images alone are no benchmark; give the list of pairs too, --pairs pairs.txt")
+    found = read_pair_list(options["pairs"], path, 32) if "pairs" in options else read_bin(path, 32)
+    if known and known.pairs and len(found) != known.pairs:
+        raise UserError(f"{path}: {known.title} has {known.pairs} pairs, this file has {len(found)}; register it under another name")
+    if len(set(found.same.tolist())) < 2:
+        raise UserError(f"{path}: all {len(found)} pairs are {'genuine' if found.same[0] else 'impostors'}; a benchmark needs both")
+    return {"images": len(found.images), "pairs": len(found)}
+
+
+def weights(path: Path, options: dict[str, Any], known: Source | None) -> dict[str, int]:
+    if path.is_file() and path.stat().st_size == 0:
+        raise UserError(f"{path}: the file is empty")
+    if known and known.files:
+        check_folder(known.name, path)
+        return {}
+    from synthbench.models.checkpoints import look
+
+    look(path, encoder=not (known and known.sha256))  # a file known by its digest need not be an encoder
+    return {}
+
+
+def check_folder(name: str, path: Path) -> None:
+    """Raises DataMissing, with what is to be done, when the folder `path` lacks a file of the weights `name` of the catalogue."""
+    known = CATALOGUE[name]
+    if stands_in(path):
+        return
+    if absent := [file for file in known.files if not any((path / one).is_file() for one in file.split("|"))]:
+        wanted = ", ".join(file.replace("|", " or ") for file in absent)
+        raise DataMissing(
+            f"{path} lacks {wanted} of {known.title}. Licence: {known.licence}. Fetch it at {known.url}, "
+            f"put it there, and run `synthbench data add {name} {path}`"
+        )
+
+
+def difference(known: Source | None, looked: dict[str, int]) -> str:
+    wrong = [
+        f"{looked[what]:,} {what}, published with {getattr(known, what):,}"
+        for what in ("images", "identities")
+        if known and getattr(known, what) and looked.get(what) != getattr(known, what)
+    ]
+    return "; ".join(wrong)
