@@ -192,7 +192,20 @@ def build(kind: type[S], *layers: Layer) -> S:
         return kind.model_validate(merged.data)
     except ValidationError as error:
         items = _nearest_alternatives(merged.data, error.errors())
-        raise UserError("\n".join(dict.fromkeys(_explain(kind, merged, keys, item) for keys, item in items))) from None
+        by_keys: dict[Keys, list[Any]] = {}
+        for keys, item in items:
+            by_keys.setdefault(keys, []).append(item)
+        raise UserError("\n".join(_explain(kind, merged, keys, _joined(same)) for keys, same in by_keys.items())) from None
+
+
+def _joined(errors: list[Any]) -> Any:
+    """The errors of one setting as one: what it may be, where it may be of several kinds, in words that are not pydantic's."""
+    words = {"a valid tuple": "a list", "a valid list": "a list"}
+    found = [item["msg"].removeprefix("Input should be ").partition(",")[0] for item in errors]
+    found = ["{name: value, ...}" if text.startswith("a valid dictionary") else words.get(text, text) for text in found]
+    if len(errors) == 1:
+        return errors[0]
+    return errors[0] | {"msg": f"should be {' or '.join(dict.fromkeys(text.replace('a valid ', 'a ') for text in found))}"}
 
 
 def _nearest_alternatives(data: Any, errors: list[Any]) -> list[tuple[Keys, Any]]:
@@ -246,6 +259,10 @@ def _meant(kind: type[BaseModel], keys: Keys, typed: str) -> str:
 
     typed: the whole name that was given, of which `keys` may be the beginning.
     """
+    if typed in OPTIONS:
+        return f"; that is the option {OPTIONS[typed]}"
+    if near := difflib.get_close_matches(typed, ALIASES, n=1, cutoff=0.75):
+        return f"; did you mean {near[0]!r}?"
     if typed.startswith(".".join(keys) + ".") and (whole := difflib.get_close_matches(typed, _all_names(kind), n=1, cutoff=0.75)):
         return f"; did you mean {whole[0]!r}?"
     level: list[type[BaseModel]] = [kind]
@@ -283,6 +300,7 @@ def _all_names(kind: type[BaseModel], prefix: str = "") -> list[str]:
 # ---------------------------------------------------------------------------------------------------------- short names
 
 ALIASES = {"lambda": "similarity_weight"}  # names that papers use
+OPTIONS = {"seed": "--seeds", "seeds": "--seeds", "volume": "--volume", "protocol": "--protocol", "device": "--device", "runs": "--runs"}
 
 
 def leaves(kind: type[BaseModel], prefix: str = "", sections: bool = False) -> Iterator[str]:

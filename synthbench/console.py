@@ -79,6 +79,11 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def counted(count: int, word: str) -> str:
+    """`1 stage`, `2 stages`, `1,200 images`."""
+    return f"{count:,} {word}{'s' * (count != 1)}"
+
+
 def size(count: float) -> str:
     """Bytes as `12 MB`."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -230,7 +230,7 @@ def test_from_end_to_end(synthbench, here: Path) -> None:
     table = synthbench(*RUN)
     assert "procedural 6x4" in table.out and "real 6x4" in table.out  # six people x four images, both
     assert f"answered from the cache, made on {time.strftime('%Y-%m-%d', time.gmtime())}" in table.err and "--force STAGE" in table.err
-    assert f"next: synthbench report {result['run']}; synthbench compare real {result['run']} --protocol tiny.yaml\n" in table.err
+    assert f"next:\n  synthbench report {result['run']}\n  synthbench compare real {result['run']} --protocol tiny.yaml\n" in table.err
     assert table.err.count("not measured; run.json and the report say why") == 1 and max(map(len, table.err.splitlines())) < 200
     assert json.loads(synthbench("show", result["run"], "--json").out)["run"] == result["run"]
     shown = synthbench("show", "latest")

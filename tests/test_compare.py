@@ -14,6 +14,7 @@ from fake_runs import make_run
 
 from synthbench.cli.app import cli
 from synthbench.pipeline import compare, run
+from synthbench.results import comparison
 from synthbench.store import Store, write_json
 from synthbench.types import UserError
 
@@ -39,6 +40,7 @@ def runner(monkeypatch):
 
     monkeypatch.setattr(run, "run", fake)
     monkeypatch.setattr(compare, "announce", lambda rows, store: None)
+    monkeypatch.setattr(compare, "refuse_early", lambda rows: None)
     return asked
 
 
@@ -234,3 +236,28 @@ def test_comparing_what_is_there_needs_no_torch(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "False\n", done.stderr
+
+
+def test_what_could_not_be_compared_is_refused_before_anything_runs(tmp_path, never_run):
+    """A run that is there, measured by another judge than the demo's, and a generator that would run under the demo."""
+    there = make_run(tmp_path, "good", seeds=1)
+    for act in (compare.compare, compare.plan):
+        with pytest.raises(UserError, match=r"(?s)measured differently.*procedural @ 20x4, protocol demo 2, 1 seed differs from"):
+            act(request(tmp_path, there["run"], "procedural", volume="20x4", protocol="demo"))
+
+
+def test_a_rendered_real_set_is_no_photographs(tmp_path):
+    there = make_run(tmp_path, "real", seeds=1)
+    store = Store(tmp_path)
+    key = next(row["key"] for row in there["stages"] if row["name"] == "real")
+    manifest = store.stage("real", key).folder / "manifest.json"
+    there["traits"] = {"new_identities": False, "real_photographs": "all"}
+    there["scores"].append(
+        {"metric": "leakage/real_photographs", "value": 1.0, "stderr": 0.0, "n": 24, "higher_is_better": False, "seed": 0}
+    )
+    for work, told in (("embedded world, 6 people x 4", ""), ("celeba, 6 people", "all")):
+        write_json(manifest, json.loads(manifest.read_text()) | {"work": work})
+        made = comparison.compare(store, [there, make_run(tmp_path, "good", seeds=1)], "both", there["run"], "synthbench compare")
+        row = next(row for row in made["rows"] if row["generator"] == "real")
+        assert row["traits"]["real_photographs"] == told
+        assert row["cells"]["leakage/real_photographs"]["value"] == (1.0 if told else 0.0)

@@ -208,8 +208,7 @@ class Several(Settings):
                                "file.yaml:1: unknown setting 'faces.sorce'; did you mean 'faces.source'?"]),
         ("faces: {source: a}\nm: {m: 3}", ["file.yaml:2: m.m = 3: input should be less than or equal to 1"]),
         ("faces: {source: a}\nm: [0, x]", ["file.yaml:2: m.1 = 'x': input should be a valid number, unable to parse string as a number"]),
-        ("faces: 3", ["file.yaml:1: faces = 3: input should be a valid dictionary or instance of Drawn",
-                      "file.yaml:1: faces = 3: input should be a valid dictionary or instance of Read"]),
+        ("faces: 3", ["file.yaml:1: faces = 3: should be {name: value, ...}"]),
     ],
 )  # fmt: skip
 def test_of_several_kinds_the_nearest_is_explained(tmp_path: Path, text: str, lines: list[str]) -> None:
@@ -293,3 +292,19 @@ def test_unknown_config_names_and_paths(tmp_path: Path) -> None:
     for name in ("../protocols/demo", "/etc/passwd", ""):
         with pytest.raises(UserError, match="unknown recipe"):
             config.config_path("recipes", name)
+
+
+def test_options_and_papers_words_are_known_as_settings_hints() -> None:
+    class Some(Settings):
+        m: float | tuple[float, ...] = 0.0
+        similarity_weight: float = 0.1
+
+    for text, said in (
+        ("seed=3", "unknown setting 'seed'; that is the option --seeds"),
+        ("volume=3x3", "that is the option --volume"),
+        ("lamda=1", "did you mean 'lambda'?"),
+        ("m=abc", "m = 'abc': should be a number or a list"),
+    ):
+        with pytest.raises(UserError) as error:
+            build(Some, parse_set([text]))
+        assert said in str(error.value) and "\n" not in str(error.value), error.value

@@ -20,8 +20,8 @@ from synthbench.types import Volume
 # The last stage of a run: its key covers those of all stages before it.
 EVALUATE = {
     ("demo", "real"): "bbe4461104806921b275",
-    ("demo", "cemiface"): "29c56ae74095eb9aaa74",
-    ("demo", "id3pm"): "9098d37e2e906860917a",
+    ("demo", "cemiface"): "d360dcb3dee5fa2d4d18",
+    ("demo", "id3pm"): "262984ae52cabb5c5bb9",
     ("demo", "dcface"): "3c745e5a554d6da36589",
     ("demo", "vigface"): "a26142ebc636b6c3b767",
     ("demo", "vec2face"): "f82d30c49f4bc2d85a19",

@@ -68,7 +68,7 @@ def prune_command(unfinished: bool, yes: bool, dry_run: bool, runs: Path) -> Non
     rows = [(item.stage.name, item.work, item.finished or "unfinished", console.size(item.bytes)) for item in found]
     kept = sum(1 for _ in tidy.plans(store))
     if kept and not unfinished:
-        console.note(f"kept: the stages of {kept} command(s) that did not end; --unfinished gives them up")
+        console.note(f"kept: the stages of {console.counted(kept, 'command')} that did not end; --unfinished gives them up")
     if not rows:
         console.note(f"nothing to delete in {store.root}")
         return

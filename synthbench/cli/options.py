@@ -11,7 +11,14 @@ from synthbench import console
 from synthbench.cli import complete
 
 FOLDER = click.Path(path_type=Path)
-RUNS = click.option("--runs", type=FOLDER, default=Path("runs"), envvar="SYNTHBENCH_RUNS", show_default=True, help="Folder of results.")
+RUNS = click.option(
+    "--runs",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("runs"),
+    envvar="SYNTHBENCH_RUNS",
+    show_default=True,
+    help="Folder of results.",
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout; progress stays on stderr.")
 PROTOCOL = click.option(
     "--protocol", shell_complete=complete.protocols, help="Name or .yaml file.  [default: paper when its data are registered, else demo]"

@@ -166,7 +166,8 @@ def _load_bin(path: Path) -> tuple[list[bytes], list[bool]]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     except Exception as error:  # a damaged pickle raises nearly anything, MemoryError included
-        reason = " ".join(str(error if isinstance(error, pickle.UnpicklingError) else repr(error)).split()).rstrip(".")
+        said = str(error) if isinstance(error, (pickle.UnpicklingError, ValueError, MemoryError)) else "damaged, or of another kind"
+        reason = " ".join(said.split()).rstrip(".")
         raise UserError(f"{path}: not a benchmark of (images, same), or a hostile one: {reason}. Nothing in it was executed") from None
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
+import re
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,8 +52,10 @@ def listing(what: str, runs: Path) -> Table:
 
 
 def first_comment(path: Path) -> str:
-    """What a recipe says of itself."""
-    return path.read_text("utf-8").splitlines()[0].lstrip("# ")
+    """The first sentence of what a recipe says of itself."""
+    lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text("utf-8").splitlines())
+    text = " ".join(line.lstrip("# ") for line in lines)
+    return re.split(r"(?<=[.:])\s(?=[A-Z])", text)[0].rstrip(".:")
 
 
 # ---------------------------------------------------------------------------------------------------------- generators

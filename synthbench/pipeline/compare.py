@@ -13,7 +13,7 @@ from typing import Any
 from synthbench import console, registry
 from synthbench.config import config_names, did_you_mean
 from synthbench.data.sources import Lacking
-from synthbench.pipeline import default_protocol, run
+from synthbench.pipeline import default_protocol, facts, run
 from synthbench.pipeline import plan as plans
 from synthbench.pipeline.request import Order, read
 from synthbench.pipeline.steps import Step
@@ -53,6 +53,8 @@ def compare(request: Request) -> list[Comparison]:
     if request.name and not re.fullmatch(r"[\w.+-]+", request.name, re.ASCII):
         raise UserError(f"--name {request.name!r}: use letters, digits and . _ + - only; it names a folder")
     rows = wanted(request, store)
+    if not request.force_incomparable:
+        refuse_early(rows)
     announce(rows, store)
     done = [row if isinstance(row, dict) else run.run(row) for row in rows]
     found = comparable.groups({result["run"]: result for result in done if result}.values())
@@ -65,24 +67,29 @@ def plan(request: Request, as_json: bool = False) -> None:
     """`--dry-run`: the rows, and the stages of all of them, once each. Raises DataMissing at the end, when data are lacking."""
     store = Store(request.runs.absolute())
     rows = wanted(request, store)
-    steps, lacking = _stages([read(row) for row in rows if isinstance(row, run.Request)])
+    orders = {row: read(row) for row in rows if isinstance(row, run.Request)}
+    steps, lacking = _stages(list(orders.values()))
+    if not request.force_incomparable:
+        refuse_early(rows)
     planned = plans.look(steps, store)
     title = f"comparison of {len(rows)} runs"
+    told = [_about(row, None if isinstance(row, dict) else orders[row]) for row in rows]
     if as_json:
-        print(json.dumps({"rows": [_about(row) for row in rows], **plans.plain(planned, lacking)}))
+        print(json.dumps({"rows": told, **plans.plain(planned, lacking)}))
     else:
-        lines = [(about["name"], about["state"], about["volume"] or "", str(about["seeds"])) for about in map(_about, rows)]
+        lines = [(about["name"], about["state"], about["volume"] or "", str(about["seeds"])) for about in told]
         console.table("rows", ("row", "state", "volume", "seeds"), lines)
         plans.show(planned, title)
     if lacking:
         raise plans.refusal(lacking, title)
 
 
-def _about(row: Row) -> dict[str, Any]:
-    if isinstance(row, run.Request):
-        state = "cached" if read(row).answer() else "run"
-        return {"name": " ".join((row.generator, *row.settings)), "state": state, "volume": row.volume, "seeds": row.seeds}
-    return {"name": row["run"], "state": "there", "volume": row["volume"], "seeds": len(row["seeds"])}
+def _about(row: Row, order: Order | None) -> dict[str, Any]:
+    if isinstance(row, dict) or order is None:
+        assert isinstance(row, dict)
+        return {"name": row["run"], "state": "there", "volume": row["volume"], "seeds": len(row["seeds"])}
+    state = "cached" if all(step.stage.state == "cached" for step in order.steps) else "run"
+    return {"name": " ".join((row.generator, *row.settings)), "state": state, "volume": row.volume, "seeds": row.seeds}
 
 
 # ----------------------------------------------------------------------------------------------------------- which runs
@@ -203,6 +210,14 @@ def announce(rows: Sequence[Row], store: Store) -> None:
 def _stages(orders: Sequence[Order]) -> tuple[list[Step], dict[str, Lacking]]:
     """(the stages of all rows, those that they share once, the data that any of them lacks)."""
     return plans.once(order.steps for order in orders), {name: item for order in orders for name, item in order.lacking.items()}
+
+
+def refuse_early(rows: Sequence[Row]) -> None:
+    """Before anything is run: raises UserError when what would come could not be compared with what is there."""
+    if len({isinstance(row, dict) for row in rows}) > 1:  # what is asked for in one command is measured alike
+        found = comparable.groups([row if isinstance(row, dict) else facts.expected(read(row)) for row in rows])
+        if len(found) > 1:
+            raise UserError(refusal(found))
 
 
 def refusal(found: Sequence[Sequence[Result]]) -> str:

@@ -75,7 +75,7 @@ def choices() -> Iterator[str]:
         lacks = missing(protocol)
         state = f"lacks {', '.join(lacks)} (synthbench data status --protocol {name})" if lacks else "can run here"
         if name == "demo":
-            state += "; a quarter of an hour on two cores for 200x20, hours for much more"
+            state += "; minutes on two cores for 200x20, hours for much more"
         yield f"  --protocol {name}: {protocol.title}; {state}"
 
 

@@ -6,8 +6,10 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from synthbench.pipeline.request import Order, recipes
 from synthbench.results import samples
 from synthbench.results.comparable import flat
+from synthbench.results.record import Result
 from synthbench.types import UserError
 
 if TYPE_CHECKING:
@@ -45,3 +47,30 @@ def draw(job: Job, path: Path) -> None:
     inquiries = folders.get("enroll", Path()) / "inquiries"
     shown = open_faces(inquiries) if inquiries.is_dir() else None
     samples.draw(path, f"{job.short_name} {size(job)}, protocol {job.protocol.name}, seed 0", open_faces(folders["generate"]), shown)
+
+
+def config(job: Job) -> dict[str, Any]:
+    """What was held fixed, with every default: the protocol (less what it changes for generators, see `settings`) and its recipes."""
+    from synthbench.recognition.trainer import load_recipe
+
+    protocol = job.protocol.model_dump(mode="json", exclude={"generators"})
+    protocol["evaluators"] = {name: item.config.model_dump(mode="json") for name, item in job.evaluators.items()}
+    return {"protocol": protocol, "recipes": {name: load_recipe(name).model_dump(mode="json") for name in recipes(job.protocol)}}
+
+
+def expected(order: Order) -> Result:
+    """What will tell how the run of `order` was measured, before it is there: the part of run.json that `comparable` reads."""
+    job = order.job
+    stages = {step.stage.key: {"name": step.stage.name, "key": step.stage.key} for steps in order.stages.values() for step in steps}
+    made = [step for step in order.stages[0] if step.stage.name == "generate"][-1]
+    return {
+        "run": order.title,
+        "protocol": job.protocol.name,
+        "volume": job.volume.name,
+        "seeds": list(order.stages),
+        "baseline": None if job.short_name == "real" else {"generator": "real"},
+        "stages": list(stages.values()),
+        "artifacts": {"faces": str(made.stage.folder)},
+        "config": config(job),
+        "traits": vars(job.generator.traits),
+    }

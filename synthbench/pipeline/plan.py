@@ -122,7 +122,7 @@ class Total:
         if self.unknown == self.todo:
             return "time unknown: nothing like it was run here"
         parts = [f"{roughly(took)} {rates.WORDS[source]}" if len(self.by) > 1 else rates.WORDS[source] for source, took in self.by.items()]
-        rest = f", and {self.unknown} stages of unknown length" if self.unknown else ""
+        rest = f", and {console.counted(self.unknown, 'stage')} of unknown length" if self.unknown else ""
         return f"about {roughly(self.seconds)}{rest} (estimate: {', '.join(parts)})"
 
     @property

@@ -9,7 +9,7 @@ from os.path import exists
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from synthbench import registry
+from synthbench import console, registry
 from synthbench.config import Layer, config_path, parse_set
 from synthbench.data import sources
 from synthbench.data.readers import full_stamp
@@ -127,7 +127,7 @@ class Order:
     @property
     def title(self) -> str:
         job, seeds = self.job, self.request.seeds
-        return f"{job.short_name} @ {job.volume}, protocol {job.protocol.name} {job.protocol.version}, {seeds} seed{'s'[: seeds > 1]}"
+        return f"{job.short_name} @ {job.volume}, protocol {job.protocol.name} {job.protocol.version}, {console.counted(seeds, 'seed')}"
 
 
 def read(request: Request, watch: Callable[[int, int, float], None] | None = None) -> Order:

@@ -11,7 +11,7 @@ from synthbench import __version__, console, registry
 from synthbench.data.sources import Lacking
 from synthbench.pipeline import facts
 from synthbench.pipeline import plan as plans
-from synthbench.pipeline.request import Order, Request, read, recipes
+from synthbench.pipeline.request import Order, Request, read
 from synthbench.pipeline.steps import Step, execute, require_space, until
 from synthbench.protocol import ShippedNetwork
 from synthbench.results import record
@@ -135,7 +135,7 @@ def _collect(job: Job, wired: dict[int, list[Step]], stages: list[dict[str, Any]
         "size": facts.size(job),
         "settings": job.generator.config.model_dump(mode="json"),
         "changed": facts.changed(job),
-        "config": _config(job),
+        "config": facts.config(job),
         "traits": vars(job.generator.traits),
         "digests": {
             "faces": generate.get("digest"),
@@ -147,15 +147,6 @@ def _collect(job: Job, wired: dict[int, list[Step]], stages: list[dict[str, Any]
         "synthbench": __version__,
         "command": console.command_line(),
     }
-
-
-def _config(job: Job) -> dict[str, Any]:
-    """What was held fixed, with every default: the protocol (less what it changes for generators, see `settings`) and its recipes."""
-    from synthbench.recognition.trainer import load_recipe
-
-    protocol = job.protocol.model_dump(mode="json", exclude={"generators"})
-    protocol["evaluators"] = {name: item.config.model_dump(mode="json") for name, item in job.evaluators.items()}
-    return {"protocol": protocol, "recipes": {name: load_recipe(name).model_dump(mode="json") for name in recipes(job.protocol)}}
 
 
 def _baseline(job: Job, wired: dict[int, list[Step]]) -> Result | None:

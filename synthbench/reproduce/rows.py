@@ -202,7 +202,9 @@ def _time(row: Mapping[str, Any]) -> str:
         return "cached"
     if row["unknown"] == row["todo"]:
         return "unknown"
-    return f"about {plans.roughly(row['seconds'])}" + (f" and {row['unknown']} stages of unknown length" if row["unknown"] else "")
+    return f"about {plans.roughly(row['seconds'])}" + (
+        f" and {console.counted(row['unknown'], 'stage')} of unknown length" if row["unknown"] else ""
+    )
 
 
 def place(table: Table) -> tuple[bool, int]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from synthbench import console
 from synthbench.results.record import Result
 from synthbench.store import Store
 from synthbench.types import UserError, Volume
@@ -35,7 +36,8 @@ def sides(result: Result) -> dict[str, Rows]:
             side = "shared"
         found[side].append(row)
     if evaluated != len(result["seeds"]) * (2 if result["baseline"] else 1):
-        raise UserError(f"{result['run']}: its run.json names {evaluated} evaluations for {len(result['seeds'])} seed(s); make it again")
+        seeds = console.counted(len(result["seeds"]), "seed")
+        raise UserError(f"{result['run']}: its run.json names {evaluated} evaluations for {seeds}; make it again")
     return found
 
 

@@ -15,13 +15,14 @@ import numpy as np
 
 from synthbench.evaluators.gap import same_pairs
 from synthbench.evaluators.pairs import PairResults, open_results
-from synthbench.results import inference, leak, published, tables
+from synthbench.results import inference, leak, lookup, published, tables
 from synthbench.results.comparable import cost, keys, labels, sides
 from synthbench.results.record import SHORT, Result, values
 from synthbench.seeds import numpy_generator
 from synthbench.store import Store
 
 AVG, GAP = "verification/avg/accuracy", "gap_to_real/points"
+PHOTOGRAPHS = "leakage/real_photographs"
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ MEASURED = (
     Column("separability/intra_class_similarity", "intra-class sim."),
     Column("separability/d_prime", "d'", "", 2, True),
     Column(leak.SHARE, leak.TITLE, "%", 1, None, 100),
-    Column("leakage/real_photographs", "real photographs", "%", 1, None, 100),
+    Column(PHOTOGRAPHS, "real photographs", "%", 1, None, 100),
 )
 COSTS = (
     Column("cost/images", "images", "", 0, group="cost"),
@@ -109,6 +110,10 @@ def compare(store: Store, results: Sequence[Result], name: str, baseline: str, c
     found = differences(entries, benchmarks)
     columns = _columns(benchmarks)
     cells = {item.run: {column.metric: cell(store, item, column.metric, benchmarks) for column in columns} for item in entries}
+    pictured = {item.run: lookup.photographs(store, item.result) for item in entries}
+    for item in entries:
+        if not pictured[item.run] and (shown := cells[item.run].get(PHOTOGRAPHS)):  # the real set of the embedded world is rendered
+            shown |= dict.fromkeys(("value", "low", "high"), 0.0) | {"sampling_stderr": None}
     columns = [column for column in columns if any(cells[item.run][column.metric] for item in entries)]
     for column in columns:
         _mark(column, entries, cells, found)
@@ -121,7 +126,7 @@ def compare(store: Store, results: Sequence[Result], name: str, baseline: str, c
             "seeds": len(item.result["seeds"]),
             "rank": rank,
             "cells": {column.metric: cells[item.run][column.metric] for column in columns},
-            "traits": item.result.get("traits", {}),
+            "traits": item.result.get("traits", {}) | {"real_photographs": pictured[item.run]},
             "cost": cost(store, item.result),
         }
         for item, rank in zip(entries, ranks(entries, found))

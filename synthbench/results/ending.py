@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,8 +33,9 @@ def lines(result: Result, runs: Path, protocol: str | None, tracking: bool) -> I
     if skipped := len(result["skipped"]):
         yield f"{skipped} score{'s were' if skipped > 1 else ' was'} not measured; run.json and the report say why"
     yield f"run.json and samples.png: {result['artifacts']['folder']}"
-    where = [] if runs == Path("runs") else ["--runs", str(runs)]
+    where = [] if runs == Path(os.environ.get("SYNTHBENCH_RUNS") or "runs") else ["--runs", str(runs)]
     file = ["--protocol", protocol] if protocol and protocol.endswith((".yaml", ".yml")) else []
     other = "cemiface" if result["generator"] == "real" else "real"
     commands = [["report", result["run"]], ["compare", other, result["run"], *file], *([["ui"]] if tracking else [])]
-    yield "next: " + "; ".join(shlex.join(["synthbench", *command, *where]) for command in commands)
+    yield "next:"
+    yield from ("  " + shlex.join(["synthbench", *command, *where]) for command in commands)

@@ -30,7 +30,7 @@ PAGE = 40  # rows of a LaTeX table that fit on a page
 LEGEND = {
     "error": "± is one standard error over pairs, images or classes",
     "seeds": "; in brackets the standard deviation between seeds",
-    "best": "bold: best of its column",
+    "best": "bold: best of the generators in its column",
     "tied": f"{TIED}: the data cannot tell it from the best; what has no error is not marked",
 }
 PARTS = ("value", "sampling_stderr", "seed_std", "low", "high", "n", "best", "tied", "chance")  # of a cell, in the CSV
@@ -104,7 +104,7 @@ def legend(comparison: Comparison) -> list[str]:
     if any(column["metric"].endswith("/accuracy") for column in comparison["columns"]):
         marks.append(CHANCE)
     said = (*comparison.get("notes", ()), unequal_sizes(comparison), *comparison.get("skipped", ()))
-    notes = [note[:1].upper() + note[1:].rstrip(".") + "." for note in said if note]
+    notes = [(note[:1].upper() if note[1:2].isalpha() else note[:1]) + note[1:].rstrip(".") + "." for note in said if note]
     return ["; ".join(marks) + ".", *notes]
 
 

@@ -14,7 +14,7 @@ AVG = tables.AVG
 BEST = "*"
 LEGEND = (
     "± is one standard error over pairs or images; in brackets the standard deviation between seeds; intervals (95 %) hold both; "
-    f"{BEST} best of its column, {tables.TIED} not distinguishable from it, no mark where no error is known; {CHANCE}"
+    f"{BEST} best of the generators in its column, {tables.TIED} not distinguishable from it, no mark where no error is known; {CHANCE}"
 )
 ALL_PAIRS = 15  # more differences than these are listed for the baseline only
 

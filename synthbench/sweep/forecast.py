@@ -75,7 +75,7 @@ def look(made: Design) -> tuple[list[tuple[Values, list[Planned]]], list[Planned
 
 def _about(made: Design) -> str:
     wish = made.request
-    parts = [f"{made.size} points, {wish.seeds} seed(s) each"]
+    parts = [f"{console.counted(made.size, 'point')}, {console.counted(wish.seeds, 'seed')} each"]
     parts += [f"the {wish.confirm} best again with {wish.repeat_seeds} seeds"] if wish.confirm else []
     parts += [f"{wish.jobs} at a time"] if wish.jobs > 1 else []
     parts += ["some given up early"] if wish.prune else []

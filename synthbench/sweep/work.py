@@ -80,7 +80,7 @@ def _work(made: Design, study: trials.Study, began: float, parent: int | None = 
         if not others:
             return
         if not told:
-            console.note(f"sweep {made.name}: other processes work on the last {others} point(s); waiting for them")
+            console.note(f"sweep {made.name}: other processes work on the last {console.counted(others, 'point')}; waiting for them")
         told = True
         time.sleep(0.5)
 
