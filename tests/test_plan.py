@@ -12,14 +12,16 @@ from click.testing import CliRunner
 
 from synthbench.cli.app import cli
 from synthbench.config import parse_set
+from synthbench.generators.procedural import Procedural
 from synthbench.pipeline import cost, plan, rates, run
 from synthbench.pipeline.cost import Cost
 from synthbench.pipeline.job import Job
 from synthbench.pipeline.request import Order
 from synthbench.pipeline.steps import Step
+from synthbench.plugin import Context, Traits
 from synthbench.protocol import load_protocol
 from synthbench.store import MANIFEST, Store, write_json
-from synthbench.types import DataMissing, UserError, Volume
+from synthbench.types import DataMissing, Slot, UserError, Volume
 
 
 def job(name: str, volume: str, folder: Path, *settings: str, protocol: str = "demo") -> Job:
@@ -234,3 +236,22 @@ def test_a_plan_of_what_is_answered_needs_no_job(
     monkeypatch.setattr(Order, "job", None)
     run.plan(run.Request("real", tmp_path, protocol="demo"))
     assert "real @ all: everything is cached" in capsys.readouterr().out
+
+
+def test_a_short_name_is_written_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run.plan(run.Request("procedural", tmp_path, "20x4", "demo", settings=("difficulty=0.5",)))
+    said = capsys.readouterr().err
+    assert "--set difficulty: taken for sample.difficulty\n" in said and said.count("taken for") == 1
+
+
+@pytest.mark.parametrize(("new", "images"), [(True, 0), (False, 6000)])
+def test_a_set_that_is_not_here_has_no_size(new: bool, images: int) -> None:
+    """What shows the real set, or a part of it, has that set's size; of another one that cannot be opened nobody knows it."""
+
+    class Finite(Procedural):
+        traits = Traits(finite=True, new_identities=new)
+
+        def slots(self, volume: Volume, context: Context) -> list[Slot]:
+            raise DataMissing("not registered")
+
+    assert cost.made(Finite(Procedural.Config()), Volume.parse("all"), 6000) == images

@@ -151,3 +151,8 @@ def test_latex_compiles(tmp_path, comparison):
     assert done.returncode == 0, done.stdout[-2000:].decode("utf-8", "replace")
     assert (tmp_path / "page.pdf").stat().st_size > 10_000
     assert b"Overfull" not in done.stdout and b"Float too large" not in done.stdout
+
+
+def test_nothing_is_printed_as_minus_zero() -> None:
+    assert tables.number(-0.001) == "0.00" and tables.number(-0.006) == "-0.01"
+    assert [tables.signed(value) for value in (-0.001, 0.0, 1.204, -0.305001)] == ["+0.00", "+0.00", "+1.20", "-0.31"]

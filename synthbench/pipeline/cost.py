@@ -156,8 +156,8 @@ def made(generator: Generator, volume: Volume, real: int) -> int:
         return volume.images + getattr(getattr(generator.config, "sample", None), "copies", 0) * volume.identities
     try:
         return len(generator.slots(volume, None))  # type: ignore[arg-type]
-    except Exception:  # it needs the faces, and so shows the real set or a part of it
-        return real // getattr(getattr(generator.config, "sample", None), "groups", 1)
+    except Exception:  # it needs the faces: it shows the real set or a part of it, or a set that is not here, whose size nobody knows
+        return 0 if generator.traits.new_identities else real // getattr(getattr(generator.config, "sample", None), "groups", 1)
 
 
 def generating(generator: Generator, protocol: Protocol, images: int, kept: int) -> Cost:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from synthbench import console, registry
-from synthbench.config import Layer, config_path, parse_set
+from synthbench.config import Layer, config_path, leaves, named, parse_set
 from synthbench.data import sources
 from synthbench.data.readers import full_stamp
 from synthbench.data.sources import Lacking
@@ -104,6 +104,13 @@ class Order:
         if volume.identities == 1:
             raise UserError(f"volume {volume} has one identity; a recognizer needs at least two")
         return replace(job, volume=volume)
+
+    @property
+    def spelled(self) -> list[str]:
+        """Short names among the settings, and what they were taken for."""
+        kind = type(self.job.generator).Config
+        short = [name for name in self.settings.data if name not in kind.model_fields]
+        return [f"--set {name}: taken for {named(name, leaves(kind, sections=True))[0]}" for name in short]
 
     @functools.cached_property
     def wired(self) -> tuple[dict[int, list[Step]], dict[str, Lacking]]:

@@ -39,7 +39,8 @@ def run(request: Request, watch: Callable[[int, int, float], None] | None = None
     steps, again = plans.wanted(order.stages.values(), request.until, request.force)
     require_space(steps, store)
     _say(order)  # after all that can be wrong with a request: an error stands alone
-    _say_once(f"device {order.device[1]}")
+    for text in (*order.spelled, f"device {order.device[1]}"):
+        _say_once(text)
     plans.announce(plans.look(steps, store, again), order.title)
     for step in again:
         store.forget(step.stage)
@@ -73,6 +74,8 @@ def plan(request: Request, as_json: bool = False) -> None:
         return
     steps, again = plans.wanted(order.stages.values(), request.until, request.force)
     _say(order)
+    for text in order.spelled:
+        console.note(text)
     _tell(plans.look(steps, store, again), order.lacking, request, order.title, as_json)
     if order.lacking:
         raise plans.refusal(order.lacking, order.title)

@@ -63,7 +63,12 @@ LATEX = {
 
 def number(value: float | None, digits: int = 2) -> str:
     """A number with `digits` decimals; `-` for None and what is not finite."""
-    return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+    return "-" if value is None or not math.isfinite(value) else f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: no minus zero
+
+
+def signed(value: float) -> str:
+    """`+1.20`, `-0.31`, `+0.00`: a difference in points."""
+    return f"{round(value, 2) + 0.0:+.2f}"
 
 
 def heading(column: Mapping[str, Any]) -> str:
@@ -156,7 +161,7 @@ def turn(item: Mapping[str, Any]) -> dict[str, Any]:
 
 def bounds(item: Mapping[str, Any]) -> str:
     """The interval of a difference."""
-    return "-" if item.get("low") is None or item.get("high") is None else f"{item['low']:+.2f} to {item['high']:+.2f}"
+    return "-" if item.get("low") is None or item.get("high") is None else f"{signed(item['low'])} to {signed(item['high'])}"
 
 
 def differences(comparison: Comparison, metric: str | None = None) -> tuple[list[str], list[list[str]]]:
@@ -170,7 +175,7 @@ def differences(comparison: Comparison, metric: str | None = None) -> tuple[list
                 [
                     f"{labels.get(item['a'], item['a'])} − {labels.get(item['b'], item['b'])}",
                     titles.get(item["metric"], item["metric"]),
-                    f"{item['points']:+.2f}",
+                    signed(item["points"]),
                     bounds(item),
                     *(probability(item.get(name)) for name in ("p", "p_holm", "mcnemar_p")),
                 ]

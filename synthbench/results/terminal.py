@@ -80,7 +80,7 @@ def _differences(comparison: Mapping[str, Any]) -> None:
     for (a, b), found in by_pair.items():
         p_values = [tables.probability(found[AVG][name]) for name in ("p", "p_holm")]
         points = [f"{found[metric]['points']:+.1f}{_unseen(found[metric])}" for metric in titles]
-        lines.append([f"{labels[a]} − {labels[b]}", f"{found[AVG]['points']:+.2f}", tables.bounds(found[AVG]), *p_values, *points])
+        lines.append([f"{labels[a]} − {labels[b]}", tables.signed(found[AVG]["points"]), tables.bounds(found[AVG]), *p_values, *points])
     if lines:
         title = f"paired differences in points ({tables.TIED}: McNemar p ≥ {ALPHA:g} after Holm, for these networks)"
         console.table(title, ["", "AVG", "interval", "p", "p (Holm)", *titles.values()], lines, breaks=("p (Holm)",))
