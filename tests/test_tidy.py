@@ -61,7 +61,7 @@ def test_what_was_begun_stays_until_it_is_given_up(runs: Path, monkeypatch: pyte
     record.begin(store, "abc", [store.stage("generate", "old"), store.stage("recognizer", "not yet")])
     assert tidy.spare(store) == [] and record.remembered(store, "abc") is None
     assert command(monkeypatch, runs, "prune", "--yes") == 0 and "generate/old" in folders(runs)
-    assert "1 command(s) that did not end" in capsys.readouterr().err
+    assert "1 command that did not end" in capsys.readouterr().err
     with store.stage("generate", "old").locked():
         assert command(monkeypatch, runs, "prune", "--unfinished", "--yes") == 2
     assert command(monkeypatch, runs, "prune", "--unfinished", "--yes") == 0
