@@ -85,10 +85,9 @@ def plan(request: Request, as_json: bool = False) -> None:
 
 
 def _about(row: Row, order: Order | None) -> dict[str, Any]:
-    if isinstance(row, dict) or order is None:
-        assert isinstance(row, dict)
+    if isinstance(row, dict):
         return {"name": row["run"], "state": "there", "volume": row["volume"], "seeds": len(row["seeds"])}
-    state = "cached" if all(step.stage.state == "cached" for step in order.steps) else "run"
+    state = "cached" if order and all(step.stage.state == "cached" for step in order.steps) else "run"
     return {"name": " ".join((row.generator, *row.settings)), "state": state, "volume": row.volume, "seeds": row.seeds}
 
 
