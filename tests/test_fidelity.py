@@ -67,13 +67,17 @@ def test_frechet_error_is_that_of_repeated_draws():
     assert frechet_distance(x[:5], y[:5])[1] is None
 
 
-def test_mmd_is_the_double_loop():
-    x, y = gaussians(12, 5)
+def test_mmd_is_the_double_loop_of_every_subset():
+    all_x, all_y = gaussians(12, 5)
     kernel = lambda a, b: (a @ b / 5 + 1) ** 3  # noqa: E731
-    xx = np.mean([kernel(x[i], x[j]) for i in range(12) for j in range(12) if i != j])
-    yy = np.mean([kernel(y[i], y[j]) for i in range(12) for j in range(12) if i != j])
-    xy = np.mean([kernel(a, b) for a in x for b in y])
-    assert mmd(x, y) == pytest.approx(xx + yy - 2 * xy, rel=1e-12)
+    chosen = [([0, 3, 4, 11], [1, 2, 9]), (range(12), range(12))]
+    expected = []
+    for x, y in ((all_x[list(some)], all_y[list(others)]) for some, others in chosen):
+        xx = np.mean([kernel(a, b) for i, a in enumerate(x) for j, b in enumerate(x) if i != j])
+        yy = np.mean([kernel(a, b) for i, a in enumerate(y) for j, b in enumerate(y) if i != j])
+        expected.append(xx + yy - 2 * np.mean([kernel(a, b) for a in x for b in y]))
+    of_x, of_y = (np.array([[float(row in some[side]) for row in range(12)] for some in chosen]) for side in (0, 1))
+    assert mmd(all_x, all_y, of_x, of_y, rows=5) == pytest.approx(expected, rel=1e-12)
 
 
 def test_kid_is_unbiased_seeded_and_its_error_fits():
@@ -84,7 +88,8 @@ def test_kid_is_unbiased_seeded_and_its_error_fits():
         values.append(value)
         errors.append(stderr)
     assert np.mean(errors) == pytest.approx(np.std(values), rel=0.3)
-    equal = [mmd(*np.random.default_rng(seed).normal(size=(2, 100, 6))) for seed in range(200)]
+    whole = np.ones((1, 100))
+    equal = [mmd(*np.random.default_rng(seed).normal(size=(2, 100, 6)), whole, whole).item() for seed in range(200)]
     assert abs(np.mean(equal)) < 4 * np.std(equal) / np.sqrt(200)  # zero in the mean, either sign
     x, y = gaussians(50, 4)
     assert kid(x, y, np.random.default_rng(1)) == kid(x, y, np.random.default_rng(1))

@@ -10,8 +10,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from synthbench.device import side_by_side
-
 QUINTIC = (3.4445, -4.7750, 2.0315)  # of Newton and Schulz's iteration: singular values go to 0.7..1.2 in five steps, which is near enough
 LEAST = 16  # rows and columns that make a matrix: what is smaller is left to AdamW
 
@@ -25,32 +23,35 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            found = [parameter for parameter in group["params"] if parameter.grad is not None]
-            for parameter in found:
-                self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
-
-            def work(parameter: Tensor, group: dict = group) -> None:
-                assert parameter.grad is not None
-                with torch.no_grad():
-                    momentum = self.state[parameter]["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-                    ahead = torch.lerp(parameter.grad, momentum, group["momentum"])  # Nesterov's
-                    update = orthogonal(ahead.flatten(1)).view_as(ahead)
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.add_(update, alpha=-group["lr"] * 0.2 * max(ahead.flatten(1).shape) ** 0.5)
-
-            for _ in side_by_side(work, found, found[0].device if found else torch.device("cpu")):
-                pass
+            for parameter in group["params"]:
+                if (gradient := parameter.grad) is None:
+                    continue
+                momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+                momentum.lerp_(gradient, 1 - group["momentum"])
+                ahead = torch.lerp(gradient, momentum, group["momentum"])  # Nesterov's
+                update = orthogonal(ahead.flatten(1)).view_as(ahead)
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(update, alpha=-group["lr"] * 0.2 * max(ahead.flatten(1).shape) ** 0.5)
 
 
 def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
-    """About U V' of matrix = U S V' (rows, columns), by products alone."""
+    """About U V' of matrix = U S V' (rows, columns), by products alone.
+
+    Every step multiplies x by a polynomial of its Gram matrix x x'. All of these commute, so they are multiplied with each other first,
+    which is small where x is wide, and with x once: less than half of the work for a convolution.
+    """
     a, b, c = QUINTIC
     tall = matrix.shape[0] > matrix.shape[1]
     x = (matrix.T if tall else matrix).contiguous()
     x = x / (x.norm() + 1e-7)
-    for _ in range(steps):
-        square = x @ x.T
-        x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    gram, product = x @ x.T, None
+    for step in range(steps):
+        factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal().add_(a)
+        product = factor if product is None else factor @ product
+        if step < steps - 1:
+            gram = factor @ gram @ factor
+    x = product @ x
     return x.T if tall else x
 
 
