@@ -9,18 +9,22 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from synthbench.config import Settings
 from synthbench.diffusion import process
+from synthbench.seeds import numpy_generator
 from synthbench.training import loop
+from synthbench.types import UserError
 
 
 class Train(loop.Optimization):
     """How noise is added and what is learnt of it."""
 
+    late = (*loop.Optimization.late, "held_out")
     schedule: process.Schedule = "linear"
     snr_scale: float = Field(1.0, gt=0, description="factor on the schedule's signal-to-noise ratio (simple diffusion: (64 / pixels)^2)")
     prediction: process.Prediction = "epsilon"
@@ -28,6 +32,9 @@ class Train(loop.Optimization):
     times: process.Times = "uniform"
     T: int = Field(1000, ge=2, description="diffusion steps")
     flip: bool = Field(True, description="mirror every second image")
+    held_out: int = Field(
+        0, ge=0, description="people (images, where they have no label) not learnt from: the log says what their code helps"
+    )
 
     @property
     def signal(self) -> Tensor:
@@ -42,6 +49,24 @@ class Sample(Settings):
     eta: float = Field(1.0, ge=0, le=1, description="1: the variance of DDPM; 0: deterministic")
     spacing: process.Spacing = "leading"
     precision: Literal["bf16", "fp32"] = Field("bf16", description="bf16 only where the device is CUDA")
+
+
+class People(NamedTuple):
+    """Who is learnt from. identity (N,) of all images; learnt, held_out: their rows."""
+
+    identity: np.ndarray
+    learnt: np.ndarray
+    held_out: np.ndarray
+
+
+def people(identity: np.ndarray, held_out: int, seed: int) -> People:
+    """Without `held_out` people, chosen by chance; of images without labels (-1) so many images. Raises UserError when nobody is left."""
+    person = np.where(identity < 0, identity.max(initial=0) + 1 + np.arange(len(identity)), identity)
+    everyone = np.unique(person)
+    if held_out >= len(everyone):
+        raise UserError(f"train.held_out {held_out} leaves nobody to learn from: there are {len(everyone)} people or unlabelled images")
+    aside = np.isin(person, numpy_generator(seed, "held out").permutation(everyone)[:held_out])
+    return People(identity, np.flatnonzero(~aside), np.flatnonzero(aside))
 
 
 def refuse_steps(sample: Sample, train: Train) -> None:

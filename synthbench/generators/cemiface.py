@@ -11,14 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from synthbench.config import Settings
-from synthbench.device import autocast
-from synthbench.diffusion import denoising, process
+from synthbench.device import autocast, send
+from synthbench.diffusion import denoising, heed, process
 from synthbench.identities import hypersphere, inquiries, sampling
 from synthbench.models.encoder import CODES, Encoder, frozen, raw_codes
 from synthbench.models.unet import TINY, Shape, UNet
@@ -221,15 +222,16 @@ def train(settings: Train, context: Context) -> None:
     if loop.finished(weights, CODES):
         return
     faces, encoder, device = context.faces, context.encoder, context.device
-    encoder.need_gradients("CemiFace")
+    if settings.similarity_weight:
+        encoder.need_gradients("CemiFace")
     codes = raw_codes(encoder, faces, settings.flip, context.out / CODES, context.progress)
-    abar = settings.signal
+    people, abar = denoising.people(faces.identity, settings.held_out, context.seed), settings.signal
     torch.manual_seed(derive(context.seed, "weights"))
     denoiser = Denoiser(settings, context.resolution, encoder.dim).eval()  # nothing in it depends on the mode
 
     def batch(step: loop.Step) -> Batch:
-        size, draw = len(step.rows), step.draw
-        x0, mirror = loop.pictures(faces, step.rows, settings.flip, draw, device)
+        rows, size, draw = people.learnt[step.rows], len(step.rows), step.draw
+        x0, mirror = loop.pictures(faces, rows, settings.flip, draw, device)
         t = process.sample_times(size, settings.T, draw, settings.times)
         m = sample_m(size, settings, draw)
         if not settings.per_image:
@@ -237,12 +239,20 @@ def train(settings: Train, context: Context) -> None:
         noise = torch.randn(size, 3, context.resolution, context.resolution, generator=draw)
         told = (torch.rand(size, generator=draw) >= settings.empty).float() if settings.empty else torch.ones(size)
         grain = torch.randn(noise.shape, generator=draw) * settings.similarity_noise if settings.similarity_noise else torch.zeros(size)
-        return Batch(x0, codes[mirror.long(), torch.from_numpy(step.rows)], told, m, t, abar[t], noise, grain)
+        return Batch(x0, codes[mirror.long(), torch.from_numpy(rows)], told, m, t, abar[t], noise, grain)
 
     def loss(part: Batch) -> loop.Losses:
         return objective(denoiser, encoder, part, settings)
 
-    average = loop.fit(denoiser, batch, loss, settings, len(faces), context, "CemiFace", whole=settings.norm == "batch")
+    def show(rows: np.ndarray) -> heed.Shown:
+        return heed.Shown(loop.plain(faces, rows, device), send(codes[0, torch.from_numpy(rows)], device))
+
+    def restored(network: nn.Module, x: Tensor, t: Tensor, shown: heed.Shown) -> Tensor:
+        return network(x, t, network.condition(shown.told, torch.full_like(shown.told[:, 0], settings.m_high)))  # type: ignore[operator]
+
+    heeding, whole = heed.Heed(people, show, restored, settings, context.seed), settings.norm == "batch"
+    average = loop.fit(denoiser, batch, loss, settings, len(people.learnt), context, "CemiFace", whole=whole, watch=heeding)
+    heeding.tell(average, "CemiFace")
     loop.finish(average, weights, CODES)
 
 
@@ -265,6 +275,8 @@ def objective(denoiser: Denoiser, encoder: Encoder, batch: Batch, settings: Trai
     x_t = process.add_noise(x0, noise, abar)  # Eq. 4
     output = denoiser(x_t, t, denoiser.condition(code * told[:, None], m)).float()
     mse = denoising.squared_error(output, x0, noise, abar, settings)  # L_MSE
+    if not settings.similarity_weight:
+        return {"loss": mse, "mse": mse}
     estimate = process.estimate(output, x_t, abar, settings.prediction).x0
     if settings.clip_x0:
         estimate = estimate.clamp(-1, 1)

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from synthbench.config import Settings
 from synthbench.device import autocast, send
-from synthbench.diffusion import denoising, process
+from synthbench.diffusion import denoising, heed, process
 from synthbench.identities import inquiries, sampling, unconditional
 from synthbench.models.encoder import CODES, Encoder, build, frozen, raw_codes, read_tensors
 from synthbench.models.patch_style import Statistic, StyleEncoder, waves
@@ -257,6 +257,8 @@ def train(settings: Train, context: Context) -> None:
         raise UserError("nobody in the real set has two images, and DCFace learns from pairs of images of one person: give a labelled set")
     if settings.unconditional:
         unconditional.train(settings.unconditional, context)
+    parted = denoising.people(faces.identity, settings.held_out, context.seed)
+    learnt = np.intersect1d(usable, parted.learnt)
     codes = raw_codes(encoder, faces, settings.flip, context.out / CODES, context.progress)
     people = People(F.normalize(codes[0], dim=1), faces.identity)
     torch.manual_seed(derive(context.seed, "weights"))
@@ -264,7 +266,7 @@ def train(settings: Train, context: Context) -> None:
 
     def batch(step: loop.Step) -> Batch:
         images, vectors = [], []
-        for rows in people.pairs(usable[step.rows], settings.near, settings.trim, step.draw):
+        for rows in people.pairs(learnt[step.rows], settings.near, settings.trim, step.draw):
             x, mirror = loop.pictures(faces, rows, settings.flip, step.draw, device)
             images.append(x)
             vectors.append(codes[mirror.long(), torch.from_numpy(rows)])
@@ -275,11 +277,20 @@ def train(settings: Train, context: Context) -> None:
     def loss(part: Batch) -> loop.Losses:
         return objective(denoiser, encoder, part, settings)
 
-    average: Denoiser = loop.fit(denoiser, batch, loss, settings, len(usable), context, "DCFace")  # type: ignore[assignment]
-    some = usable[np.linspace(0, len(usable) - 1, SETTLE).astype(np.int64)]
+    def show(rows: np.ndarray) -> heed.Shown:
+        style, own = people.pairs(rows, settings.near, settings.trim, torch_generator(context.seed, "heed pairs"))
+        return heed.Shown(loop.plain(faces, style, device), loop.plain(faces, own, device))
+
+    def restored(network: nn.Module, x: Tensor, t: Tensor, shown: heed.Shown) -> Tensor:
+        return network(x, t, network.condition(shown.told, encoder.maps(shown.x0, 1)[0]))  # type: ignore[operator]
+
+    heeding = heed.Heed(parted, show, restored, settings, context.seed)
+    average: Denoiser = loop.fit(denoiser, batch, loss, settings, len(learnt), context, "DCFace", watch=heeding)  # type: ignore[assignment]
+    some = learnt[np.linspace(0, len(learnt) - 1, SETTLE).astype(np.int64)]
     with torch.no_grad():
         features = encoder.maps(send(faces.images(some), device).float() / 127.5 - 1, 1)[0]
         average.E_sty.settle(features, average.E_sty.keep(SETTLE, torch_generator(context.seed, "settle"), device))
+    heeding.tell(average, "DCFace")
     with writing(context.out / "centres.safetensors") as temporary:
         save_file({"centres": people.centres}, temporary)
     loop.finish(average, weights, CODES)
@@ -338,6 +349,8 @@ def objective(denoiser: Denoiser, encoder: Encoder, batch: Batch, settings: Trai
     x_t = process.add_noise(x0, noise, abar)
     output = denoiser(x_t, t, denoiser.condition(x_id, features, keep)).float()
     mse = denoising.squared_error(output, x0, noise, abar, settings)
+    if not settings.identity_weight:
+        return {"loss": mse, "mse": mse}
     estimate = process.estimate(output, x_t, abar, settings.prediction).x0
     if settings.clip_x0:
         estimate = estimate.clamp(-1, 1)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 
 from synthbench.config import Settings
 from synthbench.device import autocast, send
-from synthbench.diffusion import autoencoder, denoising, process
+from synthbench.diffusion import autoencoder, denoising, heed, process
 from synthbench.diffusion.autoencoder import Autoencoder
 from synthbench.diffusion.autoencoder import Train as AutoencoderTrain
 from synthbench.identities import hypersphere, inquiries, sampling, unconditional
@@ -238,24 +239,35 @@ def train(settings: Train, context: Context) -> None:
     if settings.unconditional is not None:
         unconditional.train(settings.unconditional, context)
     painter = autoencoder.load(settings.autoencoder, context.out / FOLDER, device)
+    people = denoising.people(faces.identity, settings.held_out, context.seed)
     codes = raw_codes(encoder, faces, settings.flip, context.out / CODES, context.progress)
     torch.manual_seed(derive(context.seed, "weights"))
     denoiser = Denoiser(settings, side, encoder.dim).eval()  # nothing in it depends on the mode: what is dropped comes with the batch
 
     def batch(step: loop.Step) -> Batch:
-        size, draw = len(step.rows), step.draw
+        rows, size, draw = people.learnt[step.rows], len(step.rows), step.draw
         mirror = loop.mirror(size, settings.flip, draw)
         drawn = denoising.drawn(settings, size, (settings.autoencoder.latents, side, side), draw)
         absent = torch.rand(size, generator=draw) < settings.empty
         drop = torch.rand(size, settings.unet.components, generator=draw)
-        x = loop.mirrored(autoencoder.fitted(send(faces.images(step.rows), device), pixels), mirror)
-        code = codes[mirror.long(), torch.from_numpy(step.rows)]
+        x = loop.mirrored(autoencoder.fitted(send(faces.images(rows), device), pixels), mirror)
+        code = codes[mirror.long(), torch.from_numpy(rows)]
         return Batch(x, code, *drawn, absent, drop)
 
     def loss(part: Batch) -> loop.Losses:
         return objective(denoiser, painter, part, settings)
 
-    average = loop.fit(denoiser, batch, loss, settings, len(faces), context, "IDiff-Face")
+    def show(rows: np.ndarray) -> heed.Shown:
+        with torch.no_grad():
+            z = painter.encode(autoencoder.fitted(send(faces.images(rows), device), pixels))
+        return heed.Shown(z, send(codes[0, torch.from_numpy(rows)], device))
+
+    def restored(network: nn.Module, z: Tensor, t: Tensor, shown: heed.Shown) -> Tensor:
+        return network(z, t, network.context(shown.told))  # type: ignore[operator]
+
+    heeding = heed.Heed(people, show, restored, settings, context.seed)
+    average = loop.fit(denoiser, batch, loss, settings, len(people.learnt), context, "IDiff-Face", watch=heeding)
+    heeding.tell(average, "IDiff-Face")
     loop.finish(average, weights, CODES)
 
 

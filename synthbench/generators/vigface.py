@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from safetensors.torch import save_file
@@ -23,7 +24,7 @@ from torch.nn import functional as F
 from synthbench import console
 from synthbench.config import Settings
 from synthbench.device import autocast, send
-from synthbench.diffusion import denoising, process
+from synthbench.diffusion import denoising, heed, process
 from synthbench.identities import hypersphere, inquiries, sampling
 from synthbench.models.encoder import CODES, Encoder, frozen, load_encoder, raw_codes, read_tensors, save_encoder
 from synthbench.models.vit import Shape, ViT
@@ -218,6 +219,8 @@ def objective(denoiser: ViT, recognizer: Encoder, batch: Batch, settings: Train)
     x_t = process.add_noise(x0, noise, abar)
     output = denoiser(x_t, t, condition(code) * told[:, None]).float()
     mse = denoising.squared_error(output, x0, noise, abar, settings)
+    if not settings.feature_weight:
+        return {"loss": mse, "mse": mse}
     estimate = process.estimate(output, x_t, abar, settings.prediction).x0
     if settings.clip_x0:
         estimate = estimate.clamp(-1, 1)
@@ -346,16 +349,28 @@ def train_diffusion(settings: Train, context: Context, recognizer: Encoder, prot
     out.mkdir(exist_ok=True)
     images = settings.condition == "image"
     codes = raw_codes(recognizer, faces, settings.flip, out / CODES) if images else prototypes
+    people = denoising.people(faces.identity, settings.held_out, context.seed)
     torch.manual_seed(derive(context.seed, "weights"))
     denoiser = ViT(settings.vit, context.resolution, recognizer.dim).eval()  # nothing in it depends on the mode
 
     def batch(step: loop.Step) -> Batch:
-        x0, mirror = loop.pictures(faces, step.rows, settings.flip, step.draw, context.device)
+        rows = people.learnt[step.rows]
+        x0, mirror = loop.pictures(faces, rows, settings.flip, step.draw, context.device)
         told = (torch.rand(len(x0), generator=step.draw) >= settings.drop).float()
-        code = codes[mirror.long(), torch.from_numpy(step.rows)] if images else codes[torch.from_numpy(faces.identity[step.rows])]
+        code = codes[mirror.long(), torch.from_numpy(rows)] if images else codes[torch.from_numpy(faces.identity[rows])]
         return Batch(x0, code, told, *denoising.drawn(settings, len(x0), x0.shape[1:], step.draw))
 
     def loss(part: Batch) -> loop.Losses:
         return objective(denoiser, recognizer, part, settings)
 
-    loop.finish(loop.fit(denoiser, batch, loss, settings, len(faces), context, "VIGFace"), out / "weights.safetensors", CODES)
+    def show(rows: np.ndarray) -> heed.Shown:
+        code = codes[0, torch.from_numpy(rows)] if images else codes[torch.from_numpy(faces.identity[rows])]
+        return heed.Shown(loop.plain(faces, rows, context.device), send(code, context.device))
+
+    def restored(network: nn.Module, x: Tensor, t: Tensor, shown: heed.Shown) -> Tensor:
+        return network(x, t, condition(shown.told))
+
+    heeding = heed.Heed(people, show, restored, settings, context.seed)
+    average = loop.fit(denoiser, batch, loss, settings, len(people.learnt), context, "VIGFace", watch=heeding)
+    heeding.tell(average, "VIGFace")
+    loop.finish(average, out / "weights.safetensors", CODES)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 EVERY = 30.0  # seconds between two checkpoints
 LOG_EVERY = 20  # steps between lines of metrics.jsonl
+LOOKS = 10  # of `watch`, evenly over a training
 
 Batch = TypeVar("Batch", bound=tuple[Tensor, ...])
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -161,13 +162,19 @@ def fit(
     who: str,
     out: Path | None = None,
     whole: bool = False,
+    watch: Callable[[nn.Module], Losses] | None = None,
 ) -> nn.Module:
-    """Train one network on a `batch`, on any device, for every step; see `run` and `gradients`. Answers the average of its weights."""
+    """Train one network on a `batch`, on any device, for every step; see `run` and `gradients`. Answers the average of its weights.
+
+    watch: shown that average about LOOKS times in the training; what it answers joins the losses of the step in the log.
+    """
     learner = Learner(network, settings, context.device)
 
     def update(step: Step) -> Losses:
         rows = batch(step)
-        return learner.learn(objective, type(rows)(*(send(tensor, context.device) for tensor in rows)), step, whole)
+        losses = learner.learn(objective, type(rows)(*(send(tensor, context.device) for tensor in rows)), step, whole)
+        done, every = step.number + 1, LOG_EVERY * max(1, round(step.total / LOOKS / LOG_EVERY))
+        return losses | watch(learner.average.model) if watch and (done % every == 0 or done == step.total) else losses
 
     run(update, learner.state, settings, images, context, who, out)
     return learner.average.model
@@ -194,7 +201,12 @@ def lr_factor(schedule: LrSchedule, warmup: float, step: int, total: int) -> flo
 def pictures(faces: FaceSet, rows: np.ndarray, flip: bool, draw: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
     """Images `rows` of `faces` as (B, 3, R, R) in [-1, 1] on `device`, and which of them are turned over, see `mirror`."""
     turned = mirror(len(rows), flip, draw)
-    return mirrored(send(faces.images(rows), device).float() / 127.5 - 1, turned), turned
+    return mirrored(plain(faces, rows, device), turned), turned
+
+
+def plain(faces: FaceSet, rows: np.ndarray, device: torch.device) -> Tensor:
+    """Images `rows` of `faces` as (B, 3, R, R) in [-1, 1] on `device`."""
+    return send(faces.images(rows), device).float() / 127.5 - 1
 
 
 def mirror(count: int, flip: bool, draw: torch.Generator) -> Tensor:
