@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
 
 import torch
@@ -85,6 +85,18 @@ def side_by_side(work: Callable[[Item], Done], items: Iterable[Item], device: to
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def alone(device: torch.device) -> Iterator[None]:
+    """One thread of a CPU inside: for small operations, which are over before a second thread wakes, and on a busy machine wait for it."""
+    threads = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
     finally:
         torch.set_num_threads(threads)
 

@@ -91,3 +91,17 @@ def test_every_conditional_diffusion_says_it_and_does_not_learn_from_whom_it_hol
     assert {"condition_gain", "condition_gain_stderr", "condition_gain_held_out", "condition_gain_held_out_stderr"} <= set(last)
     held_out = set(faces.identity[denoising.people(faces.identity, 3, seed=3).held_out].tolist())
     assert len(held_out) == 3 and not seen & held_out and (len(seen) == 5 or name == "idiffface")  # that one reads its images otherwise
+
+
+def test_the_report_says_what_the_last_look_found(tmp_path):
+    from synthbench.report.data import read_log
+    from synthbench.report.parts import heeded
+
+    folder = tmp_path / "diffusion"  # where VIGFace has its second training
+    folder.mkdir()
+    lines = [{"step": 20, "loss": 1.0, "condition_gain": 0.0, "condition_gain_stderr": 0.1}, {"step": 40, "loss": 0.5}]
+    lines.append({"step": 60, "loss": 0.4, "condition_gain": 0.0123, "condition_gain_stderr": 0.0042})
+    (folder / "metrics.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    assert read_log(tmp_path) == lines
+    assert heeded(read_log(tmp_path)).endswith("the squared error rises by 0.012 ±0.004 of images it learnt from.")
+    assert heeded(lines[1:2]) == ""

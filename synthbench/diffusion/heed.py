@@ -73,7 +73,7 @@ class Heed:
             if name in found:
                 gain, stderr = found[name], found[f"{name}_stderr"]
                 console.note(
-                    f"{who}: with another's code the squared error of {where} is {gain:.4f} ±{stderr:.4f} higher (t >= {FROM:g} T)"
+                    f"{who}: with another's code the squared error of {where} is {gain:.2g} ±{stderr:.1g} higher (t >= {FROM:g} T)"
                     + ("" if gain > 2 * stderr else ": the condition is NOT heeded, and images will not show whom they should")
                 )
 

@@ -23,7 +23,7 @@ from synthbench.protocol import OWN, ShippedNetwork
 from synthbench.results import leak
 from synthbench.results.comparable import labels, sides
 from synthbench.results.inference import estimate
-from synthbench.results.record import COLUMNS, SHORT, Result, read_run, values
+from synthbench.results.record import COLUMNS, SHORT, Result, read_run, training_log, values
 from synthbench.store import Store, read_json
 from synthbench.types import UserError
 
@@ -139,9 +139,9 @@ def open_runs(store: Store, titles: Mapping[str, str]) -> tuple[list[Run], list[
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl that are whole and numeric."""
+    """The lines of a training's log that are whole and numeric."""
     lines = []
-    path = folder / "metrics.jsonl"
+    path = training_log(folder)
     for text in path.read_text("utf-8").splitlines() if path.is_file() else ():
         try:
             line = json.loads(text)

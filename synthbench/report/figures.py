@@ -333,12 +333,11 @@ def curve(
 def training(name: str, lines: Sequence[Mapping[str, float]], shown: Mapping[str, str]) -> str:
     """One small panel per quantity of a training log; `shown` names them."""
     kept = {key: title for key, title in shown.items() if sum(key in line for line in lines) > 1}
-    thin = max(1, len(lines) // 150)
 
     def paint(*axes: Axes) -> None:
         for number, (axis, (key, title)) in enumerate(zip(axes, kept.items())):
-            found = sorted({line["step"]: line[key] for line in lines if key in line}.items())[::thin]
-            axis.plot(*np.transpose(found), color=SERIES[number], linewidth=1.2)
+            found = sorted({line["step"]: line[key] for line in lines if key in line}.items())
+            axis.plot(*np.transpose(found[:: max(1, len(found) // 150)]), color=SERIES[number], linewidth=1.2)
             axis.set_title(title)
             axis.set_xlabel("step")
 

@@ -167,9 +167,13 @@ def embedding(run: Run, people: int = PEOPLE, name: str = "tsne", size: str = ""
     yield Figure(name, figures.scatter(name, points, identity, special, labels), alt, caption, size)
 
 
+GAINS = {"condition_gain": "gain of the own code", "condition_gain_held_out": "gain, people held out"}
+LEARNT = {"loss": "loss", "mse": "reconstruction loss", "similarity": "similarity", **GAINS}
+
+
 def training(run: Run) -> Iterator[Block]:
     for stage, title, shown in (
-        ("train", "The generator's training", {"loss": "loss", "mse": "reconstruction loss", "similarity": "similarity"}),
+        ("train", "The generator's training", LEARNT),
         ("recognizer", "The recognizer's training", {"loss": "loss", "images_per_second": "images / s"}),
     ):
         for manifest in run.stages(stage)[:1]:
@@ -178,7 +182,16 @@ def training(run: Run) -> Iterator[Block]:
                 svg = figures.training(f"training-{stage}", lines, shown)
                 first, last = lines[0].get("loss", float("nan")), lines[-1].get("loss", float("nan"))
                 alt = f"Training curves over {lines[-1]['step']:,.0f} steps; the loss goes from {first:.3g} to {last:.3g}."
-                yield Figure(f"training-{stage}", svg, alt, f"{title}: {manifest.get('work', '')}.")
+                yield Figure(f"training-{stage}", svg, alt, f"{title}: {manifest.get('work', '')}. {heeded(lines)}".strip())
+
+
+def heeded(lines: list[dict[str, float]]) -> str:
+    """What the last look of a training said of its condition; empty where it has none."""
+    said = []
+    for name, where in (("condition_gain", "of images it learnt from"), ("condition_gain_held_out", "of people held out")):
+        if found := next((line for line in reversed(lines) if name in line), None):
+            said.append(f"{found[name]:.2g} ±{found.get(f'{name}_stderr', float('nan')):.1g} {where}")
+    return f"Told another image's code, it restores an image worse: the squared error rises by {' and '.join(said)}." if said else ""
 
 
 # ----------------------------------------------------------------------------------------------------------------- images

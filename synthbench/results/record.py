@@ -100,6 +100,12 @@ def read_run(path: Path) -> Result | None:
     return result  # type: ignore[no-any-return]
 
 
+def training_log(folder: Path) -> Path:
+    """The log of the training that made the stage in `folder`; of VIGFace's, which has two, that of its diffusion model."""
+    path = folder / "metrics.jsonl"
+    return path if path.is_file() else folder / "diffusion" / path.name
+
+
 def _moved(artifacts: dict[str, str], path: Path) -> dict[str, str]:
     """Paths below the runs folder, wherever it is now that the run.json in it is `path`."""
     before = next(iter(Path(artifacts.get("folder", "")).parents[1:2]), None)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from synthbench import console
 from synthbench.results import leak
-from synthbench.results.record import Result, cell, read_run
+from synthbench.results.record import Result, cell, read_run, training_log
 from synthbench.store import Store, content_key, read_json
 from synthbench.tracking import client as mlflow_client
 from synthbench.tracking.client import RESULTS, STAGES, Data
@@ -233,7 +233,7 @@ def _mirror_stage(client: MlflowClient, store: Store, row: dict[str, Any], syste
         facts = {name: value for name, value in manifest.items() if name not in ("files", "samples")}
         facts["bytes"] = sum(manifest["files"].values())
         cost = {name: manifest.get(name) for name in ("seconds", "images_per_second")}
-        mlflow_client.log(client, run, facts, mlflow_client.metrics(cost, end) + _curves(stage.folder / "metrics.jsonl", end))
+        mlflow_client.log(client, run, facts, mlflow_client.metrics(cost, end) + _curves(training_log(stage.folder), end))
 
 
 def _curves(path: Path, end: float) -> list[Metric]:

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol, TypeVar
 
@@ -15,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from synthbench.config import Settings
-from synthbench.device import ABREAST, autocast, ready, send, side_by_side
+from synthbench.device import ABREAST, alone, autocast, ready, send, side_by_side
 from synthbench.models.encoder import save_weights
 from synthbench.plugin import Context
 from synthbench.seeds import numpy_generator, torch_generator
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 EVERY = 30.0  # seconds between two checkpoints
 LOG_EVERY = 20  # steps between lines of metrics.jsonl
+SMALL = 10_000_000  # parameters below which one thread updates them as fast as two
 LOOKS = 10  # of `watch`, evenly over a training
 
 Batch = TypeVar("Batch", bound=tuple[Tensor, ...])
@@ -125,7 +127,8 @@ class Learner:
         self.network = ready(network, device)
         self.average = EMA(network, settings.ema_limit)
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        self.settings = settings
+        self.settings, self.device = settings, device
+        self.small = sum(parameter.numel() for parameter in self.parameters) < SMALL
         matrices = [parameter for parameter in self.parameters if settings.optimizer == "muon" and is_matrix(parameter)]
         others = [parameter for parameter in self.parameters if not any(parameter is matrix for matrix in matrices)]
         adam = torch.optim.AdamW(others, settings.lr, settings.betas, weight_decay=settings.weight_decay, fused=True)
@@ -140,11 +143,12 @@ class Learner:
             for group in optimizer.param_groups:
                 group["lr"] = settings.lr * lr_factor(settings.lr_schedule, settings.warmup, step.number, step.total)
         losses = gradients(objective, batch, self.parameters, settings.precision, whole)
-        if settings.max_norm:
-            nn.utils.clip_grad_norm_(self.parameters, settings.max_norm)
-        for optimizer in self.optimizers.values():
-            optimizer.step()
-        self.average.update(self.network)
+        with alone(self.device) if self.small else nullcontext():
+            if settings.max_norm:
+                nn.utils.clip_grad_norm_(self.parameters, settings.max_norm)
+            for optimizer in self.optimizers.values():
+                optimizer.step()
+            self.average.update(self.network)
         return losses
 
     @property
