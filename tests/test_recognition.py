@@ -82,6 +82,34 @@ def test_resume_is_bit_identical(tmp_path, monkeypatch, head):
     assert rest[-1].number == whole[-1].number
 
 
+def test_a_network_learns_the_embeddings_of_another_without_labels(tmp_path, monkeypatch):
+    """Two images of one person get one embedding because the teacher's are near, and a killed training goes on to the same bits."""
+    people = noisy_people()
+    unlabelled = FaceSet.from_arrays(people.images(slice(None)), np.full(len(people), -1))
+    teacher = torch.nn.functional.normalize(torch.randn(6, 16, generator=torch.Generator().manual_seed(1)), dim=1)[people.identity]
+    recipe, settings = tiny(), {"seed": 0, "device": CPU, "teacher": teacher}
+    for _ in train(unlabelled, recipe, out=tmp_path / "whole", **settings):
+        pass
+    found = torch.from_numpy(load_encoder(tmp_path / "whole").embed_all(unlabelled))
+    own, other = (found * teacher).sum(1), (found * teacher.roll(16, 0)).sum(1)
+    assert own.mean() > 0.5 and own.mean() > other.mean() + 0.4
+    monkeypatch.setattr(trainer.loop, "EVERY", 0.0)
+    steps = train(unlabelled, recipe, out=tmp_path / "cut", **settings)
+    for _ in range(3):
+        next(steps)
+    steps.close()
+    for _ in train(unlabelled, recipe, out=tmp_path / "cut", **settings):
+        pass
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+
+
+def test_the_loss_of_a_teacher_is_the_angle():
+    head = trainer.Head("cosface", 2, 1, scale=16.0)
+    wanted = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    loss = trainer.distillation(wanted)(head, torch.tensor([[3.0, 0.0], [5.0, 5.0]]), torch.tensor([-1, -1]))
+    assert loss.item() == pytest.approx(16 * (0 + 1 - 0.5**0.5) / 2)
+
+
 def test_the_seed_decides(tmp_path):
     faces, recipe = noisy_people(), tiny(epochs=1)
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):

@@ -123,20 +123,26 @@ def load_recipe(name: str) -> Recipe:
     return config.build(Recipe, config.Layer({"name": path.stem}), config.read_layer(path))
 
 
-def train(faces: FaceSet, recipe: Recipe, *, seed: int, device: torch.device, out: Path) -> Iterator[Step]:
+def train(
+    faces: FaceSet, recipe: Recipe, *, seed: int, device: torch.device, out: Path, teacher: Tensor | None = None
+) -> Iterator[Step]:
     """Train on `faces` and leave weights.safetensors and encoder.json in `out`; yields a Step about once a second.
+
+    teacher (N, dim): unit embeddings of `faces` by another network, which are learnt instead of labels, see `distillation`.
 
     Continues from out/checkpoint.pt to the very same weights as without the interruption (on the same device). Weights, order, dropout
     and augmentation depend on `seed`, `recipe` and `faces` only. Raises UserError for a set that cannot be trained on and for a loss
     that is not finite.
     """
-    check(faces)
+    if teacher is None:
+        check(faces)
     out.mkdir(parents=True, exist_ok=True)
     batch = min(recipe.batch_size, len(faces))
     per_epoch = len(faces) // batch
     total = recipe.epochs * per_epoch
     backbone, head, optimizer = setup(faces, recipe, seed, device)
-    fingerprint = hashlib.sha256(json.dumps([recipe.model_dump(mode="json"), seed, faces.digest]).encode()).hexdigest()
+    told = [] if teacher is None else [hashlib.sha256(teacher.numpy().tobytes()).hexdigest()]
+    fingerprint = hashlib.sha256(json.dumps([recipe.model_dump(mode="json"), seed, faces.digest, *told]).encode()).hexdigest()
     state: dict[str, loop.Stateful] = {"backbone": backbone, "head": head, "optimizer": optimizer}
     start = loop.restore(out / "checkpoint.pt", state, fingerprint)
     backbone.train(), head.train()
@@ -155,7 +161,9 @@ def train(faces: FaceSet, recipe: Recipe, *, seed: int, device: torch.device, ou
                 upcoming = reader.submit(read, faces, seed, step + 1, batch, per_epoch)
             lr = recipe.lr_at(step, per_epoch)
             criterion: Criterion = softmax_loss
-            if faces.mixed:
+            if teacher is not None:
+                criterion = distillation(send(teacher[batch_rows(faces, seed, step, batch, per_epoch)], device))
+            elif faces.mixed:
                 rows = batch_rows(faces, seed, step, batch, per_epoch)
                 second, weight = (send(torch.as_tensor(faces.columns[name][rows]), device) for name in ("label2", "weight"))
                 criterion = mixed_loss(second, weight.float())
@@ -248,6 +256,18 @@ Criterion = Callable[[Head, Tensor, Tensor], Tensor]  # (head, embeddings (B, D)
 
 def softmax_loss(head: Head, embedding: Tensor, label: Tensor) -> Tensor:
     return F.cross_entropy(head(embedding, label), label)
+
+
+def distillation(wanted: Tensor) -> Criterion:
+    """For images whose embeddings by a teacher are `wanted` (B, D), unit: scale x (1 - cos), whoever is on them.
+
+    After the angular distillation of ShrinkTeaNet (Duong et al. 2019, arXiv 1905.10620): the direction of an embedding is what verifies.
+    """
+
+    def criterion(head: Head, embedding: Tensor, label: Tensor) -> Tensor:
+        return head.scale * (1 - F.cosine_similarity(embedding.float(), wanted)).mean()
+
+    return criterion
 
 
 def mixed_loss(second: Tensor, weight: Tensor) -> Criterion:
