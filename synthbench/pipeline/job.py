@@ -148,11 +148,15 @@ class Job:
 
         def train(folder: Path, progress: Progress) -> dict[str, Any]:
             from synthbench.data.faces import open_faces
+            from synthbench.models.encoder import load_encoder
             from synthbench.recognition import trainer, validation
             from synthbench.training import loop
 
             seen: list[float] = []
-            steps = trainer.train(open_faces(faces.stage.folder), recipe, seed=seed, device=self.device, out=folder)
+            shown = open_faces(faces.stage.folder)
+            if name in ("encoder", "judge"):
+                checks.enough_people(name, shown)
+            steps = trainer.train(shown, recipe, seed=seed, device=self.device, out=folder)
             if watch:
                 steps = validation.watched(steps, recipe.epochs, open_faces(self.real.stage.folder), folder, watch)
             log = folder / "metrics.jsonl"
@@ -164,6 +168,8 @@ class Job:
                 line = {"step": step.number, "loss": step.loss, "lr": step.lr, "images_per_second": round(step.images_per_second, 1)}
                 with open(log, "a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
+            if name in ("encoder", "judge"):
+                checks.separation(name, load_encoder(folder).to(self.device), shown)
             return {"images_per_second": round(statistics.median(seen), 1)} if seen else {}
 
         work = f"{whose}recipe {recipe.name}, {recipe.epochs} epochs, seed {seed}"
@@ -291,6 +297,8 @@ class Job:
 
     def _train(self, context: Context) -> None:
         context = replace(context, faces=learning.faces(self.learnt))
+        if self.generator.traits.uses_encoder and learning.follows_encoder(self.generator):
+            checks.sight(self.short_name, context)
         self.generator.train(context)
 
     def _generate(self, context: Context) -> dict[str, Any]:

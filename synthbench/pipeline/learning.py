@@ -61,6 +61,12 @@ def _names(generator: Generator[Any]) -> tuple[str, ...]:
     return train.faces if isinstance(train, Unlabelled) else (REAL,)
 
 
+def follows_encoder(generator: Generator[Any]) -> bool:
+    """Whether its loss has a term on the encoder's embedding of what it paints."""
+    train = getattr(generator.config, "train", None)
+    return any(getattr(train, name, 0) for name in ("similarity_weight", "identity_weight"))
+
+
 def key(learnt: Mapping[str, Step]) -> dict[str, Any]:
     """What enters the key of the train stage, beside the real set; nothing where it learns from that alone."""
     return {} if list(learnt) == [REAL] else {"faces": content_key({"sets": [step.stage.key for step in learnt.values()]})}
