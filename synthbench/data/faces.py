@@ -264,7 +264,7 @@ def import_faces(
     """Faces of any kind `read_source` knows as shards in `folder`, each `resolution` pixels square; resumes.
 
     `exclude` are names of identities to leave out. Images that are not square lose their ends (`pixels.fit`), which is said once, as is
-    how many had to be enlarged. Raises UserError for a set that cannot train anything: no image; with `labelled` one image, one identity.
+    how many had to be enlarged. Raises UserError for a set that cannot train anything: no image, one image; with `labelled` one identity.
     """
     source = read_source(path, kind)
     rows = chosen_rows(source, exclude, labelled)
@@ -293,7 +293,7 @@ def chosen_rows(source: Source, exclude: Iterable[str] = (), labelled: bool = Tr
     keep = np.array([name not in left_out for name in source.names], bool)
     rows = np.flatnonzero(keep[source.label]) if source.names else np.arange(len(source))
     found = len(np.unique(source.label[rows]))
-    if not len(rows) or (labelled and (len(rows) < 2 or found < 2)):
+    if len(rows) < 2 or (labelled and found < 2):
         what = "no images" if not len(rows) else "one image" if len(rows) == 1 else f"{len(rows)} images of one identity, all labels equal"
         if len(rows) > 1 and not source.names:
             what = f"{len(rows)} images without labels"

@@ -275,7 +275,7 @@ class Job:
 
         kept = cost.made(self.generator, self.volume, self.real.images)
         if traits.trains:
-            steps += self.learnt.values()
+            steps += [step for step in self.learnt.values() if step is not self.real]
             images = sum(step.images for step in self.learnt.values())
             counted = functools.partial(cost.training, self.generator, self.protocol, images)
             work = f"{self.short_name}: on {learning.told(self.learnt)}"
