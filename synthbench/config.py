@@ -21,7 +21,7 @@ class Settings(BaseModel):
     """Base of every config class: immutable, unknown keys refused, numbers finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-    late: ClassVar[tuple[str, ...]] = ()  # fields that came later than the keys of users' stages: at their default they are in no key
+    late: ClassVar[tuple[str, ...]] = ()  # own fields that came later than the keys of users' stages: at their default they are in no key
 
     def for_key(self) -> dict[str, Any]:
         """The settings as plain data, as they enter keys."""
@@ -30,7 +30,8 @@ class Settings(BaseModel):
     @model_serializer(mode="wrap")
     def _serialize(self, plain: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
         fields = type(self).model_fields
-        left_out = [name for name in self.late if info.context and getattr(self, name) == fields[name].default]
+        late = [name for kind in type(self).__mro__ for name in vars(kind).get("late", ())]  # of parts that are mixed in too
+        left_out = [name for name in late if info.context and getattr(self, name) == fields[name].default]
         return {name: value for name, value in plain(self).items() if name not in left_out}
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from synthbench.models.encoder import Encoder
 
 C = TypeVar("C", bound=Settings)
-Which = Literal["faces", "real", "inquiries"]
+Which = Literal["faces", "real", "inquiries", "also_learnt"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Context:
     seed: int
     resolution: int
     device: torch.device
-    faces: FaceSet  # the real training set
+    faces: FaceSet  # the real training set; for `train` what the setting train.faces names, which is that by default
     encoder: Encoder  # frozen E_id; never the judge
     inputs: Mapping[str, Path] = field(default_factory=dict)  # folders of finished stages: "train", "enroll"
     batch_size: int = 64  # for sampling; changes no image on a CPU, and at most the last bits on a GPU
@@ -130,6 +130,7 @@ class Subject:
     recognizer: Encoder | None = None  # trained on `faces`; None when only the set is measured
     benchmarks: list[PairSet] = field(default_factory=list)
     inquiries: FaceSet | None = None  # one image per identity of `faces`, from the stage `enroll`
+    also_learnt: FaceSet | None = None  # photographs that the generator learnt from besides the real set
     baseline: Path | None = None  # evaluate folder of the run of generator `real`; None for that run itself
     progress: Progress = lambda done, total: None  # told of the images that the judge has embedded
     _embeddings: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
@@ -141,7 +142,7 @@ class Subject:
         if which not in self._embeddings:
             faces = getattr(self, which)
             if faces is None:
-                raise Skipped(f"there are no {which}: the generator enrolls none")
+                raise Skipped(f"there are no {which}: the generator has none")
             embeddings = self.judge.embed_all(faces, progress=self.progress)
             require_finite(embeddings, f"embeddings of the {which} by the judge {self.judge.name}")
             self._embeddings[which] = embeddings

@@ -135,6 +135,9 @@ class Protocol(Settings):
             source = (settings.get("enroll") or {}).get("source")
             if isinstance(source, str) and source not in OWN:
                 yield Need(source, "faces", f"inquiries of {generator}", generator)
+            for name in (settings.get("train") or {}).get("faces") or ():
+                if name not in OWN:
+                    yield Need(str(name), "faces", f"training of {generator}", generator)
 
 
 def missing(protocol: Protocol) -> list[str]:

@@ -20,6 +20,7 @@ from PIL import Image
 
 from synthbench import registry, store
 from synthbench.cli import app
+from synthbench.config import CONFIGS
 from synthbench.data.faces import open_faces
 from synthbench.pipeline.steps import run_evaluators
 from synthbench.types import UserError
@@ -159,7 +160,7 @@ def test_listings(synthbench) -> None:
     assert synthbench("--version").out.startswith("synthbench, version ")
 
 
-def test_data_by_command(synthbench, here: Path) -> None:
+def test_data_by_command(synthbench, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for person, shade in (("a", 10), ("a", 60), ("b", 200)):
         (here / "set" / person).mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (16, 16), (shade,) * 3).save(here / "set" / person / f"{shade}.png")
@@ -179,6 +180,15 @@ def test_data_by_command(synthbench, here: Path) -> None:
         "synthbench data add lfw PATH",
         "synthbench data add lfw-unpaired PATH --kind faces",
     ]
+    text = (CONFIGS / "protocols" / "photos.yaml").read_text()
+    (here / "mine.yaml").write_text(text.replace("      lr: ", "      faces: [real, celeba-subset, ffhq]\n      lr: ", 1))
+    monkeypatch.setenv("COLUMNS", "80")
+    said = {name: synthbench("data", "status", "--protocol", name) for name in ("photos", "paper", "mine.yaml")}
+    assert all(len(line) <= 80 for one in said.values() for line in f"{one.out}{one.err}".splitlines())
+    assert "ask for it at\n# https://github.com/mk-minchul/AdaFace\nsynthbench data add adaface-ir50-casia PATH\n" in said["paper"].out
+    assert re.search(r"^celeba-subset +real set +2 people, 3 images", said["mine.yaml"].out, re.M)
+    assert re.search(r"^ffhq +training of cemiface +missing", said["mine.yaml"].out, re.M)
+    assert "\nsynthbench data add ffhq PATH --kind faces\n" in said["mine.yaml"].out
     assert "needs no data" in synthbench("data", "status", "--protocol", "demo").err
     assert re.search(r"^holds +2 people, 3 images", synthbench("data", "show", "celeba-subset").out, re.M)
     assert "its files stay at" in synthbench("data", "remove", "celeba-subset").err and (here / "set").is_dir()

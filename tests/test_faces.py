@@ -210,8 +210,8 @@ def test_import_goes_on_where_it_stopped(folder: Path, tmp_path: Path) -> None:
         ([], "no images"),
         (["a/0.png"], "one image"),
         (["a/0.png", "a/1.png"], "2 images of one identity"),
-        (["0.png", "1.png"], "2 of 2 images are not in <identity>/<image>"),
-        (["a/0.png", "b/0.png", "stray.png"], "1 of 3 images are not in .*stray.png"),
+        (["0.png", "1.png"], "2 images without labels"),
+        (["a/0.png", "b/0.png", "stray.png"], "1 of 3 images are not in .*stray.png.*without labels are a set of their own"),
         (["train/a/0.png", "val/a/0.png"], "2 of 2 images are not in"),
         (["Anna/0.png", "anna/0.png"], "'Anna' and 'anna' would be one"),
         (["Zo\u00eb/0.png", "Zoe\u0308/0.png"], "would be one"),
@@ -224,6 +224,31 @@ def test_sets_that_are_refused(tmp_path: Path, files: list[str], message: str) -
             archive.writestr(name, png(picture(0)))
     with pytest.raises(UserError, match=message):
         import_faces(path, tmp_path / "out", 16)
+
+
+def test_images_that_are_enlarged_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, side in (("a/0.png", 8), ("a/1.png", 12), ("b/0.png", 16), ("b/1.png", 40)):
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / name).write_bytes(png(picture(0, side, side)))
+    faces = import_faces(tmp_path / "set", tmp_path / "out", 16)
+    assert faces.resolution == 16 and len(faces) == 4
+    assert "2 of 4 images are smaller than 16 px, the smallest 8" in " ".join(capsys.readouterr().err.split())
+    import_faces(tmp_path / "set", tmp_path / "small", 8)
+    assert "smaller" not in capsys.readouterr().err
+
+
+def test_photographs_without_labels(tmp_path: Path) -> None:
+    path = tmp_path / "loose.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(3):
+            archive.writestr(f"{number}.png", png(picture(number)))
+    source = read_source(path)
+    assert source.names == [] and source.label.tolist() == [-1] * 3 and [name for name, _ in source] == [""] * 3
+    faces = import_faces(path, tmp_path / "out", 16, labelled=False)
+    assert faces.identities == 0 and faces.identity.tolist() == [-1] * 3
+    np.testing.assert_array_equal(faces.images([1])[0].permute(1, 2, 0), picture(1))
+    with pytest.raises(UserError, match="no identity 'a' to exclude"):
+        import_faces(path, tmp_path / "without", 16, exclude=["a"], labelled=False)
 
 
 @pytest.mark.parametrize("name", ["../a/0.png", "/a/0.png", "a/../../0.png", "C:\\a\\0.png"])

@@ -54,6 +54,23 @@ def test_planted_leaks_are_found(tmp_path):
         assert file["image_cosine"][4] == pytest.approx(REAL[file["real_image"][4]] @ x[file["image"][4]], abs=1e-6)
 
 
+def test_what_was_learnt_besides_the_real_set_is_searched_too(tmp_path):
+    """Ten people who are in neither set but one: he is among the other photographs that the generator learnt from."""
+    x, identity = around(DIRECTIONS[40:50], 5, seed=2)
+    without, _ = run(tmp_path, x, identity)
+    others = around(DIRECTIONS[[44, 55, 56]], 2, seed=3)[0]  # 44 is synthetic identity 4
+    seen = subject(Faces(identity), x, Faces(REAL_IDENTITY, names=NAMES), REAL, also_learnt=Faces([0, 1, 2, 3, 4, 5]))
+    seen._embeddings["also_learnt"] = others
+    scores, _ = by_name(Leakage(LeakageConfig(fmr=1e-3)).evaluate(seen, context(tmp_path)))
+    new = {name for name in scores if "also_learnt" in name}
+    assert new == {f"leakage/also_learnt/image_to_image/{what}" for what in ("share_above", "mean_best_cosine")}
+    assert scores["leakage/also_learnt/image_to_image/share_above"].value == pytest.approx(0.1)
+    assert scores["leakage/also_learnt/image_to_image/mean_best_cosine"].value == pytest.approx(
+        float((x @ others.T).max(1).mean()), abs=1e-6
+    )
+    assert {name: score for name, score in scores.items() if name not in new} == without
+
+
 def test_the_real_set_itself_leaks_entirely(tmp_path):
     scores, skipped = run(tmp_path, REAL, REAL_IDENTITY)
     assert scores["leakage/image_to_image/share_above"].value == 1

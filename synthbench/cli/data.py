@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -37,40 +38,46 @@ def data_status(protocol: str | None, as_json: bool) -> None:
         console.table("data and weights", header, cells, sentences=("licence", "holds"))
 
 
+FORMS = {
+    "faces": "faces: folder, zip, .rec, .parquet or LMDB; one folder or label per person",
+    "pairs": "pairs: .bin; or images in a folder or zip, and --pairs pairs.txt",
+    "weights": "weights: the checkpoint; COLOUR is rgb or bgr, as it was trained",
+}
+
+
 def _needs(name: str, as_json: bool) -> None:
-    """What the protocol `name` needs here: a table, then a command for each that is missing."""
+    """What the protocol `name` needs here: a table, then for each that is missing where to ask for it, and the command that adds it."""
     from synthbench.data import sources
     from synthbench.protocol import load_protocol
 
     protocol, known = load_protocol(name), {row["name"]: row for row in sources.status()}
     rows = []
     for need in protocol.needs():
-        found = known.get(need.name, {"state": "missing", "path": "", "holds": "", "licence": "", "url": ""})
+        found = known.get(need.name, {"state": "missing", "title": "", "path": "", "holds": "", "licence": "", "url": ""})
         add = "" if found["state"] in ("registered", "changed") else sources.add_command(need.name, need.kind)
-        kept = {key: found[key] for key in ("state", "path", "holds", "licence", "url")}
+        kept = {key: found[key] for key in ("state", "title", "path", "holds", "licence", "url")}
         rows.append({"name": need.name, "kind": need.kind, "for": need.role, **kept, "command": add})
     if as_json:
         click.echo(json.dumps(rows))
         return
-    header = ("name", "kind", "for", "state", "holds", "where")
-    console.table(
-        f"what protocol {protocol.name} needs",
-        header,
-        [[*(row[key] for key in header[:-1]), row["path"] or row["url"]] for row in rows],
-        sentences=("for", "holds"),
-    )
-    lacking = list({row["command"]: row for row in rows if row["command"]}.values())
-    for row in lacking:
-        click.echo(row["command"])
     if not rows:
         console.note(f"protocol {protocol.name} needs no data: its faces are rendered")
-    elif not lacking:
-        console.note(f"all there: synthbench run GENERATOR --protocol {name}")
+        return
+    cells = [(row["name"], row["for"], row["holds"] if row["state"] == "registered" else row["state"]) for row in rows]
+    console.table(f"what protocol {protocol.name} needs", ("name", "for", "here"), cells, sentences=("for", "here"))
+    lacking = list({row["command"]: row for row in rows if row["command"]}.values())
+    for row in lacking:
+        if row["url"]:  # of the catalogue
+            for text in (f"# {row['title']}, {row['kind']}; licence: {row['licence']}; ask for it at", f"# {row['url']}"):
+                click.echo("\n".join(textwrap.wrap(text, 79, subsequent_indent="# ", break_long_words=False, break_on_hyphens=False)))
+        click.echo(row["command"])
+    if lacking:
+        console.note("PATH is where it lies on this machine; nothing is ever downloaded")
+        for kind in dict.fromkeys(row["kind"] for row in lacking):
+            console.note(f"  {FORMS[kind]}")
     else:
-        forms = {"faces": "faces: image folder, zip, .rec, .parquet, LMDB", "pairs": "pairs: .bin, or images with --pairs LIST"}
-        forms["weights"] = "weights: the checkpoint; COLOUR is rgb or bgr, as it was trained"
-        kinds = "; ".join(forms[kind] for kind in dict.fromkeys(row["kind"] for row in lacking))
-        console.note(f"PATH is where it lies on this machine ({kinds}). Nothing is downloaded")
+        console.note(f"all there: synthbench run GENERATOR --protocol {name}")
+    console.note(f"more for single generators: synthbench list generators --protocol {name}")
 
 
 @data_group.command("add")

@@ -259,14 +259,15 @@ def import_faces(
     progress: Progress = lambda done, total: None,
     kind: str | None = None,
     rows_per_shard: int = 10_000,
+    labelled: bool = True,
 ) -> FaceSet:
-    """Labelled faces of any kind `read_source` knows as shards in `folder`, each `resolution` pixels square; resumes.
+    """Faces of any kind `read_source` knows as shards in `folder`, each `resolution` pixels square; resumes.
 
-    `exclude` are names of identities to leave out. Images that are not square lose their ends (`pixels.fit`), which is said once.
-    Raises UserError for a set that cannot train anything: no image, one image, one identity.
+    `exclude` are names of identities to leave out. Images that are not square lose their ends (`pixels.fit`), which is said once, as is
+    how many had to be enlarged. Raises UserError for a set that cannot train anything: no image, one image; with `labelled` one identity.
     """
     source = read_source(path, kind)
-    rows = chosen_rows(source, exclude)
+    rows = chosen_rows(source, exclude, labelled)
     plan = {"source": source.kind, "images": len(rows), "resolution": resolution, "labels": _labels_digest(source, rows)}
     writer = ShardWriter(folder, rows_per_shard)
     note = Path(folder) / "import.json"
@@ -281,41 +282,57 @@ def import_faces(
     return open_faces(folder)
 
 
-def chosen_rows(source: Source, exclude: Iterable[str] = ()) -> np.ndarray:
-    """The rows of a source, identity by identity, without the identities named in `exclude`; refuses what cannot be trained on."""
+def chosen_rows(source: Source, exclude: Iterable[str] = (), labelled: bool = True) -> np.ndarray:
+    """The rows of a source, identity by identity, without the identities named in `exclude`; refuses what cannot be trained on.
+
+    labelled: whether labels are needed, and so at least two identities.
+    """
     left_out = {str(name) for name in exclude}
     for name in sorted(left_out - set(source.names)):
         raise UserError(f"{source.path}: no identity {name!r} to exclude" + did_you_mean(name, source.names))
     keep = np.array([name not in left_out for name in source.names], bool)
-    rows = np.flatnonzero(keep[source.label]) if len(source) else np.empty(0, np.int64)
+    rows = np.flatnonzero(keep[source.label]) if source.names else np.arange(len(source))
     found = len(np.unique(source.label[rows]))
-    if len(rows) < 2 or found < 2:
+    if len(rows) < 2 or (labelled and found < 2):
         what = "no images" if not len(rows) else "one image" if len(rows) == 1 else f"{len(rows)} images of one identity, all labels equal"
-        raise UserError(f"{source.path} ({source.kind}): {what}. Faces of at least two identities are needed")
+        if len(rows) > 1 and not source.names:
+            what = f"{len(rows)} images without labels"
+        raise UserError(
+            f"{source.path} ({source.kind}): {what}. Faces of at least two identities are needed, each in a folder of its own; others may "
+            "be inquiries (enroll.source) and learnt from by generators that need no labels (train.faces)"
+        )
     return rows[np.argsort(source.label[rows], kind="stable")]
 
 
 def copy_faces(source: Source, rows: np.ndarray, resolution: int, writer: ShardWriter, progress: Progress, total: int) -> int:
     """Write `rows` of a source; returns how many were not square."""
     images = read_images(source, rows, resolution)
-    odd = done = 0
+    odd = small = done = 0
+    least = resolution
     while chunk := list(islice(images, CHUNK)):
         labels = source.label[rows[done : done + len(chunk)]]
         writer.write(FaceBatch(torch.from_numpy(np.stack([image for image, _ in chunk])).permute(0, 3, 1, 2), torch.from_numpy(labels)))
-        odd += sum(not square for _, square in chunk)
+        odd += sum(height != width for _, (height, width) in chunk)
+        small += sum(min(shape) < resolution for _, shape in chunk)
+        least = min(least, *(min(shape) for _, shape in chunk))
         done += len(chunk)
         progress(total - len(rows) + done, total)
     if odd:
         console.warn(f"{source.path}: {odd} of {len(rows)} images are not square; each was cropped at the centre of its longer side")
+    if small:
+        console.warn(
+            f"{source.path}: {small:,} of {len(rows):,} images are smaller than {resolution} px, the smallest {least}: they are enlarged, "
+            "which adds no detail. A protocol of a lower `resolution` loses nothing and is faster"
+        )
     return odd
 
 
-def read_images(source: Source, rows: Iterable[int], resolution: int) -> Iterable[tuple[np.ndarray, bool]]:
-    """((R, R, 3) uint8, was it square) of each row, in order; bytes are read here, decoded on every core."""
+def read_images(source: Source, rows: Iterable[int], resolution: int) -> Iterable[tuple[np.ndarray, tuple[int, int]]]:
+    """((R, R, 3) uint8, height and width that it had) of each row, in order; bytes are read here, decoded on every core."""
 
-    def one(item: tuple[bytes, int]) -> tuple[np.ndarray, bool]:
+    def one(item: tuple[bytes, int]) -> tuple[np.ndarray, tuple[int, int]]:
         image = pixels.decode(item[0], source.where(item[1]))
-        return pixels.fit(image, resolution), image.shape[0] == image.shape[1]
+        return pixels.fit(image, resolution), (image.shape[0], image.shape[1])
 
     return iter(pixels.in_threads(one, ((source.encoded(int(row)), int(row)) for row in rows)))
 

@@ -18,7 +18,7 @@ class Source:
 
     path: Path
     kind: str  # folder, zip, rec, parquet, lmdb
-    label: np.ndarray  # (N,) int64, index into names
+    label: np.ndarray  # (N,) int64, index into names; all -1, and no names, for photographs without labels
     names: list[str]
     encoded: Callable[[int], bytes]  # row -> the bytes of its image file
     where: Callable[[int], str]  # row -> how to name it in a message
@@ -32,7 +32,7 @@ class Source:
 
     def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
         for row in range(len(self)):
-            yield self.names[self.label[row]], self.image(row)
+            yield self.names[self.label[row]] if self.names else "", self.image(row)
 
 
 def by_name(labels: Sequence[Any] | np.ndarray) -> tuple[np.ndarray, list[str]]:

@@ -58,7 +58,7 @@ def read_source(path: Path | str, kind: str | None = None) -> Source:
     return readers[chosen](path)
 
 
-# ---- image folder and zip: <identity>/<image> ----
+# ---- image folder and zip: <identity>/<image>, or images alone, without labels ----
 
 
 def read_folder(path: Path) -> Source:
@@ -146,12 +146,14 @@ def strip_top(files: Sequence[str]) -> int:
 def _identities(path: Path, files: Sequence[str]) -> tuple[np.ndarray, list[str]]:
     if not files:
         raise UserError(f"{path}: no images (looked for {', '.join(pixels.SUFFIXES)}); one folder per identity is expected")
+    if all("/" not in name for name in files):
+        return np.full(len(files), -1, np.int64), []  # without labels
     top = strip_top(files)
     wrong = [name for name in files if name.count("/") != 1 + top]
     if wrong:
         raise UserError(
             f"{path}: {len(wrong)} of {len(files)} images are not in <identity>/<image>, such as {', '.join(wrong[:SHOWN])}. "
-            "One folder per identity is expected, side by side"
+            "One folder per identity is expected, side by side. Photographs without labels are a set of their own: all loose, no folder"
         )
     folders = [name.split("/")[top] for name in files]
     names = sorted(set(folders))

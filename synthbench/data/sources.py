@@ -261,7 +261,8 @@ def holds(entry: Entry) -> str:
     """`10,572 people, 490,623 images, 3 GB`."""
     counts = (("identities", "people"), ("pairs", "pairs"), ("images", "images"))
     parts = [f"{getattr(entry, field):,} {word}" for field, word in counts if getattr(entry, field)]
-    return ", ".join([*parts, console.size(entry.size)])
+    unlabelled = ["no labels"] if entry.kind == "faces" and not entry.identities else []
+    return ", ".join([*parts, *unlabelled, console.size(entry.size)])
 
 
 def lpips_files() -> tuple[Path, Path]:

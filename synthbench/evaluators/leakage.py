@@ -5,6 +5,9 @@ three ways, since each finds leaks that the others miss: image against image, im
 threshold, the cosine that a share `fmr` of such comparisons between different real people exceeds. A search makes many comparisons, so a
 share above zero is normal: `baseline` is the same search by real people among the other real people, `held_out` by the people of the
 benchmarks, who are not in the training set.
+
+Where the generator learnt from photographs besides the real set (`train.faces`), images are searched for among those too: `also_learnt`,
+with the threshold of the real set, and beside it `held_out/also_learnt`. All other numbers, and tables, are about the real set alone.
 """
 
 from __future__ import annotations
@@ -91,7 +94,10 @@ class LeakageConfig(Settings):
 
 
 class Leakage(Evaluator[LeakageConfig]):
-    """Searches the set's people among the real training people. Writes leakage.npz: the best match of every identity."""
+    """Searches the set's people among the real training people, and its images among all else that was learnt from.
+
+    Writes leakage.npz: the best match of every identity in the real set.
+    """
 
     Config = LeakageConfig
     version = 1
@@ -146,6 +152,9 @@ class Leakage(Evaluator[LeakageConfig]):
         }
         for way, (found, clusters) in searches.items():
             scores += report(f"leakage/baseline/{way}", found, clusters, thresholds.get(way))
+        if subject.also_learnt is not None:
+            best, _ = nearest(faces[chosen], subject.embeddings("also_learnt"), context.device)
+            scores += report("leakage/also_learnt/image_to_image", best, dense[chosen], thresholds.get("image_to_image"))
         return scores + self.held_out(subject, context, thresholds, random)
 
     def held_out(
@@ -162,9 +171,12 @@ class Leakage(Evaluator[LeakageConfig]):
         held_out = np.concatenate(parts)
         require_finite(held_out, "embeddings of the benchmarks by the judge")
         scores: list[Score | Skipped] = []
-        for way, gallery in (("image_to_image", subject.embeddings("real")), ("image_to_centre", subject.centres("real"))):
+        galleries = {"image_to_image": subject.embeddings("real"), "image_to_centre": subject.centres("real")}
+        if subject.also_learnt is not None:
+            galleries["also_learnt/image_to_image"] = subject.embeddings("also_learnt")
+        for way, gallery in galleries.items():
             best, _ = nearest(held_out, gallery, context.device)
-            scores += report(f"leakage/held_out/{way}", best, np.arange(len(best)), thresholds.get(way))
+            scores += report(f"leakage/held_out/{way}", best, np.arange(len(best)), thresholds.get(way.removeprefix("also_learnt/")))
         return scores
 
 

@@ -31,7 +31,7 @@ from synthbench.types import FaceBatch, Slot
 # ---------------------------------------------------------------------------------------------------------------- config
 
 
-class Train(denoising.Train):
+class Train(denoising.Train, loop.Unlabelled):
     unet: Shape = Shape()
     tokens: Literal["separate", "joined"] = Field("separate", description="open: cat(C_id, C_sim) as two tokens, or one of twice the width")
     embedding: Literal["unit", "raw"] = Field("unit", description="open: C_id with length 1, or as the encoder gives it (DCFace)")

@@ -37,7 +37,7 @@ FOLDER = "autoencoder"  # in the folder of the train stage
 # ---------------------------------------------------------------------------------------------------------------- config
 
 
-class Train(denoising.Train):
+class Train(denoising.Train, loop.Unlabelled):
     autoencoder: AutoencoderTrain = AutoencoderTrain()
     pixels: int = Field(128, ge=0, description="side of the images that are encoded; 0: the protocol's resolution")
     unet: Shape = Shape()

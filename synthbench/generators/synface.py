@@ -37,7 +37,7 @@ MANY = 4096  # codes whose mean w is the centre of truncation
 # ---------------------------------------------------------------------------------------------------------------- config
 
 
-class Train(adversarial.Adversarial):
+class Train(adversarial.Adversarial, loop.Unlabelled):
     identity: int = Field(160, ge=1, description="numbers of the identity code (DiscoFaceGAN: 160 coefficients)")
     attributes: int = Field(126, ge=1, description="numbers of the other code (expression 64, light 27, pose 3, free noise 32)")
     identity_weight: float = Field(3.0, ge=0, description="of the identity loss")

@@ -39,7 +39,7 @@ FEATURES = "features.safetensors"  # of the real set, while the network trains
 # ---------------------------------------------------------------------------------------------------------------- config
 
 
-class Train(loop.Optimization):
+class Train(loop.Optimization, loop.Unlabelled):
     network: fmae.Shape = fmae.Shape()
     mask: fmae.Mask = fmae.Mask()
     perceptual: Literal["lpips", "encoder"] = Field(

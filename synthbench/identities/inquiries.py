@@ -195,12 +195,12 @@ def candidates(settings: Inquiries, context: Context, most: int) -> tuple[int, I
         rows = np.unique(faces.identity, return_index=True)[1]  # the first image of each identity
         return len(rows), _blocks(len(rows), lambda some: faces.images(rows[some]), lambda row: faces.names[row])
     source = data.read_source(locate(settings.source))
-    rows = np.unique(source.label, return_index=True)[1]
+    rows = np.unique(source.label, return_index=True)[1] if source.names else np.arange(len(source))  # without labels every image
 
     def read(some: np.ndarray) -> Tensor:
         return data.read_pixels(source, rows[some], context.resolution)
 
-    return len(rows), _blocks(len(rows), read, lambda row: source.names[source.label[rows[row]]])
+    return len(rows), _blocks(len(rows), read, lambda row: source.names[source.label[rows[row]]] if source.names else f"image {row}")
 
 
 def mean_codes(source: str, context: Context) -> Tensor:

@@ -59,12 +59,13 @@ def networks(generator: Generator, protocol: Protocol) -> dict[str, Size]:
     """The networks of a generator; none where it has none, or they cannot be counted: an estimate stops nobody."""
     import torch
 
-    from synthbench.training.loop import Optimization
+    from synthbench.training.loop import Optimization, Unlabelled
 
     train = getattr(generator.config, "train", None)
     plain = train.model_dump(mode="json") if train is not None else {}
     # how it is trained changes no network, and no number with a fraction does: a sweep counts once
-    shape = {name: value for name, value in plain.items() if name not in Optimization.model_fields and not isinstance(value, float)}
+    how = Optimization.model_fields | Unlabelled.model_fields
+    shape = {name: value for name, value in plain.items() if name not in how and not isinstance(value, float)}
     key = json.dumps([type(generator).__module__, type(generator).__qualname__, shape, protocol.resolution, width(protocol)])
     if key not in _COUNTED:
         try:

@@ -14,20 +14,20 @@ import functools
 import itertools
 import json
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthbench import registry
 from synthbench.config import Layer, build, did_you_mean, in_full
 from synthbench.data import sources
-from synthbench.pipeline import cost
-from synthbench.pipeline.steps import Step, batches_of, faces_step, public_network, read_benchmark, run_evaluators
+from synthbench.pipeline import checks, cost, learning
+from synthbench.pipeline.steps import Step, batches_of, faces_step, public_network, read_benchmark, require_batch, run_evaluators
 from synthbench.plugin import Context
 from synthbench.protocol import Network, Protocol, PublicNetwork, ShippedNetwork
 from synthbench.store import Store, content_key
-from synthbench.types import FaceBatch, Progress, Slot, UserError, Volume
+from synthbench.types import Progress, UserError, Volume
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +61,9 @@ def load_generator(name: str, protocol: Protocol, *layers: Layer) -> Generator:
         changes = protocol.generators.get(which, {})
         return Layer(changes, {(part,): f"protocol {protocol.name}, generators.{which}" for part in changes})
 
-    return kind(build(kind.Config, *registry.layers(given, changed), *(in_full(kind.Config, layer) for layer in layers)))
+    every = [*registry.layers(given, changed), *(in_full(kind.Config, layer) for layer in layers)]
+    learning.refuse_labels(name, kind, every)
+    return kind(build(kind.Config, *every))
 
 
 @dataclass(frozen=True)
@@ -146,11 +148,15 @@ class Job:
 
         def train(folder: Path, progress: Progress) -> dict[str, Any]:
             from synthbench.data.faces import open_faces
+            from synthbench.models.encoder import load_encoder
             from synthbench.recognition import trainer, validation
             from synthbench.training import loop
 
             seen: list[float] = []
-            steps = trainer.train(open_faces(faces.stage.folder), recipe, seed=seed, device=self.device, out=folder)
+            shown = open_faces(faces.stage.folder)
+            if name in ("encoder", "judge"):
+                checks.enough_people(name, shown)
+            steps = trainer.train(shown, recipe, seed=seed, device=self.device, out=folder)
             if watch:
                 steps = validation.watched(steps, recipe.epochs, open_faces(self.real.stage.folder), folder, watch)
             log = folder / "metrics.jsonl"
@@ -162,6 +168,8 @@ class Job:
                 line = {"step": step.number, "loss": step.loss, "lr": step.lr, "images_per_second": round(step.images_per_second, 1)}
                 with open(log, "a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
+            if name in ("encoder", "judge"):
+                checks.separation(name, load_encoder(folder).to(self.device), shown)
             return {"images_per_second": round(statistics.median(seen), 1)} if seen else {}
 
         work = f"{whose}recipe {recipe.name}, {recipe.epochs} epochs, seed {seed}"
@@ -204,23 +212,18 @@ class Job:
         return Step(self.store.stage("benchmarks", key), work, prepare, label, lambda: cost.Cost(images, disk=images * r * r * 3), images)
 
     def check_colours(self, folder: Path) -> None:
-        """Try the public networks on 50 genuine and 50 impostor pairs of photographs in `folder`, before anything is trained with them."""
-        import numpy as np
-        import torch
-
-        from synthbench.data.pairs import open_pairs
-        from synthbench.models.checkpoints import check_colour
-
+        """Try the public networks on photographs, before anything is trained with them; `folder` has the benchmarks."""
         photographs = [name for name in self.protocol.benchmarks if not name.startswith("world-")]
         public = [name for name in ("encoder", "judge") if isinstance(getattr(self.protocol, name), PublicNetwork)]
         if photographs and public:
-            pairs = open_pairs(folder / photographs[0])
-            rows = np.concatenate([np.flatnonzero(pairs.same)[:50], np.flatnonzero(~pairs.same)[:50]])
-            left, right = (pairs.images.images(side[rows]) for side in (pairs.left, pairs.right))
-            for name in public:
-                check_colour(self.network(name), left, right, torch.from_numpy(pairs.same[rows]))
+            checks.colours(folder / photographs[0], {name: self.network(name) for name in public})
 
     # ------------------------------------------------------------------------------------------ the generator's stages
+
+    @functools.cached_property
+    def learnt(self) -> dict[str, Step]:
+        """The sets that the generator learns from, by name; see `learning.steps`."""
+        return learning.steps(self.generator, self.protocol, self.store, self.real)
 
     def context(self, folder: Path, seed: int, progress: Progress, inputs: dict[str, Path]) -> Context:
         from synthbench.data.faces import open_faces
@@ -272,8 +275,11 @@ class Job:
 
         kept = cost.made(self.generator, self.volume, self.real.images)
         if traits.trains:
-            counted = functools.partial(cost.training, self.generator, self.protocol, self.real.images)
-            add("train", "train", f"{self.short_name}: on the real set", self.generator.train, counted, {})
+            steps += [step for step in self.learnt.values() if step is not self.real]
+            images = sum(step.images for step in self.learnt.values())
+            counted = functools.partial(cost.training, self.generator, self.protocol, images)
+            work = f"{self.short_name}: on {learning.told(self.learnt)}"
+            add("train", "train", work, self._train, counted, learning.key(self.learnt))
         count, images = self.volume.identities, self.volume.images
         copies = count * (self.part("sample").get("copies") or 0)  # of inquiries, besides the images of the volume
         digests = {"sources": self.generator.sources(r)}
@@ -289,6 +295,12 @@ class Job:
         add("generate", "sample", work, self._generate, counted, extra)
         return steps
 
+    def _train(self, context: Context) -> None:
+        context = replace(context, faces=learning.faces(self.learnt))
+        if self.generator.traits.uses_encoder and learning.follows_encoder(self.generator):
+            checks.sight(self.short_name, context)
+        self.generator.train(context)
+
     def _generate(self, context: Context) -> dict[str, Any]:
         import time
 
@@ -301,7 +313,7 @@ class Job:
         begun, start = writer.done, time.monotonic()
         done = begun
         for batch in batches_of(self.generator.generate(slots[begun:], context), f"generator {self.short_name}"):
-            self._check(batch, slots[done : done + len(batch.identity)], context.resolution)
+            require_batch(batch, slots[done : done + len(batch.identity)], context.resolution, f"generator {self.short_name}")
             writer.write(batch)
             done += len(batch.images)
             context.progress(made[done], made[-1])
@@ -315,24 +327,11 @@ class Job:
             "images_per_second": round((made[done] - made[begun]) / max(time.monotonic() - start, 1e-3), 1),
         }
 
-    def _check(self, batch: FaceBatch, slots: Sequence[Slot], resolution: int) -> None:
-        """Raises UserError for a batch that does not hold the images of `slots`."""
-        what, count = f"generator {self.short_name}", len(batch.identity)
-        images, shape = batch.images, (count, 3, resolution, resolution)
-        if tuple(images.shape) != shape or str(images.dtype) != "torch.uint8":
-            raise UserError(f"{what}: images are {tuple(images.shape)} {images.dtype}; they must be {shape} torch.uint8")
-        if batch.identity.tolist() != [slot.identity for slot in slots]:
-            raise UserError(f"{what}: the identities of a batch are not those of the slots asked for, in their order")
-        if wrong := {"image", "label"} & set(batch.columns):
-            raise UserError(f"{what}: a column may not be called {min(wrong)}")
-        if odd := [name for name, values in batch.columns.items() if tuple(values.shape) != (count,)]:
-            raise UserError(f"{what}: column {odd[0]!r} is {tuple(batch.columns[odd[0]].shape)}; it must be {(count,)}")
-
     def steps(self, seed: int) -> list[Step]:
         """Every stage of the run with this seed, in order, with those of the real baseline."""
         protocol, traits = self.protocol, self.generator.traits
         self.check(getattr(protocol.real, "identities", None))  # of the embedded world they are known
-        steps = [self.real, self.benchmarks]  # what may be refused, before anything is trained
+        steps = [self.real, *self.learnt.values(), self.benchmarks]  # what may be refused, before anything is trained
         if traits.uses_encoder:
             steps += self.network_steps("encoder", protocol.encoder)
         made = self.generator_steps(seed)
@@ -388,12 +387,14 @@ class Job:
                 recognizer=load_encoder(recognizer.stage.folder).to(self.device),
                 benchmarks=[open_pairs(self.benchmarks.stage.folder / name) for name in self.protocol.benchmarks],
                 inquiries=open_faces(inquiries) if inquiries.is_dir() else None,
+                also_learnt=learning.others(self.learnt),
                 baseline=base.stage.folder if base else None,
                 progress=progress,
             )
             context = Context(folder, seed, self.protocol.resolution, self.device, subject.real, None)  # type: ignore[arg-type]
             run_evaluators(evaluators, subject, context, progress)
 
-        counted = functools.partial(cost.evaluating, self.protocol, made[-1].images, self.real.images, self.benchmarks.images)
+        images = sum(step.images for step in {"real": self.real, **self.learnt}.values())
+        counted = functools.partial(cost.evaluating, self.protocol, made[-1].images, images, self.benchmarks.images)
         stage, label = self.store.stage("evaluate", content_key(parts)), f"evaluate {self.protocol.name} {self.device.type}"
         return Step(stage, f"{self.short_name}: {', '.join(evaluators)}", evaluate, label, counted)

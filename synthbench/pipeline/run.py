@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from synthbench import __version__, console, registry
 from synthbench.data.sources import Lacking
-from synthbench.pipeline import facts
+from synthbench.pipeline import facts, learning
 from synthbench.pipeline import plan as plans
 from synthbench.pipeline.request import Order, Request, read
 from synthbench.pipeline.steps import Step, execute, require_space, until
@@ -136,6 +136,7 @@ def _collect(job: Job, wired: dict[int, list[Step]], stages: list[dict[str, Any]
         "artifacts": {"folder": str(folder), "samples": str(folder / "samples.png"), "faces": str(made.stage.folder)},
         "baseline": _baseline(job, wired),
         "size": facts.size(job),
+        "learnt_from": learning.sizes(job.learnt),
         "settings": job.generator.config.model_dump(mode="json"),
         "changed": facts.changed(job),
         "config": facts.config(job),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from synthbench.pipeline.cost import Cost, disk_for
 from synthbench.plugin import Context
 from synthbench.protocol import Faces, WorldFaces
 from synthbench.store import Stage, Store, content_key, read_json, write_json
-from synthbench.types import FaceBatch, Progress, Score, Skipped, UserError
+from synthbench.types import FaceBatch, Progress, Score, Skipped, Slot, UserError
 
 if TYPE_CHECKING:
     from synthbench.data.pairs import PairSet
@@ -57,15 +57,23 @@ def faces_step(store: Store, resolution: int, name: str, faces: Faces) -> Step:
         count = faces.identities * faces.images
         work = f"embedded world, {faces.identities:,} people x {faces.images}, {r} px"
         return _faces(store.stage(name, key), work, functools.partial(_render_faces, faces, r), f"render world {r}", count, r)
-    return import_step(store, r, name, sources.find(faces.source, "faces"), faces.exclude)
+    source = sources.find(faces.source, "faces")
+    if source.stamp and not source.identities:  # registered; a stand-in says nothing
+        raise UserError(
+            f"{faces.source} has {source.images:,} images and no labels that tell people apart, but the {name} set needs them: one folder "
+            "per person. What has no labels can be learnt from by generators that need none (train.faces) and be inquiries (enroll.source)"
+        )
+    return import_step(store, r, name, source, faces.exclude)
 
 
-def import_step(store: Store, resolution: int, name: str, source: sources.Entry, exclude: Iterable[str] = ()) -> Step:
-    """Import the labelled faces of a registered source."""
+def import_step(
+    store: Store, resolution: int, name: str, source: sources.Entry, exclude: Iterable[str] = (), labelled: bool = True
+) -> Step:
+    """Import the faces of a registered source; one without labels is refused where they must be `labelled`."""
     left_out = sorted(exclude)
     key = content_key({"stage": "faces", "source": source.digest, "exclude": left_out, "resolution": resolution, "version": 1})
     work = f"{source.title}, {source.images:,} faces, {resolution} px"
-    build_ = functools.partial(_import_faces, source.path, left_out, resolution)
+    build_ = functools.partial(_import_faces, source.path, left_out, resolution, labelled)
     return _faces(store.stage(name, key), work, build_, f"import faces {resolution}", source.images, resolution)
 
 
@@ -99,10 +107,10 @@ def _render_faces(faces: WorldFaces, resolution: int, folder: Path, progress: Pr
     open_faces(folder)
 
 
-def _import_faces(path: Path, exclude: list[str], resolution: int, folder: Path, progress: Progress) -> None:
+def _import_faces(path: Path, exclude: list[str], resolution: int, labelled: bool, folder: Path, progress: Progress) -> None:
     from synthbench.data.faces import import_faces
 
-    import_faces(path, folder, resolution, exclude=exclude, progress=progress)
+    import_faces(path, folder, resolution, exclude=exclude, progress=progress, labelled=labelled)
 
 
 def read_benchmark(name: str, resolution: int) -> PairSet:
@@ -151,6 +159,20 @@ def batches_of(batches: Any, what: str) -> Iterator[FaceBatch]:
         if not all(isinstance(values, torch.Tensor) for values in (batch.images, batch.identity, *batch.columns.values())):
             raise UserError(f"{what}: images, identity and columns of a FaceBatch must be tensors")
         yield batch
+
+
+def require_batch(batch: FaceBatch, slots: Sequence[Slot], resolution: int, what: str) -> None:
+    """Raises UserError for a batch that does not hold the images of `slots`."""
+    count = len(batch.identity)
+    images, shape = batch.images, (count, 3, resolution, resolution)
+    if tuple(images.shape) != shape or str(images.dtype) != "torch.uint8":
+        raise UserError(f"{what}: images are {tuple(images.shape)} {images.dtype}; they must be {shape} torch.uint8")
+    if batch.identity.tolist() != [slot.identity for slot in slots]:
+        raise UserError(f"{what}: the identities of a batch are not those of the slots asked for, in their order")
+    if wrong := {"image", "label"} & set(batch.columns):
+        raise UserError(f"{what}: a column may not be called {min(wrong)}")
+    if odd := [name for name, values in batch.columns.items() if tuple(values.shape) != (count,)]:
+        raise UserError(f"{what}: column {odd[0]!r} is {tuple(batch.columns[odd[0]].shape)}; it must be {(count,)}")
 
 
 # ---------------------------------------------------------------------------------------------------------------- run

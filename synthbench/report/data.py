@@ -110,6 +110,7 @@ class Run:
         traits, enroll = self.result.get("traits", {}), self.result.get("settings", {}).get("enroll")
         source = enroll.get("source", "real") if isinstance(enroll, dict) else "real"
         own = traits.get("new_identities") and (traits.get("real_photographs") or source not in OWN)
+        own = own or set(self.result.get("learnt_from", ())) - {"real"}
         return not own and any(str(manifest.get("work", "")).startswith("embedded world") for manifest in self.stages("real"))
 
     @property

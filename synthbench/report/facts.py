@@ -75,6 +75,8 @@ def provenance(run: Run) -> Iterator[Block]:
     }
     rows = [(title, say(traits[name])) for name, title in words.items() if name in traits]
     rows += [("Real set", run.stages("real")[0].get("work", "")) if run.stages("real") else ("Real set", "its stage is gone")]
+    if learnt := run.result.get("learnt_from"):
+        rows.append(("Learnt from", ", ".join(f"{name}: {images:,} images" for name, images in learnt.items())))
     pictures = "rendered; no real person is shown on this page" if run.rendered else SHOWN
     yield Facts([*rows, ("Pictures", pictures)])
 

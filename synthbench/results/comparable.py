@@ -32,7 +32,7 @@ def sides(result: Result) -> dict[str, Rows]:
             side, trained = "real" if result["baseline"] and trained % 2 == 0 else "own", trained + 1
         elif row["name"] == "generate":  # the real faces come before the first evaluation, beside those of a finite generator
             side = "real" if result["baseline"] and not evaluated and row["key"] != faces else "own"
-        elif row["name"] not in ("train", "enroll"):
+        elif row["name"] not in ("train-faces", "train", "enroll"):
             side = "shared"
         found[side].append(row)
     if evaluated != len(result["seeds"]) * (2 if result["baseline"] else 1):

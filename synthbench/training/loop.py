@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol,
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from synthbench.config import Settings
@@ -58,6 +58,24 @@ class Optimization(Settings):
     max_norm: float = Field(0.0, ge=0, description="gradients are clipped to this length; 0: not")
     ema_limit: float = Field(0.9999, ge=0, lt=1, description="highest decay of the weight average (DCFace)")
     precision: Literal["bf16", "fp32"] = Field("bf16", description="bf16 only where the device is CUDA")
+
+
+class Unlabelled(Settings):
+    """The part of the `train` settings of a generator that needs no labels, and so may learn from any photographs."""
+
+    late = ("faces",)
+    faces: tuple[str, ...] = Field(
+        ("real",), min_length=1, description="sets learnt from: real, the protocol's real set, and registered sets of faces"
+    )
+
+    @field_validator("faces")
+    @classmethod
+    def _names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError("a set is named twice")
+        if paths := [name for name in names if "/" in name or "\\" in name]:
+            raise ValueError(f"a set is named, not its path: `synthbench data add NAME {paths[0]} --kind faces`, then NAME here")
+        return names
 
 
 class Step(NamedTuple):

@@ -1,0 +1,76 @@
+"""What is tried before anything is trained: do the protocol's networks see the faces that they are shown? Nothing here stops a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from synthbench import console
+from synthbench.evaluators import statistics
+from synthbench.models import blindness
+
+if TYPE_CHECKING:
+    from synthbench.data.faces import FaceSet
+    from synthbench.models.encoder import Encoder
+    from synthbench.plugin import Context
+
+TRIED = 64  # images, or people
+FEW = 50  # people, of whom an encoder learns to tell apart those alone
+ALIKE = 1.0  # d' below which an encoder cannot tell apart the people that it was trained on
+OTHERWISE = "Give a set of more people, or a checkpoint that somebody trained on many: `encoder: {weights: NAME}` in the protocol"
+
+
+def colours(folder: Path, networks: dict[str, Encoder]) -> None:
+    """Try the public `networks` on 50 genuine and 50 impostor pairs of photographs in `folder`: are their colours as declared?"""
+    from synthbench.data.pairs import open_pairs
+    from synthbench.models.checkpoints import check_colour
+
+    pairs = open_pairs(folder)
+    rows = np.concatenate([np.flatnonzero(pairs.same)[:50], np.flatnonzero(~pairs.same)[:50]])
+    left, right = (pairs.images.images(side[rows]) for side in (pairs.left, pairs.right))
+    for network in networks.values():
+        check_colour(network, left, right, torch.from_numpy(pairs.same[rows]))
+
+
+def sight(who: str, context: Context) -> float:
+    """Mean cosine, by the encoder, of images that a generator learns from with the same blurred to a quarter; warns where that is low."""
+    faces, encoder, side = context.faces, context.encoder, context.resolution // 4
+    images = faces.images(np.unique(np.linspace(0, len(faces) - 1, TRIED).astype(np.int64)))
+    with torch.inference_mode():
+        seen = blindness.sight(encoder, images, side)
+        if seen < blindness.LEAST:
+            console.warn(
+                f"encoder {encoder.name} hardly sees coarse images: blurred to {side} of {context.resolution} px, a face has cosine "
+                f"{seen:.2f} with itself, and {blindness.LEAST} only from {blindness.threshold(encoder, images)} px on. A loss on its "
+                f"embedding (L_SimMat, L_ID) cannot teach {who} identity before such detail is there. Better: an encoder trained on the "
+                "set itself, `encoder: {recipe: demo_encoder, seed: 1}` in a protocol of your own, or many more steps"
+            )
+    return seen
+
+
+def enough_people(name: str, faces: FaceSet) -> None:
+    """Warns before the protocol's network `name` is trained on a handful of people."""
+    if faces.identities < FEW:
+        console.warn(f"{name}: it is trained on {faces.identities} people, and will tell those apart and hardly anybody else. {OTHERWISE}")
+
+
+def separation(name: str, encoder: Encoder, faces: FaceSet) -> float | None:
+    """d' between images of one and of two people of the `faces` that `encoder` was trained on; warns where it is low.
+
+    None, and not a word, where nobody has two images.
+    """
+    first = [rows[:2] for person in range(faces.identities) if len(rows := np.flatnonzero(faces.identity == person)) > 1][:TRIED]
+    if len(first) < 2:
+        return None
+    left, right = (encoder.embed(faces.images(side)).cpu().numpy() for side in np.array(first).T)
+    cosine = left @ right.T
+    found = statistics.d_prime(np.diag(cosine), cosine[~np.eye(len(cosine), dtype=bool)])
+    if not found >= ALIKE:  # nan where all images are one
+        console.warn(
+            f"{name}: after its training it hardly tells apart the people that it was trained on (d' {found:.1f} of {len(first)} people). "
+            f"They look too alike, one person has several labels, or the recipe is too short. {OTHERWISE}"
+        )
+    return found
