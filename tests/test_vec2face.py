@@ -201,22 +201,35 @@ def test_mask_ratios_are_a_truncated_normal():
 # ----------------------------------------------------------------------------------------------------------------- losses
 
 
-def test_ssim_against_a_loop():
+def test_ssim_of_one_window_is_that_of_its_pixels():
+    """Wang et al. 2004 on pixels of 0 to 255, one window, by numpy's weighted mean and covariance; the mean over all windows of 14 px."""
     rng = np.random.default_rng(0)
-    x, y = rng.uniform(-1, 1, (2, 1, 14, 14))
+    x, y = rng.integers(0, 256, (2, 14, 14)).astype(float)
     y = 0.6 * x + 0.4 * y
     tap = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
-    window = np.outer(tap, tap) / tap.sum() ** 2
-    found = []
-    for i in range(4):
-        for j in range(4):
-            a, b = (image[0, i : i + 11, j : j + 11] for image in (x, y))
-            ma, mb = (window * a).sum(), (window * b).sum()
-            va, vb, cov = ((window * p * q).sum() - m * n for p, q, m, n in ((a, a, ma, ma), (b, b, mb, mb), (a, b, ma, mb)))
-            found.append((2 * ma * mb + 4e-4) * (2 * cov + 3.6e-3) / ((ma**2 + mb**2 + 4e-4) * (va + vb + 3.6e-3)))
-    value = perceptual.ssim(*(torch.from_numpy(image)[None].float() for image in (x, y)))
-    assert value.shape == (1,) and float(value) == pytest.approx(np.mean(found), abs=1e-5)
-    assert float(perceptual.ssim(value.expand(1, 1, 14, 14), value.expand(1, 1, 14, 14))) == pytest.approx(1)
+    weights, (c1, c2) = np.outer(tap, tap).flatten(), ((k * 255) ** 2 for k in (0.01, 0.03))
+
+    def wang(a, b):
+        (ma, mb), ((va, cov), (_, vb)) = np.average([a, b], axis=1, weights=weights), np.cov(a, b, ddof=0, aweights=weights)
+        return (2 * ma * mb + c1) * (2 * cov + c2) / ((ma**2 + mb**2 + c1) * (va + vb + c2))
+
+    def ours(*images):
+        return perceptual.ssim(*(torch.from_numpy(image / 127.5 - 1)[None, None] for image in images)).tolist()
+
+    one = wang(x[:11, :11].flatten(), y[:11, :11].flatten())
+    assert ours(x[:11, :11], y[:11, :11]) == pytest.approx([one], abs=1e-5)
+    windows = [wang(*(image[i : i + 11, j : j + 11].flatten() for image in (x, y))) for i in range(4) for j in range(4)]
+    assert ours(x, y) == pytest.approx([np.mean(windows)], abs=1e-5)
+    assert ours(x, x) == pytest.approx([1])
+
+
+def test_ssim_of_flat_greys():
+    """No structure: 2 a b / (a^2 + b^2) of brightness in [0, 1]. Two greys next to each other are alike, black and white are not."""
+    flat = torch.ones(1, 1, 11, 11)
+    shift = 2.5 / 127.5  # 2.5 of 255 levels
+    assert float(perceptual.ssim(flat * shift, flat * -shift)) == pytest.approx(0.9992, abs=1e-4)
+    assert float(perceptual.ssim(flat, -flat)) == pytest.approx(0, abs=2e-4)
+    assert float(perceptual.ssim(flat * 0, flat * -0.5)) == pytest.approx(2 * 0.5 * 0.25 / (0.25 + 0.0625), abs=1e-3)
 
 
 def test_perceptual_distance_against_a_loop():
