@@ -69,8 +69,8 @@ class LPIPS(nn.Module):
 def ssim(x: Tensor, y: Tensor) -> Tensor:
     """(B,) structural similarity of images (B, C, R, R) in [-1, 1], averaged over channels and places (Wang et al. 2004).
 
-    Gaussian window of 11 px with std 1.5, whole windows only, K1 = 0.01, K2 = 0.03. R is 11 at least. Brightness is compared as a ratio, and
-    so on a scale from 0 to 1: about a zero in the middle, a shade would be the opposite of its neighbour.
+    Gaussian window of 11 px with std 1.5, whole windows only, K1 = 0.01, K2 = 0.03. R is 11 at least. Brightness is compared as a ratio,
+    and so on a scale from 0 to 1: about a zero in the middle, a shade would be the opposite of its neighbour.
     """
     side = x.shape[-1]
     tap = torch.exp(-((torch.arange(11, device=x.device) - 5.0) ** 2) / (2 * 1.5**2))
