@@ -67,7 +67,7 @@ def test_the_full_size_is_stylegan2_ada_at_128_px():
     assert [round(sizes[name][1] / 1e9, 1) for name in ("generator", "discriminator")] == [
         11.3,
         11.7,
-    ]  # GMAC; the convolutions of the generator by hand: 11.25
+    ]  # GMAC; 11.25 of them by hand
 
 
 def test_nobody_new():

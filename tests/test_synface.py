@@ -71,7 +71,7 @@ def test_the_full_size():
     assert [round(sizes[name][1] / 1e9, 1) for name in ("generator", "discriminator")] == [
         11.3,
         11.7,
-    ]  # GMAC; the convolutions of the generator by hand: 11.25
+    ]  # GMAC; 11.25 of them by hand
 
 
 # ------------------------------------------------------------------------------------------------------------------- mixup

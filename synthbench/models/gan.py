@@ -2,8 +2,9 @@
 
 Mapping network, modulated convolutions with per-pixel noise, skip generator, residual discriminator with minibatch deviation, projection
 of the label (Miyato & Koyama, arXiv 1802.05637). Layers have the sizes of stylegan2-ada-pytorch and an equalised learning rate: weights
-are N(0, 1) and scaled when they are used. Enlarging is the paper's: a transposed convolution, then the filter [1, 3, 3, 1], with zeros beyond
-the edge. (Bilinear enlargement and then the convolution is the same inside, but four times the work, and in CUDA's deterministic mode slow.)
+are N(0, 1) and scaled when they are used. Enlarging is the paper's: a transposed convolution, then the filter [1, 3, 3, 1], with zeros
+beyond the edge. Bilinear enlargement before the convolution is the same inside, but four times the work, and slow where CUDA is asked to be
+deterministic.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def fit(images: Tensor, side: int) -> Tensor:
 
 
 def smoothing(channels: int, gain: float = 1.0) -> Tensor:
-    """(channels, 1, 4, 4): the filter [1, 3, 3, 1] in both directions, with sum `gain`. Enlarging takes 4: three of four pixels are zeros."""
+    """(channels, 1, 4, 4): the filter [1, 3, 3, 1] in both directions, with sum `gain`: 4 to enlarge, when three of four pixels are zeros."""
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
     return (gain * taps[:, None] * taps).expand(channels, 1, 4, 4).contiguous()
 
