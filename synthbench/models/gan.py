@@ -56,7 +56,7 @@ def fit(images: Tensor, side: int) -> Tensor:
 
 
 def smoothing(channels: int, gain: float = 1.0) -> Tensor:
-    """(channels, 1, 4, 4): the filter [1, 3, 3, 1] in both directions, with sum `gain`: 4 to enlarge, when three of four pixels are zeros."""
+    """(channels, 1, 4, 4): the filter [1, 3, 3, 1] in both directions, with sum `gain`: 4 where three of four pixels are zeros."""
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
     return (gain * taps[:, None] * taps).expand(channels, 1, 4, 4).contiguous()
 
