@@ -121,7 +121,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 
 def fp32(device: torch.device) -> AbstractContextManager[object]:
     """No autocast inside: for what bf16 would spoil."""
-    return torch.autocast("cuda", enabled=False) if device.type == "cuda" else nullcontext()
+    return torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext()
 
 
 def ready(module: nn.Module, device: torch.device) -> nn.Module:

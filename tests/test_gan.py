@@ -59,18 +59,35 @@ def test_styled_convolution_against_a_loop():
         torch.testing.assert_close(layer(x, w, noise)[i], (F.leaky_relu(y, 0.2) * math.sqrt(2))[0], atol=1e-5, rtol=1e-5)
 
 
-def test_enlarging_is_the_papers_filter_inside():
-    """Zeros between the pixels, the filter [1, 3, 3, 1], then the convolution."""
+def test_enlarging_is_the_papers():
+    """Zeros between the pixels and beyond the edge, the convolution, the filter [1, 3, 3, 1]; inside, bilinear and then the convolution."""
     torch.manual_seed(0)
     layer, x = StyledConv(2, 3, 4, up=True, noise=True), torch.randn(1, 2, 6, 6)
     w, noise = torch.randn(1, 4), torch.zeros(1, 1, 12, 12)
-    wide = torch.zeros(1, 2, 12, 12)
-    wide[:, :, ::2, ::2] = x
-    taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 4
-    wide = F.conv2d(F.pad(wide, (2, 1, 2, 1)), (taps[:, None] * taps).expand(2, 1, 4, 4), groups=2)
+    wide = torch.zeros(1, 2, 15, 15)
+    wide[:, :, 2:-2:2, 2:-2:2] = x
     plain = StyledConv(2, 3, 4, up=False, noise=True)
     plain.load_state_dict(layer.state_dict())
-    torch.testing.assert_close(layer(x, w, noise)[..., 3:-3, 3:-3], plain(wide, w, noise)[..., 3:-3, 3:-3])
+    style = layer.affine(w)[0]
+    weight = layer.weight * style[None, :, None, None]
+    weight = weight / weight.square().sum((1, 2, 3), keepdim=True).sqrt()
+    taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 4
+    smooth = F.conv2d(F.conv2d(wide, weight), (taps[:, None] * taps).expand(3, 1, 4, 4), padding=1, groups=3)
+    torch.testing.assert_close(layer(x, w, noise), F.leaky_relu(smooth, 0.2) * math.sqrt(2), atol=1e-5, rtol=1e-5)
+    bilinear = plain(F.interpolate(x, scale_factor=2, mode="bilinear"), w, noise)
+    torch.testing.assert_close(layer(x, w, noise)[..., 2:-2, 2:-2], bilinear[..., 2:-2, 2:-2], atol=1e-5, rtol=1e-5)
+
+
+def test_colours_are_enlarged_by_the_same_filter():
+    """The image of 8 px is that of 4 px, enlarged, when the colours of the second level are black."""
+    torch.manual_seed(0)
+    painter = Painter(TINY, 8, 4)
+    for colours in painter.to_rgb:
+        nn.init.zeros_(colours.weight), nn.init.zeros_(colours.bias)
+    painter.to_rgb[0].bias.data = torch.tensor([1.0, 2.0, 3.0])  # all pixels alike
+    image = painter(torch.randn(1, 4), torch.randn(1, painter.noise_size))[0]
+    edge = torch.tensor([0.75, *[1.0] * 6, 0.75])  # a quarter of the outermost pixels comes from beyond the edge, which is black
+    torch.testing.assert_close(image, torch.tensor([1.0, 2.0, 3.0])[:, None, None] * edge[:, None] * edge)
 
 
 @pytest.mark.parametrize("size", [1, 3])

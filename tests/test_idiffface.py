@@ -130,6 +130,21 @@ def test_untrained_network_predicts_zero_and_then_listens():
         torch.testing.assert_close(unet(z, t[:1], c), unet(z, t[:1].expand(2), c), atol=1e-5, rtol=1e-4)
 
 
+def test_the_projection_starts_small_and_tokens_are_brought_to_length_1():
+    """As in the authors' code: a plain dense layer, whose components GroupNorm enlarges behind each block's own projection."""
+    torch.manual_seed(0)
+    denoiser = Denoiser(Train(unet=Shape(components=64, groups=4)), 32, 512)
+    bound = 1 / math.sqrt(512)
+    assert 0.99 * bound < denoiser.project.weight.abs().max() <= bound and denoiser.project.bias.abs().max() <= bound
+    block = denoiser.unet.middle[0].attention
+    told = denoiser.context(torch.randn(3, 512))
+    assert told.abs().max() < 0.2
+    seen = []
+    block.cross.key.register_forward_hook(lambda layer, given, found: seen.append(given[0]))
+    block(torch.randn(3, 96 * 8, 4, 4), told)
+    torch.testing.assert_close(seen[0].square().mean((1, 2)), torch.ones(3), atol=0.05, rtol=0)
+
+
 def test_attention_against_a_loop():
     torch.manual_seed(0)
     layer = context_unet.Attention(8, 5, heads=2)

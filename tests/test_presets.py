@@ -12,6 +12,7 @@ import torch
 from synthbench import registry, testing
 from synthbench.config import config_names, parse_set
 from synthbench.inventory import describe, listing
+from synthbench.models.size import count
 from synthbench.pipeline import run
 from synthbench.pipeline.job import Job, load_generator
 from synthbench.pipeline.request import read
@@ -51,6 +52,19 @@ def test_id3pm_is_cemiface_at_m_1_and_shares_its_training(tmp_path: Path) -> Non
     assert one["train"] == two["train"] and one["enroll"] == two["enroll"] and one["generate"] != two["generate"]
     assert two == keys(job("cemiface", tmp_path, "sample.m=1.0"))
     assert "id3pm" in preset.generator_steps(0)[0].work
+
+
+def test_small_vigface_is_a_day_and_not_two_months() -> None:
+    """Stage 2 under protocol paper: three forward passes a step, a GPU at 300 TFLOP/s."""
+    hours = {}
+    for name in ("vigface", "vigface_small"):
+        generator = load_generator(name, load_protocol("paper"))
+        train = generator.config.train
+        with torch.device("meta"):
+            denoiser, inputs = generator.networks(112, 512)["denoiser"]
+            macs = count(denoiser, *inputs)[1]
+        hours[name] = 6 * macs * train.steps * train.batch_size / 300e12 / 3600
+    assert hours["vigface"] > 1000 and hours["vigface_small"] < 6
 
 
 def test_every_shipped_preset_changes_something_and_says_what_it_is() -> None:

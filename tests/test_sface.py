@@ -64,7 +64,10 @@ def test_the_full_size_is_stylegan2_ada_at_128_px():
     projection = 512 * 513 - 513 + 8 * 262656 + CASIA * 512
     assert sizes["discriminator"][0] == plain + projection
     assert sizes["generator"][0] == 28_624_285 and sizes["discriminator"][0] == 31_658_624  # what the YAML says
-    assert [round(sizes[name][1] / 1e9, 1) for name in ("generator", "discriminator")] == [20.9, 11.7]  # GMAC
+    assert [round(sizes[name][1] / 1e9, 1) for name in ("generator", "discriminator")] == [
+        11.3,
+        11.7,
+    ]  # GMAC; 11.25 of them by hand
 
 
 def test_nobody_new():

@@ -68,7 +68,10 @@ def test_the_full_size():
     convs = 7 * 2622465 + 1442561 + 721409 + 426369 + 213249
     assert sizes["generator"][0] == 8192 + convs + 4 * 264195 + 132099 + 66051 + 512 * 286 + 512 + 262656
     assert sizes["discriminator"][0] == 24001089 - 118976 - 256 + 512
-    assert [round(sizes[name][1] / 1e9, 1) for name in ("generator", "discriminator")] == [20.9, 11.7]  # GMAC
+    assert [round(sizes[name][1] / 1e9, 1) for name in ("generator", "discriminator")] == [
+        11.3,
+        11.7,
+    ]  # GMAC; 11.25 of them by hand
 
 
 # ------------------------------------------------------------------------------------------------------------------- mixup

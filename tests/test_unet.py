@@ -5,6 +5,7 @@ import torch
 from pydantic import ValidationError
 from torch.nn import functional as F
 
+from synthbench.models import context_unet, vit
 from synthbench.models.unet import Attention, Shape, UNet, cost
 from synthbench.types import UserError
 
@@ -53,6 +54,52 @@ def test_condition_time_and_gradients_reach_the_output(patch):
         assert not torch.allclose(y, unet(x, t.flip(0), unet.condition(tokens)), atol=1e-4)
         assert not torch.allclose(y, unet(x, t, unet.condition(tokens.flip(1) * 2)), atol=1e-5)
         assert not torch.allclose(y, unet(x, t, unet.condition(tokens), extra=torch.randn(2, 64)), atol=1e-4)
+
+
+def context_unet_and_told():
+    shape = context_unet.Shape(
+        channels=8, multipliers=(1, 2), layers=1, attention_levels=(1,), head_width=4, groups=4, components=8, tokens=3
+    )
+    return context_unet.ContextUNet(shape, 16, 3), torch.randn(2, 8)
+
+
+def transformer_and_told(kind):
+    return vit.ViT(vit.Shape(kind=kind, width=16, depth=2, heads=2, patch=4), 16, 6), torch.randn(2, 6)
+
+
+def unet_and_told(patch):
+    unet = small(patch=patch)
+    return unet, unet.condition(torch.randn(2, 2, 8))
+
+
+@pytest.mark.parametrize(
+    ("make", "first", "last"),
+    [
+        (lambda: unet_and_told(1), "stem", "out"),
+        (lambda: unet_and_told(2), "stem", "out"),
+        (context_unet_and_told, "stem", "out"),
+        (lambda: transformer_and_told("uvit"), "stem", "smooth"),
+        (lambda: transformer_and_told("dit"), "stem", "out"),
+    ],
+    ids=["unet", "patches", "context", "uvit", "dit"],
+)
+def test_the_last_layer_is_fp32_in_autocast(make, first, last):
+    """bf16 has 8 digits: its rounding alone is 0.2 % of the output. Autocast is at work elsewhere, and gradients flow."""
+    torch.manual_seed(0)
+    network, told = make()
+    wake(network)
+    seen = {}
+    for name in (first, last):
+        getattr(network, name).register_forward_hook(lambda layer, given, found, name=name: seen.update({name: (layer, *given, found)}))
+    with torch.autocast("cpu", torch.bfloat16):
+        y = network(torch.randn(2, 3, 16, 16), torch.tensor([10, 900]), told)
+    assert seen[first][2].dtype == torch.bfloat16
+    layer, given, found = seen[last]
+    assert y.dtype == given.dtype == found.dtype == torch.float32
+    torch.testing.assert_close(found, layer(given), atol=1e-6, rtol=1e-5)
+    assert not torch.equal(given, given.bfloat16().float())  # nor did what it is given go through bf16
+    y.sum().backward()
+    assert layer.weight.grad.dtype == torch.float32 and layer.weight.grad.any()
 
 
 def test_one_time_for_the_batch_is_the_same_as_one_each():

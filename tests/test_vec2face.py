@@ -1,5 +1,6 @@
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,6 @@ from synthbench.models import fmae, perceptual
 from synthbench.models.encoder import Encoder
 from synthbench.models.encoder import build as backbone
 from synthbench.models.size import count
-from synthbench.seeds import torch_generator
 from synthbench.testing.world import rendered
 from synthbench.types import DataMissing, Slot, UserError, Volume
 
@@ -129,7 +129,31 @@ def test_full_size():
     assert sum(p.numel() for p in network.painter.parameters()) == painter
     parameters, macs = found["fMAE"]
     assert parameters == pytest.approx(173.59e6, abs=1e4) and 2 * macs == pytest.approx(49.35e9, abs=1e8)
-    assert found["discriminator"][0] == pytest.approx(9.0e6, abs=1e4) and 2 * found["discriminator"][1] == pytest.approx(8.38e9, abs=1e7)
+
+    critic = conv(3, 32, 3) + conv(3, 16, 7) + conv(3, 16, 15) + conv(512, 512, 1) + conv(512, 1, 4)
+    for before, after in ((64, 128), (128, 256), (256, 512)):  # with two norms, and one convolution in the residual block
+        critic += conv(before, after, 4) + 2 * 2 * after + conv(after, after)
+    assert found["discriminator"][0] == critic
+
+
+def test_the_discriminators_block_is_one_convolution_beside_what_came_in():
+    torch.manual_seed(0)
+    block, x = fmae.Residual(16), torch.randn(2, 16, 4, 4)
+    part = x.view(2, 8, -1)  # the groups of the norm
+    normed = ((part - part.mean(2, keepdim=True)) / (part.var(2, keepdim=True, correction=0) + 1e-5).sqrt()).view_as(x)
+    expected = x + F.conv2d(torch.where(normed > 0, normed, 0.1 * normed), block.conv.weight, block.conv.bias, padding=1)
+    torch.testing.assert_close(block(x), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_every_dense_layer_starts_as_in_the_authors_code():
+    """Uniform in +-sqrt(6 / (inputs + outputs)), and no bias: rows of the expanded feature are multiples of e."""
+    torch.manual_seed(0)
+    network = fmae.FeatureMAE(SHAPE, R, DIM)
+    layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    assert len(layers) == 2 * 4 + 4
+    for layer in layers:
+        bound = math.sqrt(6 / sum(layer.weight.shape))
+        assert layer.bias.abs().max() == 0 and 0.8 * bound < layer.weight.abs().max() <= bound * 1.0001
 
 
 def test_rows_are_the_expanded_feature_and_masked_ones_are_e():
@@ -201,22 +225,35 @@ def test_mask_ratios_are_a_truncated_normal():
 # ----------------------------------------------------------------------------------------------------------------- losses
 
 
-def test_ssim_against_a_loop():
+def test_ssim_of_one_window_is_that_of_its_pixels():
+    """Wang et al. 2004 on pixels of 0 to 255, one window, by numpy's weighted mean and covariance; the mean over all windows of 14 px."""
     rng = np.random.default_rng(0)
-    x, y = rng.uniform(-1, 1, (2, 1, 14, 14))
+    x, y = rng.integers(0, 256, (2, 14, 14)).astype(float)
     y = 0.6 * x + 0.4 * y
     tap = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
-    window = np.outer(tap, tap) / tap.sum() ** 2
-    found = []
-    for i in range(4):
-        for j in range(4):
-            a, b = (image[0, i : i + 11, j : j + 11] for image in (x, y))
-            ma, mb = (window * a).sum(), (window * b).sum()
-            va, vb, cov = ((window * p * q).sum() - m * n for p, q, m, n in ((a, a, ma, ma), (b, b, mb, mb), (a, b, ma, mb)))
-            found.append((2 * ma * mb + 4e-4) * (2 * cov + 3.6e-3) / ((ma**2 + mb**2 + 4e-4) * (va + vb + 3.6e-3)))
-    value = perceptual.ssim(*(torch.from_numpy(image)[None].float() for image in (x, y)))
-    assert value.shape == (1,) and float(value) == pytest.approx(np.mean(found), abs=1e-5)
-    assert float(perceptual.ssim(value.expand(1, 1, 14, 14), value.expand(1, 1, 14, 14))) == pytest.approx(1)
+    weights, (c1, c2) = np.outer(tap, tap).flatten(), ((k * 255) ** 2 for k in (0.01, 0.03))
+
+    def wang(a, b):
+        (ma, mb), ((va, cov), (_, vb)) = np.average([a, b], axis=1, weights=weights), np.cov(a, b, ddof=0, aweights=weights)
+        return (2 * ma * mb + c1) * (2 * cov + c2) / ((ma**2 + mb**2 + c1) * (va + vb + c2))
+
+    def ours(*images):
+        return perceptual.ssim(*(torch.from_numpy(image / 127.5 - 1)[None, None] for image in images)).tolist()
+
+    one = wang(x[:11, :11].flatten(), y[:11, :11].flatten())
+    assert ours(x[:11, :11], y[:11, :11]) == pytest.approx([one], abs=1e-5)
+    windows = [wang(*(image[i : i + 11, j : j + 11].flatten() for image in (x, y))) for i in range(4) for j in range(4)]
+    assert ours(x, y) == pytest.approx([np.mean(windows)], abs=1e-5)
+    assert ours(x, x) == pytest.approx([1])
+
+
+def test_ssim_of_flat_greys():
+    """No structure: 2 a b / (a^2 + b^2) of brightness in [0, 1]. Two greys next to each other are alike, black and white are not."""
+    flat = torch.ones(1, 1, 11, 11)
+    shift = 2.5 / 127.5  # 2.5 of 255 levels
+    assert float(perceptual.ssim(flat * shift, flat * -shift)) == pytest.approx(0.9992, abs=1e-4)
+    assert float(perceptual.ssim(flat, -flat)) == pytest.approx(0, abs=2e-4)
+    assert float(perceptual.ssim(flat * 0, flat * -0.5)) == pytest.approx(2 * 0.5 * 0.25 / (0.25 + 0.0625), abs=1e-3)
 
 
 def test_perceptual_distance_against_a_loop():
@@ -282,7 +319,8 @@ def test_the_loss_is_the_sum_of_its_parts(faces, encoder):
     found = {name: value.item() for name, value in vec2face.objective(network, Frozen(encoder, None), None, batch, train).items()}
     painted, tokens, target = network(batch.feature, batch.scores, batch.ratio, 0.5, 9)
     assert found["mse"] == pytest.approx(float(F.mse_loss(painted, batch.x)), abs=1e-5)
-    assert found["token"] == pytest.approx(float(F.mse_loss(tokens, target)), abs=1e-5)
+    rows = [((tokens[b, row] - target[b, row]) ** 2).mean() for b in range(4) for row in range(1, 17)]  # without position 0
+    assert found["token"] == pytest.approx(float(torch.stack(rows).mean()), abs=1e-5)
     assert found["similarity"] == pytest.approx(float(F.cosine_similarity(encoder(painted), batch.feature).mean()), abs=1e-5)
     assert found["perceptual"] == pytest.approx(float(perceptual.distance(encoder.maps(painted), encoder.maps(batch.x)).mean()), abs=1e-4)
     parts = found["mse"] + 0.2 * found["perceptual"] + 0.1 * (1 - found["ssim"]) + 0.7 * found["token"] + 1.3 * (1 - found["similarity"])
@@ -334,6 +372,22 @@ def test_a_killed_training_goes_on_bit_for_bit(tmp_path, faces, encoder, monkeyp
     assert ["discriminator" in row for row in lines(tmp_path / "cut")] == [False] * 3 + [True] * 3
 
 
+def test_the_discriminators_rate_is_constant(tmp_path, faces, encoder, monkeypatch):
+    """It joins when the autoencoder's rate has almost come down to nothing."""
+    rates = {}
+
+    def learn(self, objective, batch, step, whole=False):
+        found = plain(self, objective, batch, step, whole)
+        rates.setdefault(type(self.network).__name__, []).append(self.optimizers["optimizer"].param_groups[0]["lr"])
+        return found
+
+    plain = vec2face.loop.Learner.learn
+    monkeypatch.setattr(vec2face.loop.Learner, "learn", learn)
+    vec2face.train(settings(adversarial_from=0.5, warmup=2), context(tmp_path, faces, encoder))
+    assert rates["Discriminator"] == [2e-3] * 3
+    assert rates["FeatureMAE"] == pytest.approx([1e-3, 2e-3] + [1e-3 * (1 + math.cos(math.pi * k / 4)) for k in range(4)])
+
+
 def test_an_encoder_without_gradients_or_maps_is_refused(tmp_path, faces):
     blind = Encoder(backbone({"family": "small", "width": 8}, R, DIM), resolution=R, dim=DIM, differentiable=False, name="blind")
     with pytest.raises(UserError, match="blind"):
@@ -383,35 +437,52 @@ def test_vectors_have_mean_and_covariance_of_the_identities(faces, encoder, trai
         vec2face.distribution(Enroll(), network, context(tmp_path, lonely, encoder))
 
 
-def test_attrop_brings_images_nearer_and_stops_at_its_cap(trained, tmp_path, faces, encoder, monkeypatch):
-    generator, inputs = trained
-    ctx = context(tmp_path, faces, encoder, inputs=inputs)
-    network = vec2face.load(generator.config.train, ctx)
-    torch.manual_seed(0)
-    vectors = torch.randn(5, DIM) * network.scale
-    config = Config(train=generator.config.train, enroll=Enroll(attrop_steps=25, quality=0.0))
-    streams = [torch_generator(ctx.seed, "attrop", 0, row) for row in range(5)]
-    mask = fmae.masks(streams, network.rows, config.sample.mask, ctx.device)  # those that AttrOP looks through
+def turned(degrees):
+    """(DIM, DIM) that turns every vector by an angle and keeps its length."""
+    quarter = torch.kron(torch.eye(DIM // 2), torch.tensor([[0.0, -1.0], [1.0, 0.0]]))
+    return math.cos(math.radians(degrees)) * torch.eye(DIM) + math.sin(math.radians(degrees)) * quarter
 
-    def away(v):
-        with torch.no_grad():
-            return 1 - F.cosine_similarity(encoder(fmae.paint(network, v, *mask)), vectors)
 
-    moved, met = vec2face.optimized(vectors, 0, network, config, ctx)
-    assert away(moved).mean() < away(vectors).mean() - 0.02 or met.all()
-    assert met.any() and (away(moved)[met] < 0.301).all() and moved.shape == vectors.shape
-    untouched, none = vec2face.optimized(vectors, 0, network, Config(enroll=Enroll(attrop_steps=0)), ctx)
-    assert torch.equal(untouched, vectors) and not none.any()
+@pytest.fixture
+def attrop(faces, tmp_path, monkeypatch):
+    """AttrOP without chance: the feature of the painted image is the vector, turned by `degrees`."""
+    monkeypatch.setattr(vec2face.fmae, "paint", lambda network, v, *mask: F.pad(v, (0, 3 * R * R - DIM)).view(-1, 3, R, R))
+    network = SimpleNamespace(rows=16, scale=torch.tensor(2.0), norm=torch.tensor(10.0))
 
-    def length(v):
-        with torch.no_grad():
-            return encoder(fmae.paint(network, v, *mask)).norm(dim=1)
+    def run(vectors, degrees, **change):
+        layer = nn.Linear(3 * R * R, DIM, bias=False)
+        layer.weight.data = F.pad(turned(degrees), (0, 3 * R * R - DIM))
+        found = Encoder(nn.Sequential(nn.Flatten(), layer), resolution=R, dim=DIM, name="turning")
+        return vec2face.optimized(vectors, 0, network, Config(enroll=Enroll(**change)), context(tmp_path, faces, found))
 
-    never = Config(train=generator.config.train, enroll=Enroll(attrop_steps=2, quality=1e6))
-    assert not vec2face.optimized(vectors, 0, network, never, ctx)[1].any()
-    monkeypatch.setattr(vec2face, "QUALITY", 1e5)  # so that quality, the length of E_id's feature, is what is bettered
-    longer = Config(train=generator.config.train, enroll=Enroll(attrop_steps=25, quality=1e6))
-    assert (length(vec2face.optimized(vectors, 0, network, longer, ctx)[0]) > 1.05 * length(vectors)).all()
+    return run
+
+
+def test_attrop_moves_a_vector_until_its_image_is_near_and_no_further(attrop):
+    """Near enough is a cosine of 0.7: an image that is 60 degrees away comes to 45.6, and one at 45 degrees stays where it is."""
+    vectors = torch.randn(5, DIM, generator=torch.Generator().manual_seed(0))
+    moved, met = attrop(vectors, 60, attrop_lr=0.02, quality=0.0)
+    angle = torch.rad2deg(F.cosine_similarity(moved @ turned(60).T, vectors).acos())
+    assert met.all() and (angle < 45.6).all() and (angle > 40).all()
+    for degrees, steps in ((45, 30), (60, 0)):
+        moved, met = attrop(vectors, degrees, attrop_steps=steps, quality=0.0)
+        assert torch.equal(moved, vectors) and met.tolist() == [steps > 0] * 5
+
+
+def test_attrop_stops_at_its_cap(attrop):
+    """Of two looks at the image one step of Adam lies between: attrop_lr times the scale of 2, up or down, in every element."""
+    vectors = torch.randn(5, DIM, generator=torch.Generator().manual_seed(0))
+    moved, met = attrop(vectors, 60, attrop_steps=2, attrop_lr=0.02, quality=0.0)
+    assert not met.any()
+    torch.testing.assert_close((moved - vectors).abs(), torch.full_like(vectors, 0.04), atol=1e-4, rtol=0)
+
+
+def test_attrop_lengthens_what_is_too_short(attrop):
+    """Quality is the length over the mean of the training set, 10 here, and enough when 1 of QUALITY = 27 is lacking."""
+    vectors = F.normalize(torch.randn(2, DIM, generator=torch.Generator().manual_seed(0)), dim=1) * torch.tensor([[9.7], [5.0]])
+    moved, met = attrop(vectors, 0)
+    assert met.all() and torch.equal(moved[0], vectors[0])
+    assert 10 * 26 / 27 <= moved[1].norm() < 11 and F.cosine_similarity(moved[1], vectors[1], dim=0) > 0.7
 
 
 # --------------------------------------------------------------------------------------------------------------- sampling
@@ -454,7 +525,7 @@ def test_variation_comes_from_the_noise_and_not_from_the_mask(trained, tmp_path,
     """Spec K (i): two masks change the feature of the image far less than noise of sigma 0.3 on the vector does."""
     generator, inputs = trained
     network = vec2face.load(generator.config.train, context(tmp_path, faces, encoder, inputs=inputs))
-    mask = Sample().mask
+    mask = fmae.Mask()  # as in training: after so few steps other masks are new to the network
     torch.manual_seed(0)
     with torch.no_grad():
         v = encoder(faces.images(slice(None)).float() / 127.5 - 1)
@@ -462,4 +533,4 @@ def test_variation_comes_from_the_noise_and_not_from_the_mask(trained, tmp_path,
         one, other = ((torch.rand(48, 16), mask.ratio(torch.rand(48)), mask.low) for _ in range(2))
         base, masked, moved = (encoder(fmae.paint(network, *given)) for given in ((v, *one), (v, *other), (noisy, *one)))
     by_mask, by_noise = ((1 - F.cosine_similarity(base, x)).mean() for x in (masked, moved))
-    assert by_noise > 3 * by_mask and by_noise > 0.01
+    assert by_noise > 2 * by_mask and by_noise > 0.01

@@ -94,8 +94,7 @@ class Denoiser(nn.Module):
     def __init__(self, train: Train, side: int, dim: int) -> None:
         super().__init__()
         self.cpd = train.cpd
-        self.project = nn.Linear(dim, train.unet.components)
-        nn.init.normal_(self.project.weight)  # a unit vector gives components of variance 1
+        self.project = nn.Linear(dim, train.unet.components)  # as it is made by default: components are small until the tokens' GroupNorm
         self.empty = nn.Parameter(torch.randn(train.unet.components)) if train.empty else None
         self.unet = ContextUNet(train.unet, side, train.autoencoder.latents)
 
@@ -123,7 +122,7 @@ class IDiffFace(inquiries.ByInquiry[Config]):
     """Faces of an identity vector: latent diffusion with partial dropout of the context; IDperturb and guidance as options."""
 
     Config = Config
-    version = 1
+    version = 2  # 2: the projection starts as in the authors' code
     traits = Traits(
         paper="IDiff-Face: Synthetic-based Face Recognition through Fizzy Identity-Conditioned Diffusion Models, arXiv 2308.04995",
         licence="the authors' code is CC BY-NC-SA 4.0; this is an independent implementation",

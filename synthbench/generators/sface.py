@@ -45,7 +45,7 @@ class SFace(Generator[Config]):
     """SFace-style: the people of the real set painted anew by a class-conditional GAN (StyleGAN2 with label projection)."""
 
     Config = Config
-    version = 1
+    version = 2  # 2: enlarging as in StyleGAN2 at the edge too
     traits = Traits(
         paper="SFace: Privacy-friendly and Accurate Face Recognition using Synthetic Data, arXiv 2206.10520",
         licence="an independent implementation; StyleGAN2-ADA's code, which is not free for commerce, is not used",

@@ -3,7 +3,9 @@
 Sun et al., arXiv 2409.18876: CASIA-WebFace divided into five groups of about 100,000 images by the cosine of each image to the centre
 of its identity; a recognizer trained on the middle group was the best. Here the images of an identity, from the most alike to the least,
 are dealt to the groups in equal parts, so that every group has the same identities and as many images, and only the similarity differs.
-Whether the paper divides each identity or the whole set is not said in what we have; `divide: set` is the other reading.
+Differs from the paper: its centres are the weights that a classifier (AdaFace) learnt for its identities, here they are mean embeddings, so
+that any encoder will do; and it seems to divide the whole set, which is `divide: set`, where one identity may lie in group 1 and another in
+group 5. What we have of the paper does not say so outright.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ class SynFace(Generator[Config]):
     """SynFace-style (no 3DMM): a GAN with separate identity and attribute codes, identities mixed, soft labels."""
 
     Config = Config
-    version = 1
+    version = 2  # 2: enlarging as in StyleGAN2 at the edge too
     traits = Traits(
         paper="SynFace: Face Recognition with Synthetic Data, arXiv 2108.07960 (its GAN: DiscoFaceGAN, arXiv 2004.11660)",
         licence="an independent implementation; the code of SynFace and of DiscoFaceGAN is not used",

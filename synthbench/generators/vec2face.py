@@ -47,7 +47,7 @@ class Train(loop.Optimization, loop.Unlabelled):
     )
     perceptual_weight: float = Field(0.2, ge=0, description="code; 0.1 x (2 LPIPS)")
     ssim_weight: float = Field(0.1, ge=0, description="code; of 1 - SSIM")
-    token_weight: float = Field(1.0, ge=0, description="code; the decoder's tokens against the rows before masking")
+    token_weight: float = Field(1.0, ge=0, description="code; the decoder's rows against those before masking")
     identity_weight: float = Field(1.0, ge=0, description="of 1 - cos(E_id(image), feature)")
     adversarial_weight: float = Field(0.8, ge=0, description="code; times VQGAN's adaptive weight")
     adversarial_from: float = Field(0.8, ge=0, le=1, description="share of the training after which the discriminator joins; 1: never")
@@ -55,10 +55,10 @@ class Train(loop.Optimization, loop.Unlabelled):
     epochs: float = Field(100, gt=0)
     batch_size: int = Field(128, ge=1)
     lr: float = Field(4.57e-5, gt=0)
-    lr_schedule: loop.LrSchedule = "cosine"
+    lr_schedule: loop.LrSchedule = Field("cosine", description="and warmup: of the autoencoder; the discriminator's rate is constant")
     warmup: loop.Warmup = 0.05
     betas: tuple[loop.Beta, loop.Beta] = (0.9, 0.99)
-    weight_decay: float = Field(0.05, ge=0)
+    weight_decay: float = Field(0.01, ge=0, description="code: what PyTorch's AdamW does by itself")
     max_norm: float = Field(2.0, ge=0)
     ema_limit: float = Field(0.0, ge=0, lt=1, description="highest decay of the weight average; 0: none, as in the paper")
 
@@ -125,7 +125,7 @@ def objective(network: fmae.FeatureMAE, frozen: Frozen, critic: nn.Module | None
     painted = painted.float()
     mse = (painted - x).square().mean()
     structure = 1 - perceptual.ssim(painted, x).mean()
-    token = (tokens.float() - target.float()).square().mean()
+    token = (tokens.float() - target.float())[:, 1:].square().mean()  # position 0, e itself, is not asked for
     found, looks = recognized(frozen, painted, x)
     identity = 1 - F.cosine_similarity(found.float(), feature).mean()
     image = mse + settings.perceptual_weight * looks + settings.ssim_weight * structure
@@ -164,7 +164,7 @@ class Vec2Face(Generator[Config]):
     """Faces painted from perturbed face-recognition features by a masked autoencoder."""
 
     Config = Config
-    version = 1
+    version = 2  # 2: SSIM, initial weights, discriminator and its learning rate, weight decay as in the authors' code
     traits = Traits(
         paper="Vec2Face: Scaling Face Dataset Generation with Loosely Constrained Vectors, arXiv 2409.02979",
         licence="paper CC BY 4.0; this is an independent implementation",
@@ -267,7 +267,8 @@ def train(settings: Train, context: Context) -> None:
     network.scale.fill_(features.std() / SPREAD)
     network.norm.fill_(features.norm(dim=1).mean())
     learner = loop.Learner(network, settings, device)
-    critic = loop.Learner(fmae.Discriminator(settings.discriminator_channels), settings, device)
+    constant = settings.model_copy(update={"lr_schedule": "constant", "warmup": 0})
+    critic = loop.Learner(fmae.Discriminator(settings.discriminator_channels), constant, device)
     state = learner.state | {f"critic {name}": part for name, part in critic.state.items()}
 
     def update(step: loop.Step) -> loop.Losses:

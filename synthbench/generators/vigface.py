@@ -65,7 +65,9 @@ class Train(denoising.Train):
         "image", description="the embedding of each image (v1), or its person's prototype (v3)"
     )
     drop: float = Field(0.1, ge=0, lt=1, description="share of images whose condition is set to zero, for guidance")
-    feature_weight: float = Field(1.0, ge=0, description="lambda of Eq. 8; open: not published")
+    feature_weight: float = Field(
+        0.05, ge=0, description="open: lambda of Eq. 8, not published, which sums over pixels: 3 R^2 times this, for here they are averaged"
+    )
     feature_every: int = Field(1, ge=1, description="the feature distance on every n-th image of a batch; on a CPU the recognizer is dear")
     clip_x0: bool = Field(True, description="open: clip the estimate of x_0 to [-1, 1] before the recognizer")
     schedule: process.Schedule = "cosine"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from synthbench.config import Settings
+from synthbench.device import fp32
 from synthbench.models.attention import attended, split, zero
 from synthbench.types import UserError
 
@@ -97,7 +98,8 @@ class ContextUNet(nn.Module):
             x = layer(x, emb, context)
         for layer in self.up:
             x = layer(torch.cat([x, skips.pop()], dim=1), emb, context) if isinstance(layer, Block) else layer(x)
-        return self.out(F.silu(self.norm(x)))
+        with fp32(x.device):  # the rounding of bf16 is noise, which sampling divides by sqrt(abar)
+            return self.out(F.silu(self.norm(x.float())))
 
 
 class Block(nn.Module):

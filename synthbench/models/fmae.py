@@ -136,13 +136,12 @@ class FeatureMAE(nn.Module):
         self.decoder = nn.ModuleList(Block(width, shape.decoder_heads, shape.mlp_ratio) for _ in range(shape.decoder_depth))
         self.latent = nn.Linear(width, shape.latent)
         self.painter = Painter(shape)
-        for part in (self.encoder, self.decoder, self.between, self.latent):
-            for module in part.modules():
-                if isinstance(module, nn.Linear):
-                    nn.init.trunc_normal_(module.weight, std=0.02)
-                    nn.init.zeros_(module.bias)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
         for place in self.places:
-            nn.init.trunc_normal_(place, std=0.02)
+            nn.init.normal_(place, std=0.02)
 
     def forward(self, feature: Tensor, scores: Tensor, ratio: Tensor, low: float, seed: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """-> (images (B, 3, R, R), not clipped; decoder tokens (B, 1 + rows, width); their targets, detached).
@@ -212,25 +211,31 @@ class Painter(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images (B, 3, R, R) -> logits of patches (B, 1, h, w). The split of the first layer's channels over its kernels is ours."""
+    """Images (B, 3, R, R) -> logits of patches (B, 1, h, w). The border of the last convolution is ours, for faces below 32 px."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         kernels = {3: channels // 2, 7: channels // 4, 15: channels // 4}
         self.stem = nn.ModuleList(nn.Conv2d(3, width, size, padding=size // 2) for size, width in kernels.items())
-        residual: dict[str, Any] = {"temb_channels": None, "groups": 8}
         layers: list[nn.Module] = []
-        for width in (channels, 2 * channels, 4 * channels):
-            layers += [nn.Conv2d(width, 2 * width, 4, stride=2, padding=1), nn.LeakyReLU(0.1), nn.GroupNorm(8, 2 * width)]
-            layers += [ResnetBlock2D(in_channels=2 * width, **residual)]
-        layers += [nn.Conv2d(8 * channels, channels, 1), nn.LeakyReLU(0.1), nn.Conv2d(channels, 1, 4, padding=1)]
-        self.layers = nn.ModuleList(layers)
+        for width in (2 * channels, 4 * channels, 8 * channels):
+            layers += [nn.Conv2d(width // 2, width, 4, stride=2, padding=1), nn.LeakyReLU(0.1), nn.GroupNorm(8, width), Residual(width)]
+        layers += [nn.Conv2d(8 * channels, 8 * channels, 1), nn.LeakyReLU(0.1), nn.Conv2d(8 * channels, 1, 4, padding=1)]
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.leaky_relu(torch.cat([conv(x) for conv in self.stem], 1), 0.1)
-        for layer in self.layers:
-            x = layer(x, None) if isinstance(layer, ResnetBlock2D) else layer(x)
-        return x
+        return self.layers(F.leaky_relu(torch.cat([conv(x) for conv in self.stem], 1), 0.1))
+
+
+class Residual(nn.Module):
+    """The discriminator's: norm, leaky ReLU and one convolution, added to what came in."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm, self.conv = nn.GroupNorm(8, width), nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(F.leaky_relu(self.norm(x), 0.1))
 
 
 def adaptive(image: Tensor, fooled: Tensor, last: Tensor) -> Tensor:

@@ -2,8 +2,9 @@
 
 Mapping network, modulated convolutions with per-pixel noise, skip generator, residual discriminator with minibatch deviation, projection
 of the label (Miyato & Koyama, arXiv 1802.05637). Layers have the sizes of stylegan2-ada-pytorch and an equalised learning rate: weights
-are N(0, 1) and scaled when they are used. Enlarging is bilinear before the convolution, which is the paper's transposed convolution
-with the filter [1, 3, 3, 1] but for the border.
+are N(0, 1) and scaled when they are used. Enlarging is the paper's: a transposed convolution, then the filter [1, 3, 3, 1], with zeros
+beyond the edge. Bilinear enlargement before the convolution is the same inside, but four times the work, and slow where CUDA is asked to be
+deterministic.
 """
 
 from __future__ import annotations
@@ -54,6 +55,12 @@ def fit(images: Tensor, side: int) -> Tensor:
     return F.interpolate(images, (side, side), mode="bilinear", align_corners=False, antialias=images.shape[-1] > side)
 
 
+def smoothing(channels: int, gain: float = 1.0) -> Tensor:
+    """(channels, 1, 4, 4): the filter [1, 3, 3, 1] in both directions, with sum `gain`: 4 where three of four pixels are zeros."""
+    taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+    return (gain * taps[:, None] * taps).expand(channels, 1, 4, 4).contiguous()
+
+
 class Linear(nn.Module):
     """A dense layer with equalised learning rate, times `rate`, and leaky ReLU if `leaky`; the bias starts at `start`."""
 
@@ -80,8 +87,7 @@ class Conv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs)) if leaky else None
         self.gain, self.down = (GAIN if leaky else 1.0) / math.sqrt(inputs * size * size), down
         if down:
-            taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
-            self.register_buffer("kernel", (taps[:, None] * taps).expand(inputs, 1, 4, 4).contiguous(), persistent=False)
+            self.register_buffer("kernel", smoothing(inputs), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         size = self.weight.shape[2]
@@ -119,6 +125,8 @@ class Mapping(nn.Module):
 class StyledConv(nn.Module):
     """A 3 x 3 convolution whose input channels are scaled by a style of w, its output brought back to variance 1, noise, leaky ReLU."""
 
+    kernel: Tensor
+
     def __init__(self, inputs: int, outputs: int, latent: int, up: bool, noise: bool) -> None:
         super().__init__()
         self.affine = Linear(latent, inputs, start=1.0)
@@ -126,15 +134,19 @@ class StyledConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.strength = nn.Parameter(torch.zeros(())) if noise else None
         self.up = up
+        if up:
+            self.register_buffer("kernel", smoothing(outputs, 4), persistent=False)
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor) -> Tensor:
         """x (B, inputs, s, s), w (B, latent), noise (B, 1, s', s'), if any -> (B, outputs, s', s')."""
         style = self.affine(w)
         norm = GAIN * (style.square() @ self.weight.square().sum((2, 3)).T + 1e-8).rsqrt()  # (B, outputs): demodulation
         x = x * style[:, :, None, None]
-        if self.up:
-            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-        x = F.conv2d(x, self.weight, padding=1)
+        if self.up:  # (flipped, because what is transposed runs backwards)
+            x = F.conv_transpose2d(x, self.weight.flip(2, 3).transpose(0, 1), stride=2)  # 2 s + 1
+            x = F.conv2d(x, self.kernel, padding=1, groups=len(self.kernel))
+        else:
+            x = F.conv2d(x, self.weight, padding=1)
         shift = (self.bias * GAIN)[:, None, None]
         if self.strength is not None:
             shift = shift + noise * (self.strength * GAIN)
@@ -157,6 +169,7 @@ class Painter(nn.Module):
     """The generator: codes (B, inputs), with `classes` labels (B,), noise (B, noise_size) -> images (B, 3, side, side) about [-1, 1]."""
 
     path_mean: Tensor
+    kernel: Tensor
 
     def __init__(self, shape: Shape, side: int, inputs: int, classes: int = 0) -> None:
         super().__init__()
@@ -164,6 +177,7 @@ class Painter(nn.Module):
         self.mapping = Mapping(inputs, classes, shape, shape.mapping_layers)
         self.const = nn.Parameter(torch.randn(shape.channels(4), 4, 4))
         self.register_buffer("path_mean", torch.zeros(()))  # of the path length, while training
+        self.register_buffer("kernel", smoothing(3, 4), persistent=False)
         self.noise, self.convs, self.to_rgb = shape.noise, nn.ModuleList(), nn.ModuleList()
         before = shape.channels(4)
         for size in self.sides:
@@ -203,7 +217,7 @@ class Painter(nn.Module):
                 x = self.convs[number](x, w[:, number], grain)
                 number, used = number + 1, used + count
             colours = to_rgb(x, w[:, number])
-            image = colours if image is None else colours + F.interpolate(image, scale_factor=2, mode="bilinear", align_corners=False)
+            image = colours if image is None else colours + F.conv_transpose2d(image, self.kernel, stride=2, padding=1, groups=3)
         assert image is not None
         return image
 

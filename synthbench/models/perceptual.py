@@ -69,17 +69,19 @@ class LPIPS(nn.Module):
 def ssim(x: Tensor, y: Tensor) -> Tensor:
     """(B,) structural similarity of images (B, C, R, R) in [-1, 1], averaged over channels and places (Wang et al. 2004).
 
-    Gaussian window of 11 px with std 1.5, whole windows only, K1 = 0.01, K2 = 0.03. R is 11 at least.
+    Gaussian window of 11 px with std 1.5, whole windows only, K1 = 0.01, K2 = 0.03. R is 11 at least. Brightness is compared as a ratio,
+    and so on a scale from 0 to 1: about a zero in the middle, a shade would be the opposite of its neighbour.
     """
     side = x.shape[-1]
     tap = torch.exp(-((torch.arange(11, device=x.device) - 5.0) ** 2) / (2 * 1.5**2))
     band = torch.zeros(side - 10, side, device=x.device)  # the window as a matrix: it is separable
     for place in range(side - 10):
         band[place, place : place + 11] = tap / tap.sum()
-    x, y = x.float(), y.float()
+    x, y = x.float() / 2, y.float() / 2  # the range of values is 1; variances lose fewest digits about 0
     with fp32(x.device):
         mx, my, xx, yy, xy = band @ torch.stack([x, y, x * x, y * y, x * y]) @ band.T
-    c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2  # the range of values is 2
-    likeness = (2 * mx * my + c1) / (mx * mx + my * my + c1)
+    c1, c2 = 0.01**2, 0.03**2
     structure = (2 * (xy - mx * my) + c2) / (xx - mx * mx + yy - my * my + c2)
+    mx, my = mx + 0.5, my + 0.5
+    likeness = (2 * mx * my + c1) / (mx * mx + my * my + c1)
     return (likeness * structure).mean((1, 2, 3))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from synthbench.config import Settings
+from synthbench.device import fp32
 from synthbench.models.attention import attended, split, zero
 from synthbench.models.size import count
 from synthbench.types import UserError
@@ -163,7 +164,8 @@ class UNet(nn.Module):
             x = block(x, emb, context)
         for block in self.up:
             x = block(torch.cat([x, skips.pop()], dim=1) if block.skip else x, emb, context)
-        x = self.out(F.silu(self.norm(x)))
+        with fp32(x.device):  # the rounding of bf16 is noise, which sampling divides by sqrt(abar)
+            x = self.out(F.silu(self.norm(x.float())))
         return F.pixel_shuffle(x, self.shape.patch) if self.shape.patch > 1 else x
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from synthbench.config import Settings
+from synthbench.device import fp32
 from synthbench.models.attention import attended, split, zero
 from synthbench.types import UserError
 
@@ -122,9 +123,10 @@ class ViT(nn.Module):
             x = block(x, y)
         for block in self.last:
             x = block(x, y, skips.pop())
-        scale, shift = self.adaln(y)[:, None].chunk(2, dim=2)
-        x = unpatchify(self.out(adaln(self.norm(x), scale, shift)), self.patch, side)
-        return x if self.smooth is None else self.smooth(x)
+        with fp32(x.device):  # the rounding of bf16 is noise, which sampling divides by sqrt(abar) where it is v or epsilon
+            scale, shift = self.adaln(y.float())[:, None].chunk(2, dim=2)
+            x = unpatchify(self.out(adaln(self.norm(x.float()), scale, shift)), self.patch, side)
+            return x if self.smooth is None else self.smooth(x)
 
 
 def adaln(normed: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
