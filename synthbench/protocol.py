@@ -42,6 +42,16 @@ class TrainedNetwork(Settings):
     faces: Faces | None = None  # what it is trained on; the real set when absent
 
 
+class DistilledNetwork(Settings):
+    """A small face encoder trained here to give the embeddings of a large one; labels are not needed."""
+
+    teacher: str  # registered weights
+    recipe: str  # its head and margin are not used; its width must be the teacher's
+    seed: int
+    faces: tuple[str, ...] = Field(("real",), min_length=1)  # what it is trained on: real, and registered sets of faces
+    pixels: int = Field(112, ge=16, le=512)  # side at which the teacher sees them
+
+
 class PublicNetwork(Settings):
     """A registered checkpoint."""
 
@@ -66,7 +76,7 @@ class ShippedNetwork(Settings):
             raise UserError(f"{self.path} is missing; install synthbench again") from None
 
 
-Network = TrainedNetwork | PublicNetwork | ShippedNetwork
+Network = TrainedNetwork | DistilledNetwork | PublicNetwork | ShippedNetwork
 
 
 OWN = ("real", "world", "unconditional", "pca")  # what enroll.source may be, beside a registered source and a path
@@ -128,6 +138,9 @@ class Protocol(Settings):
         for role, network in networks.items():
             if isinstance(network, PublicNetwork):
                 yield Need(network.weights, "weights", role)
+            if isinstance(network, DistilledNetwork):
+                yield Need(network.teacher, "weights", f"{role}'s teacher")
+                yield from (Need(source, "faces", f"{role}'s faces") for source in network.faces if source not in OWN)
         for name in self.benchmarks:
             if not name.startswith("world-"):
                 yield Need(name, "pairs", "benchmark")
@@ -149,6 +162,8 @@ def load_protocol(name: str) -> Protocol:
     """The shipped protocol called `name`, or the one in the file `name` (*.yaml)."""
     path = config_path("protocols", name)
     protocol = build(Protocol, read_layer(path))
-    if protocol.encoder == protocol.judge:
-        raise UserError(f"{path}: encoder and judge are the same network; a judge must never be one that generators use")
+    known = [network.teacher if isinstance(network, DistilledNetwork) else network for network in (protocol.encoder, protocol.judge)]
+    known = [network.weights if isinstance(network, PublicNetwork) else network for network in known]
+    if known[0] == known[1]:
+        raise UserError(f"{path}: encoder and judge are the same network, or learnt from it; a judge must never be one that generators use")
     return protocol

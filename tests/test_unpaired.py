@@ -47,7 +47,11 @@ def test_what_cannot_be_meant_is_refused(lfw):
     from synthbench.data.unpaired import copy_unpaired
 
     (lfw / "others.txt").write_text("X\t1\t2\n")
-    for pairs, out, text in (("others.txt", "rest.zip", "nobody in"), ("pairs.txt", "rest.tar", "must end in .zip"), ("pairs.txt", "old.zip", "already")):
+    for pairs, out, text in (
+        ("others.txt", "rest.zip", "nobody in"),
+        ("pairs.txt", "rest.tar", "must end in .zip"),
+        ("pairs.txt", "old.zip", "already"),
+    ):
         (lfw / "old.zip").touch()
         with pytest.raises(UserError, match=text):
             copy_unpaired(lfw / "lfw", lfw / pairs, lfw / out)

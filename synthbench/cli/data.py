@@ -139,6 +139,23 @@ def data_verify(name: str | None) -> None:
         console.note(f"{item}: unchanged")
 
 
+@data_group.command("unpaired")
+@click.argument("images", type=FOLDER)
+@click.argument("pairs", type=FOLDER)
+@click.argument("out", type=FOLDER)
+def data_unpaired(images: Path, pairs: Path, out: Path) -> None:
+    """Copy who is in IMAGES (folder or zip) and in no pair of the list PAIRS into the zip OUT: inquiries that a benchmark never shows.
+
+    \b
+    synthbench data unpaired lfw.zip pairs.txt lfw_unpaired.zip
+    """
+    from synthbench.data.unpaired import copy_unpaired
+
+    kept = copy_unpaired(images, pairs, out)
+    console.note(f"{out}: {kept.people:,} people, {kept.images:,} images; {kept.left_out:,} people of pairs left out")
+    console.note(f"next: synthbench data add NAME {out} --kind faces")
+
+
 @data_group.command("overlap")
 @click.argument("a")
 @click.argument("b", required=False)

@@ -24,7 +24,7 @@ from synthbench.types import UserError
 class Train(loop.Optimization):
     """How noise is added and what is learnt of it."""
 
-    late = (*loop.Optimization.late, "held_out")
+    late = ("held_out",)
     schedule: process.Schedule = "linear"
     snr_scale: float = Field(1.0, gt=0, description="factor on the schedule's signal-to-noise ratio (simple diffusion: (64 / pixels)^2)")
     prediction: process.Prediction = "epsilon"

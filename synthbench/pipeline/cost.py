@@ -103,8 +103,13 @@ def backbone(recipe: Recipe, resolution: int) -> Size:
 def encoder(network: Network, protocol: Protocol) -> float:
     """GFLOP of an image for the encoder or the judge; of a public checkpoint by the size of its file, as for IR-50 and IR-101."""
     if isinstance(network, PublicNetwork):
-        return 0.3 * (sources.find(network.weights).size / 4e6 if sources.registered(network.weights) else 50)
+        return public(network.weights)
     return backbone(_recipe(network, protocol), protocol.resolution).gflop
+
+
+def public(weights: str) -> float:
+    """GFLOP of an image for a registered checkpoint."""
+    return 0.3 * (sources.find(weights).size / 4e6 if sources.registered(weights) else 50)
 
 
 def width(protocol: Protocol) -> int:

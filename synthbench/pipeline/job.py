@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 from synthbench import registry
 from synthbench.config import Layer, build, did_you_mean, in_full
 from synthbench.data import sources
-from synthbench.pipeline import checks, cost, learning
-from synthbench.pipeline.steps import Step, batches_of, faces_step, public_network, read_benchmark, require_batch, run_evaluators
+from synthbench.pipeline import checks, cost, distil, learning
+from synthbench.pipeline.steps import Step, batches_of, faces_step, followed, public_network, read_benchmark, require_batch, run_evaluators
 from synthbench.plugin import Context
-from synthbench.protocol import Network, Protocol, PublicNetwork, ShippedNetwork
+from synthbench.protocol import DistilledNetwork, Network, Protocol, PublicNetwork, ShippedNetwork
 from synthbench.store import Store, content_key
 from synthbench.types import Progress, UserError, Volume
 
@@ -112,6 +110,8 @@ class Job:
             return []
         if isinstance(network, ShippedNetwork):
             return []
+        if isinstance(network, DistilledNetwork):
+            return distil.steps(name, network, self.protocol, self.store, self.real, self.device)
         faces = self.real if network.faces is None else faces_step(self.store, self.protocol.resolution, f"{name}-faces", network.faces)
         return [faces, self._train_step(name, network.recipe, network.seed, faces)]
 
@@ -150,27 +150,17 @@ class Job:
             from synthbench.data.faces import open_faces
             from synthbench.models.encoder import load_encoder
             from synthbench.recognition import trainer, validation
-            from synthbench.training import loop
 
-            seen: list[float] = []
             shown = open_faces(faces.stage.folder)
             if name in ("encoder", "judge"):
                 checks.enough_people(name, shown)
             steps = trainer.train(shown, recipe, seed=seed, device=self.device, out=folder)
             if watch:
                 steps = validation.watched(steps, recipe.epochs, open_faces(self.real.stage.folder), folder, watch)
-            log = folder / "metrics.jsonl"
-            for step in steps:
-                progress(step.number, step.total)
-                if not seen:
-                    loop.cut_log(log, step.number - 1)  # of a run that was killed
-                seen.append(step.images_per_second)
-                line = {"step": step.number, "loss": step.loss, "lr": step.lr, "images_per_second": round(step.images_per_second, 1)}
-                with open(log, "a", encoding="utf-8") as file:
-                    file.write(json.dumps(line) + "\n")
+            facts = followed(steps, folder, progress)
             if name in ("encoder", "judge"):
                 checks.separation(name, load_encoder(folder).to(self.device), shown)
-            return {"images_per_second": round(statistics.median(seen), 1)} if seen else {}
+            return facts
 
         work = f"{whose}recipe {recipe.name}, {recipe.epochs} epochs, seed {seed}"
         r = self.protocol.resolution

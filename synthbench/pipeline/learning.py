@@ -1,8 +1,8 @@
-"""What a generator learns from: the protocol's real set, or more photographs than those (`train.faces`)."""
+"""What a generator or an encoder learns from: the protocol's real set, or more photographs than those (`faces`)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from synthbench.config import Layer, merge
@@ -39,7 +39,11 @@ def steps(generator: Generator[Any], protocol: Protocol, store: Store, real: Ste
     """
     if not generator.traits.trains:
         return {}
-    names = _names(generator)
+    return named(_names(generator), "train", protocol, store, real)
+
+
+def named(names: Iterable[str], what: str, protocol: Protocol, store: Store, real: Step) -> dict[str, Step]:
+    """The sets of faces called `names` at the protocol's resolution, for the stage `what`; `real` is the protocol's real set."""
     found: dict[str, Step] = {}
     digests = {sources.find(protocol.real.source, "faces").digest: REAL} if isinstance(protocol.real, SourceFaces) else {}
     for name in names:
@@ -49,8 +53,8 @@ def steps(generator: Generator[Any], protocol: Protocol, store: Store, real: Ste
         source = sources.find(name, "faces")
         if (same := digests.setdefault(source.digest, name)) != name:
             is_real = "is the protocol's real set, with the people that it leaves out" if same == REAL else f"has the same files as {same}"
-            raise UserError(f"train.faces: {name} {is_real}; name {same} instead")
-        found[name] = import_step(store, protocol.resolution, "train-faces", source, labelled=False)
+            raise UserError(f"{what}.faces: {name} {is_real}; name {same} instead")
+        found[name] = import_step(store, protocol.resolution, f"{what}-faces", source, labelled=False)
     return found
 
 

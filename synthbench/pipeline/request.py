@@ -17,7 +17,7 @@ from synthbench.data.sources import Lacking
 from synthbench.pipeline import default_protocol
 from synthbench.pipeline import plan as plans
 from synthbench.pipeline.steps import Step
-from synthbench.protocol import Protocol, TrainedNetwork
+from synthbench.protocol import DistilledNetwork, Protocol, TrainedNetwork
 from synthbench.results import record
 from synthbench.results.record import Result
 from synthbench.store import Store, content_key
@@ -146,5 +146,5 @@ def read(request: Request, watch: Callable[[int, int, float], None] | None = Non
 
 def recipes(protocol: Protocol) -> list[str]:
     """The recipe of the recognizers first, then those of the encoder and of the judge that are trained here."""
-    networks = (network for network in (protocol.encoder, protocol.judge) if isinstance(network, TrainedNetwork))
+    networks = (network for network in (protocol.encoder, protocol.judge) if isinstance(network, (TrainedNetwork, DistilledNetwork)))
     return list(dict.fromkeys([protocol.recipe, *(network.recipe for network in networks)]))

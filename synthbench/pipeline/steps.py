@@ -6,7 +6,9 @@ What is the same for every run is here: importing or rendering faces, benchmarks
 from __future__ import annotations
 
 import functools
+import json
 import math
+import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +25,7 @@ from synthbench.types import FaceBatch, Progress, Score, Skipped, Slot, UserErro
 if TYPE_CHECKING:
     from synthbench.data.pairs import PairSet
     from synthbench.models.encoder import Encoder
+    from synthbench.recognition.trainer import Step as TrainerStep
 
 Build = Callable[[Path, Progress], "dict[str, Any] | None"]  # (folder, progress) -> facts for the manifest
 
@@ -87,6 +90,23 @@ def public_network(name: str) -> Encoder:
 
     source = sources.find(name, "weights")
     return load_checkpoint(source.path, name=name, **source.options)
+
+
+def followed(steps: Iterable[TrainerStep], folder: Path, progress: Progress) -> dict[str, Any]:
+    """Run a training of recognition/trainer.py to its end with progress and a log in `folder`; facts for the manifest."""
+    from synthbench.training import loop
+
+    seen: list[float] = []
+    log = folder / "metrics.jsonl"
+    for step in steps:
+        progress(step.number, step.total)
+        if not seen:
+            loop.cut_log(log, step.number - 1)  # of a run that was killed
+        seen.append(step.images_per_second)
+        line = {"step": step.number, "loss": step.loss, "lr": step.lr, "images_per_second": round(step.images_per_second, 1)}
+        with open(log, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    return {"images_per_second": round(statistics.median(seen), 1)} if seen else {}
 
 
 def _render_faces(faces: WorldFaces, resolution: int, folder: Path, progress: Progress) -> None:

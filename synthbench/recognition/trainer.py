@@ -123,9 +123,7 @@ def load_recipe(name: str) -> Recipe:
     return config.build(Recipe, config.Layer({"name": path.stem}), config.read_layer(path))
 
 
-def train(
-    faces: FaceSet, recipe: Recipe, *, seed: int, device: torch.device, out: Path, teacher: Tensor | None = None
-) -> Iterator[Step]:
+def train(faces: FaceSet, recipe: Recipe, *, seed: int, device: torch.device, out: Path, teacher: Tensor | None = None) -> Iterator[Step]:
     """Train on `faces` and leave weights.safetensors and encoder.json in `out`; yields a Step about once a second.
 
     teacher (N, dim): unit embeddings of `faces` by another network, which are learnt instead of labels, see `distillation`.
