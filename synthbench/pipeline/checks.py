@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 TRIED = 64  # images, or people
 FEW = 50  # people, of whom an encoder learns to tell apart those alone
 ALIKE = 1.0  # d' below which an encoder cannot tell apart the people that it was trained on
-OTHERWISE = "Give a set of more people, or a checkpoint that somebody trained on many: `encoder: {weights: NAME}` in the protocol"
+OTHERWISE = "Give a set of more people, or a checkpoint that somebody trained on many, as {weights: NAME} in the protocol"
 
 
 def colours(folder: Path, networks: dict[str, Encoder]) -> None:
