@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-run: THEN = the demo runs: about ten minutes on two cores. Stop it at any time, the same command continues
+run: THEN = the demo runs: about eight minutes on two cores. Stop it at any time, the same command continues
 test: THEN = the tests run
 check: THEN = lint and types are checked
 
