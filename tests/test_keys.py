@@ -20,8 +20,8 @@ from synthbench.types import Volume
 # The last stage of a run: its key covers those of all stages before it.
 EVALUATE = {
     ("demo", "real"): "bbe4461104806921b275",
-    ("demo", "cemiface"): "d360dcb3dee5fa2d4d18",
-    ("demo", "id3pm"): "262984ae52cabb5c5bb9",
+    ("demo", "cemiface"): "cd1cb7553e09f14494eb",
+    ("demo", "id3pm"): "dab3377d5a445a19a84f",
     ("demo", "dcface"): "3c745e5a554d6da36589",
     ("demo", "vigface"): "a26142ebc636b6c3b767",
     ("demo", "vec2face"): "416f4b86a8bad114960c",
