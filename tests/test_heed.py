@@ -105,3 +105,39 @@ def test_the_report_says_what_the_last_look_found(tmp_path):
     assert read_log(tmp_path) == lines
     assert heeded(read_log(tmp_path)).endswith("the squared error rises by 0.012 ±0.004 of images it learnt from.")
     assert heeded(lines[1:2]) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("cemiface", ["similarity_weight"]),
+        ("dcface", ["identity_weight"]),
+        ("vigface", ["feature_weight"]),
+        ("synface", ["identity_weight"]),
+        ("vec2face", ["perceptual_weight", "identity_weight"]),
+    ],
+)
+def test_a_loss_without_weight_runs_no_encoder_for_its_gradient(name, weights, tmp_path, monkeypatch):
+    from synthbench.models.encoder import Encoder
+
+    faces = world.rendered("train")
+    kind = registry.load("generator", name)
+    train: dict[str, Any] = {**kind.tiny["train"], **dict.fromkeys(weights, 0.0)}
+    others: dict[str, Any] = {}
+    if name == "dcface":
+        train["unconditional"], others["enroll"] = None, {"source": "world"}
+    generator = kind(build(kind.Config, Layer({**kind.tiny, **others, "train": train})))
+    encoder = world.tiny_encoder(faces, 0) if generator.traits.uses_encoder else None
+    forward, head = Encoder.forward, Encoder.head
+
+    def watched(plain):
+        def call(self, x):
+            assert not (torch.is_grad_enabled() and x.requires_grad), "the encoder is run for a gradient"
+            return plain(self, x)
+
+        return call
+
+    monkeypatch.setattr(Encoder, "forward", watched(forward))
+    if name != "dcface":  # its condition goes through its own copy
+        monkeypatch.setattr(Encoder, "head", watched(head))
+    generator.train(context(tmp_path, faces, encoder))

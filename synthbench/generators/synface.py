@@ -222,6 +222,8 @@ def train(settings: Train, context: Context) -> None:
 
     def keep(images: Tensor, batch: adversarial.Batch) -> loop.Losses:
         """The painted face is the person of its identity code, whatever the other code is."""
+        if not settings.identity_weight:
+            return {}
         loss = identity_loss(encoder(gan.fit(images, context.resolution)), basis(batch.z[:, :width]), settings.identity_floor)
         return {"identity_loss": settings.identity_weight * loss}
 

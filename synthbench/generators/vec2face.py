@@ -126,11 +126,14 @@ def objective(network: fmae.FeatureMAE, frozen: Frozen, critic: nn.Module | None
     mse = (painted - x).square().mean()
     structure = 1 - perceptual.ssim(painted, x).mean()
     token = (tokens.float() - target.float())[:, 1:].square().mean()  # position 0, e itself, is not asked for
-    found, looks = recognized(frozen, painted, x)
-    identity = 1 - F.cosine_similarity(found.float(), feature).mean()
-    image = mse + settings.perceptual_weight * looks + settings.ssim_weight * structure
-    loss = image + settings.token_weight * token + settings.identity_weight * identity
-    losses = {"mse": mse, "perceptual": looks, "ssim": 1 - structure, "token": token, "similarity": 1 - identity}
+    image, losses = mse + settings.ssim_weight * structure, {"mse": mse, "ssim": 1 - structure, "token": token}
+    loss = settings.token_weight * token
+    if settings.perceptual_weight or settings.identity_weight:
+        found, looks = recognized(frozen, painted, x)
+        identity = 1 - F.cosine_similarity(found.float(), feature).mean()
+        image, loss = image + settings.perceptual_weight * looks, loss + settings.identity_weight * identity
+        losses |= {"perceptual": looks, "similarity": 1 - identity}
+    loss = image + loss
     if critic is not None:
         fooled = -critic(painted).float().mean()
         balance = fmae.adaptive(image, fooled, network.painter.last.weight)
