@@ -20,8 +20,8 @@ from synthbench.types import Volume
 # The last stage of a run: its key covers those of all stages before it.
 EVALUATE = {
     ("demo", "real"): "bbe4461104806921b275",
-    ("demo", "cemiface"): "cd1cb7553e09f14494eb",
-    ("demo", "id3pm"): "dab3377d5a445a19a84f",
+    ("demo", "cemiface"): "cbe14e180a154e65b6aa",
+    ("demo", "id3pm"): "ead6fc52b2e99cae7681",
     ("demo", "dcface"): "3c745e5a554d6da36589",
     ("demo", "vigface"): "a26142ebc636b6c3b767",
     ("demo", "vec2face"): "416f4b86a8bad114960c",
