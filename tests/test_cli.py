@@ -168,25 +168,28 @@ def test_data_by_command(synthbench, here: Path, monkeypatch: pytest.MonkeyPatch
     needs = json.loads(synthbench("data", "status", "--protocol", "photos", "--json").out)
     assert {row["name"]: (row["kind"], row["for"], row["state"]) for row in needs} == {
         "celeba-subset": ("faces", "real set", "registered"),
-        "mobilefacenet": ("weights", "encoder", "missing"),
+        "aaf": ("faces", "encoder's faces; training of cemiface, vec2face, idiffface, synface", "missing"),
+        "mobilefacenet": ("weights", "encoder's teacher", "missing"),
         "edgeface-xxs": ("weights", "judge", "missing"),
         "lfw": ("pairs", "benchmark", "missing"),
-        "lfw-unpaired": ("faces", "inquiries of cemiface", "missing"),
+        "lfw-unpaired": ("faces", "inquiries of cemiface, idiffface, dcface", "missing"),
     }
+    assert len(needs) == 6
     lines = synthbench("data", "status", "--protocol", "photos").out.splitlines()
     assert [line for line in lines if line.startswith("synthbench")] == [
         "synthbench data add mobilefacenet PATH --kind weights --colour COLOUR",
+        "synthbench data add aaf PATH --kind faces",
         "synthbench data add edgeface-xxs PATH --kind weights --colour COLOUR",
         "synthbench data add lfw PATH",
         "synthbench data add lfw-unpaired PATH --kind faces",
     ]
     text = (CONFIGS / "protocols" / "photos.yaml").read_text()
-    (here / "mine.yaml").write_text(text.replace("      lr: ", "      faces: [real, celeba-subset, ffhq]\n      lr: ", 1))
+    (here / "mine.yaml").write_text(text.replace("      faces: [real, aaf] ", "      faces: [real, celeba-subset, ffhq] ", 1))
     monkeypatch.setenv("COLUMNS", "80")
     said = {name: synthbench("data", "status", "--protocol", name) for name in ("photos", "paper", "mine.yaml")}
     assert all(len(line) <= 80 for one in said.values() for line in f"{one.out}{one.err}".splitlines())
     assert "ask for it at\n# https://github.com/mk-minchul/AdaFace\nsynthbench data add adaface-ir50-casia PATH\n" in said["paper"].out
-    assert re.search(r"^celeba-subset +real set +2 people, 3 images", said["mine.yaml"].out, re.M)
+    assert re.search(r"^celeba-subset +real set; training of +2 people, 3 images", said["mine.yaml"].out, re.M)
     assert re.search(r"^ffhq +training of cemiface +missing", said["mine.yaml"].out, re.M)
     assert "\nsynthbench data add ffhq PATH --kind faces\n" in said["mine.yaml"].out
     assert "needs no data" in synthbench("data", "status", "--protocol", "demo").err

@@ -304,7 +304,8 @@ def test_training_reaches_every_weight(tmp_path, faces, encoder, monkeypatch):
     assert still == []
     assert any(not torch.equal(one[name], many[name]) for name in one if name.startswith("E_id.net"))
     row = json.loads((tmp_path / "many" / "metrics.jsonl").read_text())
-    assert {"step", "loss", "mse", "identity_loss", "similarity", "images_per_second"} == set(row)
+    gains = {"condition_gain", "condition_gain_stderr"}
+    assert {"step", "loss", "mse", "identity_loss", "similarity", "images_per_second"} | gains == set(row)
     assert {path.name for path in (tmp_path / "many").iterdir()} == {"weights.safetensors", "centres.safetensors", "metrics.jsonl"}
 
 

@@ -183,7 +183,7 @@ def test_missing_data_is_named_at_once_and_the_plan_is_shown(tmp_path: Path) -> 
 
 def test_a_protocol_with_data_of_the_users_own_lists_them_too_and_a_slip_is_a_slip(tmp_path: Path) -> None:
     _, lacking = plan.wire(job("cemiface", "20x4", tmp_path, protocol="photos"), 1)
-    assert set(lacking) == {"celeba-subset", "lfw", "lfw-unpaired", "mobilefacenet", "edgeface-xxs"}
+    assert set(lacking) == {"celeba-subset", "aaf", "lfw", "lfw-unpaired", "mobilefacenet", "edgeface-xxs"}
     assert lacking["edgeface-xxs"].command == "synthbench data add edgeface-xxs PATH --kind weights --colour rgb|bgr"
     with pytest.raises(UserError, match="no data or weights are called 'casia-webfase'"):
         plan.wire(job("cemiface", "20x4", tmp_path, "enroll.source=casia-webfase"), 1)

@@ -51,12 +51,17 @@ def _needs(name: str, as_json: bool) -> None:
     from synthbench.protocol import load_protocol
 
     protocol, known = load_protocol(name), {row["name"]: row for row in sources.status()}
-    rows = []
+    roles: dict[tuple[str, str], dict[str, list[str]]] = {}  # of each source: what for, and for which generators
     for need in protocol.needs():
-        found = known.get(need.name, {"state": "missing", "title": "", "path": "", "holds": "", "licence": "", "url": ""})
-        add = "" if found["state"] in ("registered", "changed") else sources.add_command(need.name, need.kind)
+        what = need.role.removesuffix(f" of {need.generator}")
+        roles.setdefault((need.name, need.kind), {}).setdefault(what, []).extend([need.generator] if need.generator else [])
+    rows = []
+    for (source, kind), uses in roles.items():
+        found = known.get(source, {"state": "missing", "title": "", "path": "", "holds": "", "licence": "", "url": ""})
+        add = "" if found["state"] in ("registered", "changed") else sources.add_command(source, kind)
         kept = {key: found[key] for key in ("state", "title", "path", "holds", "licence", "url")}
-        rows.append({"name": need.name, "kind": need.kind, "for": need.role, **kept, "command": add})
+        told = "; ".join(f"{what} of {', '.join(who)}" if who else what for what, who in uses.items())
+        rows.append({"name": source, "kind": kind, "for": told, **kept, "command": add})
     if as_json:
         click.echo(json.dumps(rows))
         return

@@ -258,7 +258,7 @@ def train(settings: Train, context: Context) -> None:
     if settings.unconditional:
         unconditional.train(settings.unconditional, context)
     parted = denoising.people(faces.identity, settings.held_out, context.seed)
-    learnt = np.intersect1d(usable, parted.learnt)
+    learnt, held_out = (np.intersect1d(usable, rows) for rows in parted[1:])
     codes = raw_codes(encoder, faces, settings.flip, context.out / CODES, context.progress)
     people = People(F.normalize(codes[0], dim=1), faces.identity)
     torch.manual_seed(derive(context.seed, "weights"))
@@ -284,7 +284,7 @@ def train(settings: Train, context: Context) -> None:
     def restored(network: nn.Module, x: Tensor, t: Tensor, shown: heed.Shown) -> Tensor:
         return network(x, t, network.condition(shown.told, encoder.maps(shown.x0, 1)[0]))  # type: ignore[operator]
 
-    heeding = heed.Heed(parted, show, restored, settings, context.seed)
+    heeding = heed.Heed(denoising.People(faces.identity, learnt, held_out), show, restored, settings, context.seed)
     average: Denoiser = loop.fit(denoiser, batch, loss, settings, len(learnt), context, "DCFace", watch=heeding)  # type: ignore[assignment]
     some = learnt[np.linspace(0, len(learnt) - 1, SETTLE).astype(np.int64)]
     with torch.no_grad():
