@@ -295,6 +295,13 @@ def test_first_loss_is_the_papers(tmp_path, faces, encoder):
     assert row["loss"] == pytest.approx(row["mse"] + 0.05 * row["identity_loss"], abs=1e-5)
 
 
+def test_no_look_at_the_condition_uses_the_batch_norm_before_it_is_settled(tmp_path, faces, encoder, monkeypatch):
+    seen, plain = [], dcface.StyleEncoder.forward
+    monkeypatch.setattr(dcface.StyleEncoder, "forward", lambda self, x, keep=None: seen.append(keep is None) or plain(self, x, keep))
+    dcface.train(settings(steps=2), context(tmp_path, faces, encoder))
+    assert seen and not any(seen)
+
+
 def test_training_reaches_every_weight(tmp_path, faces, encoder, monkeypatch):
     monkeypatch.setattr(loop, "EVERY", 1e9)
     dcface.train(settings(steps=1), context(tmp_path / "one", faces, encoder))

@@ -38,6 +38,11 @@ def test_who_is_in_a_pair_is_left_out(lfw, packed):
     done = CliRunner().invoke(cli, ["data", "unpaired", str(images), str(lfw / "pairs.txt"), str(out)])
     assert done.exit_code == 0, done.output
     assert "3 people, 6 images; 2 people of pairs left out" in done.output and "synthbench data add" in done.output
+    again = lfw / "again.zip"
+    with zipfile.ZipFile(out) as archive:
+        assert {item.date_time for item in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+    assert CliRunner().invoke(cli, ["data", "unpaired", str(images), str(lfw / "pairs.txt"), str(again)]).exit_code == 0
+    assert again.read_bytes() == out.read_bytes()  # its digest enters keys
     source = read_source(out)
     assert source.names == ["A", "C", "E"]
     assert pixels.decode(source.encoded(0), "first")[0, 0, 0] == 1 and pixels.decode(source.encoded(5), "last")[0, 0, 0] == 162

@@ -39,5 +39,7 @@ def copy_unpaired(images: Path, pairs: Path, out: Path) -> Kept:
         raise UserError(f"{who} in {images} is in a pair of {pairs}; are these the images that the list is about?")
     with writing(out) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name in free:
-            archive.writestr(name.split("/", top)[-1], find[name.split("/", top)[-1].rsplit(".", 1)[0]]())
+            # an entry without the time of day: with it the same command would give another digest, and so other keys
+            plain = name.split("/", top)[-1]
+            archive.writestr(zipfile.ZipInfo(plain), find[plain.rsplit(".", 1)[0]]())
     return Kept(len(kept), len(free), len(everyone) - len(kept))

@@ -282,13 +282,14 @@ def train(settings: Train, context: Context) -> None:
         return heed.Shown(loop.plain(faces, style, device), loop.plain(faces, own, device))
 
     def restored(network: nn.Module, x: Tensor, t: Tensor, shown: heed.Shown) -> Tensor:
-        return network(x, t, network.condition(shown.told, encoder.maps(shown.x0, 1)[0]))  # type: ignore[operator]
+        keep = network.E_sty.keep(len(x), torch_generator(context.seed, "heed keep"), device)  # type: ignore[operator, union-attr]
+        return network(x, t, network.condition(shown.told, encoder.maps(shown.x0, 1)[0], keep))  # type: ignore[operator]
 
     heeding = heed.Heed(denoising.People(faces.identity, learnt, held_out), show, restored, settings, context.seed)
     average: Denoiser = loop.fit(denoiser, batch, loss, settings, len(learnt), context, "DCFace", watch=heeding)  # type: ignore[assignment]
     some = learnt[np.linspace(0, len(learnt) - 1, SETTLE).astype(np.int64)]
     with torch.no_grad():
-        features = encoder.maps(send(faces.images(some), device).float() / 127.5 - 1, 1)[0]
+        features = encoder.maps(loop.plain(faces, some, device), 1)[0]
         average.E_sty.settle(features, average.E_sty.keep(SETTLE, torch_generator(context.seed, "settle"), device))
     heeding.tell(average, "DCFace")
     with writing(context.out / "centres.safetensors") as temporary:
