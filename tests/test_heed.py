@@ -44,14 +44,14 @@ def test_a_network_that_paints_what_it_is_told_gains_the_squared_distance_of_two
         distance = (shown.told - shown.told.roll(1, 0)).square().flatten()
         torch.testing.assert_close(found[name], distance.mean())
         torch.testing.assert_close(found[f"{name}_stderr"], distance.std() / people**0.5)
-    watch.tell(nn.Identity(), "Nobody's generator")
+    watch.tell("Nobody's generator")
     assert "NOT" not in capsys.readouterr().err
 
 
 def test_a_network_that_looks_at_the_image_alone_gains_nothing_and_it_is_said(capsys):
     watch = heeding(lambda network, x, t, shown: x)
     assert {name: value.item() for name, value in watch(nn.Identity()).items()} == {"condition_gain": 0, "condition_gain_stderr": 0}
-    watch.tell(nn.Identity(), "Nobody's generator")
+    watch.tell("Nobody's generator")
     assert "the condition is NOT heeded" in " ".join(capsys.readouterr().err.split())
 
 

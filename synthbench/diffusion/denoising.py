@@ -52,9 +52,9 @@ class Sample(Settings):
 
 
 class People(NamedTuple):
-    """Who is learnt from. identity (N,) of all images; learnt, held_out: their rows."""
+    """Who is learnt from. person (N,) of all images, where each one without a label counts as one; learnt, held_out: rows."""
 
-    identity: np.ndarray
+    person: np.ndarray
     learnt: np.ndarray
     held_out: np.ndarray
 
@@ -66,7 +66,7 @@ def people(identity: np.ndarray, held_out: int, seed: int) -> People:
     if held_out >= len(everyone):
         raise UserError(f"train.held_out {held_out} leaves nobody to learn from: there are {len(everyone)} people or unlabelled images")
     aside = np.isin(person, numpy_generator(seed, "held out").permutation(everyone)[:held_out])
-    return People(identity, np.flatnonzero(~aside), np.flatnonzero(aside))
+    return People(person, np.flatnonzero(~aside), np.flatnonzero(aside))
 
 
 def refuse_steps(sample: Sample, train: Train) -> None:

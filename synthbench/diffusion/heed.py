@@ -39,8 +39,9 @@ class Heed:
 
     def __init__(self, people: denoising.People, show: Show, predict: Predict, train: denoising.Train, seed: int) -> None:
         self.predict, self.train, self.seed = predict, train, seed
+        self.last: dict[str, float] = {}  # what the last look found
         sets = {"condition_gain": people.learnt, "condition_gain_held_out": people.held_out}
-        chosen = {name: distinct(people.identity, rows, numpy_generator(seed, name)) for name, rows in sets.items()}
+        chosen = {name: distinct(people.person, rows, numpy_generator(seed, name)) for name, rows in sets.items()}
         self.shown = {name: show(rows) for name, rows in chosen.items() if len(rows) > 1}  # a single person has nobody to exchange with
 
     def __call__(self, network: nn.Module) -> loop.Losses:
@@ -49,6 +50,7 @@ class Heed:
         for name, shown in self.shown.items():
             gain = self.gains(network, shown)
             found |= {name: gain.mean(), f"{name}_stderr": gain.std() / len(gain) ** 0.5}
+        self.last = {name: value.item() for name, value in found.items()}
         return found
 
     @torch.no_grad()
@@ -66,9 +68,9 @@ class Heed:
 
         return error(shown._replace(told=shown.told.roll(1, 0))) - error(shown)
 
-    def tell(self, network: nn.Module, who: str) -> None:
-        """Say it, and warn when the condition is not heeded."""
-        found = {name: value.item() for name, value in self(network).items()}
+    def tell(self, who: str) -> None:
+        """Say what the last look found, and warn when the condition is not heeded."""
+        found = self.last
         for name, where in (("condition_gain", "images it learnt from"), ("condition_gain_held_out", "people it has not seen")):
             if name in found:
                 gain, stderr = found[name], found[f"{name}_stderr"]
@@ -78,9 +80,8 @@ class Heed:
                 )
 
 
-def distinct(identity: np.ndarray, rows: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """At most IMAGES of `rows`, of as many people: where images have no label (-1), each counts as a person."""
+def distinct(person: np.ndarray, rows: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """At most IMAGES of `rows`, of as many people."""
     rows = draw.permutation(rows)
-    labelled = identity[rows]
-    first = np.unique(np.where(labelled < 0, -1 - np.arange(len(rows)), labelled), return_index=True)[1]
+    first = np.unique(person[rows], return_index=True)[1]
     return rows[np.sort(first)][:IMAGES]

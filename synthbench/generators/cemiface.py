@@ -252,7 +252,7 @@ def train(settings: Train, context: Context) -> None:
 
     heeding, whole = heed.Heed(people, show, restored, settings, context.seed), settings.norm == "batch"
     average = loop.fit(denoiser, batch, loss, settings, len(people.learnt), context, "CemiFace", whole=whole, watch=heeding)
-    heeding.tell(average, "CemiFace")
+    heeding.tell("CemiFace")
     loop.finish(average, weights, CODES)
 
 

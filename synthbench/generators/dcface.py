@@ -258,7 +258,7 @@ def train(settings: Train, context: Context) -> None:
     if settings.unconditional:
         unconditional.train(settings.unconditional, context)
     parted = denoising.people(faces.identity, settings.held_out, context.seed)
-    learnt, held_out = (np.intersect1d(usable, rows) for rows in parted[1:])
+    parted = parted._replace(learnt=np.intersect1d(usable, parted.learnt), held_out=np.intersect1d(usable, parted.held_out))
     codes = raw_codes(encoder, faces, settings.flip, context.out / CODES, context.progress)
     people = People(F.normalize(codes[0], dim=1), faces.identity)
     torch.manual_seed(derive(context.seed, "weights"))
@@ -266,7 +266,7 @@ def train(settings: Train, context: Context) -> None:
 
     def batch(step: loop.Step) -> Batch:
         images, vectors = [], []
-        for rows in people.pairs(learnt[step.rows], settings.near, settings.trim, step.draw):
+        for rows in people.pairs(parted.learnt[step.rows], settings.near, settings.trim, step.draw):
             x, mirror = loop.pictures(faces, rows, settings.flip, step.draw, device)
             images.append(x)
             vectors.append(codes[mirror.long(), torch.from_numpy(rows)])
@@ -285,13 +285,13 @@ def train(settings: Train, context: Context) -> None:
         keep = network.E_sty.keep(len(x), torch_generator(context.seed, "heed keep"), device)  # type: ignore[operator, union-attr]
         return network(x, t, network.condition(shown.told, encoder.maps(shown.x0, 1)[0], keep))  # type: ignore[operator]
 
-    heeding = heed.Heed(denoising.People(faces.identity, learnt, held_out), show, restored, settings, context.seed)
-    average: Denoiser = loop.fit(denoiser, batch, loss, settings, len(learnt), context, "DCFace", watch=heeding)  # type: ignore[assignment]
-    some = learnt[np.linspace(0, len(learnt) - 1, SETTLE).astype(np.int64)]
+    heeding = heed.Heed(parted, show, restored, settings, context.seed)
+    average: Denoiser = loop.fit(denoiser, batch, loss, settings, len(parted.learnt), context, "DCFace", watch=heeding)  # type: ignore[assignment]
+    some = parted.learnt[np.linspace(0, len(parted.learnt) - 1, SETTLE).astype(np.int64)]
     with torch.no_grad():
         features = encoder.maps(loop.plain(faces, some, device), 1)[0]
         average.E_sty.settle(features, average.E_sty.keep(SETTLE, torch_generator(context.seed, "settle"), device))
-    heeding.tell(average, "DCFace")
+    heeding.tell("DCFace")
     with writing(context.out / "centres.safetensors") as temporary:
         save_file({"centres": people.centres}, temporary)
     loop.finish(average, weights, CODES)

@@ -266,7 +266,7 @@ def train(settings: Train, context: Context) -> None:
 
     heeding = heed.Heed(people, show, restored, settings, context.seed)
     average = loop.fit(denoiser, batch, loss, settings, len(people.learnt), context, "IDiff-Face", watch=heeding)
-    heeding.tell(average, "IDiff-Face")
+    heeding.tell("IDiff-Face")
     loop.finish(average, weights, CODES)
 
 

@@ -374,5 +374,5 @@ def train_diffusion(settings: Train, context: Context, recognizer: Encoder, prot
 
     heeding = heed.Heed(people, show, restored, settings, context.seed)
     average = loop.fit(denoiser, batch, loss, settings, len(people.learnt), context, "VIGFace", watch=heeding)
-    heeding.tell(average, "VIGFace")
+    heeding.tell("VIGFace")
     loop.finish(average, out / "weights.safetensors", CODES)

@@ -167,8 +167,12 @@ def embedding(run: Run, people: int = PEOPLE, name: str = "tsne", size: str = ""
     yield Figure(name, figures.scatter(name, points, identity, special, labels), alt, caption, size)
 
 
-GAINS = {"condition_gain": "gain of the own code", "condition_gain_held_out": "gain, people held out"}
-LEARNT = {"loss": "loss", "mse": "reconstruction loss", "similarity": "similarity", **GAINS}
+GAINS = {  # of a training's log: the title of the panel, and whose they are
+    "condition_gain": ("gain of the own code", "images it learnt from"),
+    "condition_gain_held_out": ("gain, people held out", "people held out"),
+}
+LEARNT = {"loss": "loss", "mse": "reconstruction loss", "similarity": "similarity"}
+LEARNT |= {name: title for name, (title, _) in GAINS.items()}
 
 
 def training(run: Run) -> Iterator[Block]:
@@ -188,9 +192,9 @@ def training(run: Run) -> Iterator[Block]:
 def heeded(lines: list[dict[str, float]]) -> str:
     """What the last look of a training said of its condition; empty where it has none."""
     said = []
-    for name, where in (("condition_gain", "of images it learnt from"), ("condition_gain_held_out", "of people held out")):
+    for name, (_, whom) in GAINS.items():
         if found := next((line for line in reversed(lines) if name in line), None):
-            said.append(f"{found[name]:.2g} ±{found.get(f'{name}_stderr', float('nan')):.1g} {where}")
+            said.append(f"{found[name]:.2g} ±{found.get(f'{name}_stderr', float('nan')):.1g} of {whom}")
     return f"Told another image's code, it restores an image worse: the squared error rises by {' and '.join(said)}." if said else ""
 
 
