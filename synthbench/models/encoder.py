@@ -161,12 +161,14 @@ class Encoder(nn.Module):
         return out
 
 
-def raw_codes(encoder: Encoder, faces: Images, mirrored: bool, path: Path, progress: Progress = lambda done, total: None) -> Tensor:
+def raw_codes(
+    encoder: Encoder, faces: Images, mirrored: bool, path: Path, progress: Progress = lambda done, total: None, batch_size: int = 256
+) -> Tensor:
     """Raw embeddings of every face, and with `mirrored` of its mirror image: (2 or 1, N, dim), kept in `path` for a resumed stage."""
     if path.exists():
         return read_tensors(path)["codes"]
     codes = torch.empty(2 if mirrored else 1, len(faces), encoder.dim)
-    parts = [slice(first, min(first + 256, len(faces))) for first in range(0, len(faces), 256)]
+    parts = [slice(first, min(first + batch_size, len(faces))) for first in range(0, len(faces), batch_size)]
 
     def embed(rows: slice) -> list[Tensor]:
         with torch.inference_mode():

@@ -15,14 +15,15 @@ from synthbench.data import sources
 from synthbench.pipeline import cost, learning
 from synthbench.pipeline.steps import Step, faces_step, followed, public_network
 from synthbench.protocol import DistilledNetwork, Protocol
-from synthbench.store import Store, content_key, writing
+from synthbench.store import Store, content_key
 from synthbench.types import Progress, UserError
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
-TEACHER = "teacher.safetensors"  # its embeddings, while the student trains
+    from synthbench.recognition.trainer import Recipe
+
+TEACHER = "teacher.safetensors"  # its raw embeddings, while the student trains
 
 
 def steps(name: str, network: DistilledNetwork, protocol: Protocol, store: Store, real: Step, device: torch.device) -> list[Step]:
@@ -37,6 +38,9 @@ def steps(name: str, network: DistilledNetwork, protocol: Protocol, store: Store
     sets = {"faces": [step.stage.key for step in shown.values()], "sharp": [step.stage.key for step in large.values()]}
 
     def build(folder: Path, progress: Progress) -> dict[str, Any]:
+        from torch.nn import functional as F
+
+        from synthbench.models.encoder import raw_codes
         from synthbench.recognition import trainer
 
         teacher = public_network(network.teacher).to(device)
@@ -44,37 +48,21 @@ def steps(name: str, network: DistilledNetwork, protocol: Protocol, store: Store
             raise UserError(
                 f"the teacher {network.teacher} gives {teacher.dim} numbers, recipe {recipe.name} has dim: {recipe.dim}; make them equal"
             )
-        codes = embedded(teacher, learning.faces(large), folder / TEACHER, progress)
-        facts = followed(
-            trainer.train(learning.faces(shown), recipe, seed=network.seed, device=device, out=folder, teacher=codes), folder, progress
-        )
+        codes = raw_codes(teacher, learning.faces(large), True, folder / TEACHER, progress, batch_size=64)
+        wanted = F.normalize(codes.sum(0), dim=1)  # of image and mirror image together, as in verification
+        training = trainer.train(learning.faces(shown), recipe, seed=network.seed, device=device, out=folder, teacher=wanted)
+        facts = followed(training, folder, progress)
         (folder / TEACHER).unlink()
         return facts
 
     work = f"learns {network.teacher} from {learning.told(shown)}, recipe {recipe.name}, {recipe.epochs} epochs, seed {network.seed}"
-    counted = functools.partial(work_of, network, protocol, sum(step.images for step in shown.values()))
+    counted = functools.partial(work_of, network.teacher, recipe, protocol.resolution, sum(step.images for step in shown.values()))
     key = content_key({"stage": "distilled", **parts, **sets, "version": 1})
     label = f"recipe {recipe.name} {protocol.resolution} {device.type}"
     return [*shown.values(), *large.values(), Step(store.stage(name, key), work, build, label, counted)]
 
 
-def work_of(network: DistilledNetwork, protocol: Protocol, images: int) -> cost.Cost:
+def work_of(teacher: str, recipe: Recipe, resolution: int, images: int) -> cost.Cost:
     """The teacher sees every image and its mirror image, the student trains on them."""
-    from synthbench.recognition.trainer import load_recipe
-
-    own = cost.recognizing(load_recipe(network.recipe), protocol.resolution, images)
-    return replace(own, amount=own.amount + 2 * images * cost.public(network.teacher))
-
-
-def embedded(teacher: Any, faces: Any, path: Path, progress: Progress) -> Tensor:
-    """Unit embeddings (N, dim) of image and mirror image together, kept in `path` for a training that goes on."""
-    import torch
-    from safetensors.torch import save_file
-
-    from synthbench.models.encoder import read_tensors
-
-    if not path.exists():
-        codes = torch.from_numpy(teacher.embed_all(faces, 64, flip=True, progress=progress))
-        with writing(path) as temporary:
-            save_file({"codes": codes}, temporary)
-    return read_tensors(path)["codes"]
+    own = cost.recognizing(recipe, resolution, images)
+    return replace(own, amount=own.amount + 2 * images * cost.public(teacher))
