@@ -87,7 +87,7 @@ class Need(NamedTuple):
 
     name: str
     kind: str  # faces, pairs, weights
-    role: str  # what for, in words
+    role: str  # what for, in words; of a `generator`'s, without its name
     generator: str = ""  # the only one that needs it; "": every run does
 
 
@@ -147,10 +147,10 @@ class Protocol(Settings):
         for generator, settings in self.generators.items():
             source = (settings.get("enroll") or {}).get("source")
             if isinstance(source, str) and source not in OWN:
-                yield Need(source, "faces", f"inquiries of {generator}", generator)
+                yield Need(source, "faces", "inquiries", generator)
             for name in (settings.get("train") or {}).get("faces") or ():
                 if name not in OWN:
-                    yield Need(str(name), "faces", f"training of {generator}", generator)
+                    yield Need(str(name), "faces", "training", generator)
 
 
 def missing(protocol: Protocol) -> list[str]:
@@ -158,12 +158,17 @@ def missing(protocol: Protocol) -> list[str]:
     return [name for name in protocol.sources() if not sources.registered(name)]
 
 
+def _origin(network: Network) -> Network | str:
+    """What two networks have in common when one is the other, or learnt from it."""
+    if isinstance(network, DistilledNetwork):
+        return network.teacher
+    return network.weights if isinstance(network, PublicNetwork) else network
+
+
 def load_protocol(name: str) -> Protocol:
     """The shipped protocol called `name`, or the one in the file `name` (*.yaml)."""
     path = config_path("protocols", name)
     protocol = build(Protocol, read_layer(path))
-    known = [network.teacher if isinstance(network, DistilledNetwork) else network for network in (protocol.encoder, protocol.judge)]
-    known = [network.weights if isinstance(network, PublicNetwork) else network for network in known]
-    if known[0] == known[1]:
+    if _origin(protocol.encoder) == _origin(protocol.judge):
         raise UserError(f"{path}: encoder and judge are the same network, or learnt from it; a judge must never be one that generators use")
     return protocol

@@ -60,4 +60,6 @@ def test_what_cannot_be_meant_is_refused(lfw):
         (lfw / "old.zip").touch()
         with pytest.raises(UserError, match=text):
             copy_unpaired(lfw / "lfw", lfw / pairs, lfw / out)
+    with pytest.raises(UserError, match="one folder per person is needed"):
+        copy_unpaired(lfw / "lfw" / "all" / "A", lfw / "pairs.txt", lfw / "rest.zip")
     assert not (lfw / "rest.zip").exists()

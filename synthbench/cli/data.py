@@ -53,8 +53,8 @@ def _needs(name: str, as_json: bool) -> None:
     protocol, known = load_protocol(name), {row["name"]: row for row in sources.status()}
     roles: dict[tuple[str, str], dict[str, list[str]]] = {}  # of each source: what for, and for which generators
     for need in protocol.needs():
-        what = need.role.removesuffix(f" of {need.generator}")
-        roles.setdefault((need.name, need.kind), {}).setdefault(what, []).extend([need.generator] if need.generator else [])
+        users = roles.setdefault((need.name, need.kind), {}).setdefault(need.role, [])
+        users += [need.generator] if need.generator else []
     rows = []
     for (source, kind), uses in roles.items():
         found = known.get(source, {"state": "missing", "title": "", "path": "", "holds": "", "licence": "", "url": ""})

@@ -6,8 +6,8 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-from synthbench.data.pairs import find_images, parse_pair_list
-from synthbench.data.readers import list_folder, list_zip, strip_top
+from synthbench.data.pairs import parse_pair_list
+from synthbench.data.readers import read_source
 from synthbench.store import writing
 from synthbench.types import UserError
 
@@ -28,18 +28,16 @@ def copy_unpaired(images: Path, pairs: Path, out: Path) -> Kept:
     if out.suffix.lower() != ".zip":
         raise UserError(f"{out} must end in .zip")
     paired = {image.rpartition("/")[0] for line in parse_pair_list(pairs) for image in (line.left, line.right)}
-    find = find_images(images)
-    names = list_folder(images) if images.is_dir() else sorted(list_zip(images)[1])
-    top = strip_top(names)
-    person = {name: name.split("/", top)[-1].rpartition("/")[0] for name in names}
-    free = [name for name in names if person[name] not in paired]
-    kept, everyone = {person[name] for name in free}, set(person.values())
+    source = read_source(images)
+    if source.kind not in ("folder", "zip") or not source.names:
+        raise UserError(f"{images}: a folder or zip with one folder per person is needed; who is in a pair is known by the names of those")
+    free = [row for row, label in enumerate(source.label) if source.names[label] not in paired]
+    kept, everyone = {source.names[source.label[row]] for row in free}, source.names
     if not kept or len(kept) == len(everyone):
         who = "everybody" if not kept else "nobody"
         raise UserError(f"{who} in {images} is in a pair of {pairs}; are these the images that the list is about?")
     with writing(out) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        for name in free:
-            # an entry without the time of day: with it the same command would give another digest, and so other keys
-            plain = name.split("/", top)[-1]
-            archive.writestr(zipfile.ZipInfo(plain), find[plain.rsplit(".", 1)[0]]())
+        for row in free:  # entries without the time of day: with it the same command would give another digest, and so other keys
+            entry = zipfile.ZipInfo(f"{source.names[source.label[row]]}/{Path(source.where(row)).name}")
+            archive.writestr(entry, source.encoded(row))
     return Kept(len(kept), len(free), len(everyone) - len(kept))

@@ -45,8 +45,9 @@ def sight(who: str, context: Context) -> float:
             console.warn(
                 f"encoder {encoder.name} hardly sees coarse images: blurred to {side} of {context.resolution} px, a face has cosine "
                 f"{seen:.2f} with itself, and {blindness.LEAST} only from {blindness.threshold(encoder, images)} px on. A loss on its "
-                f"embedding (L_SimMat, L_ID) cannot teach {who} identity before such detail is there. Better: an encoder trained on the "
-                "set itself, `encoder: {recipe: demo_encoder, seed: 1}` in a protocol of your own, or many more steps"
+                f"embedding (L_SimMat, L_ID) cannot teach {who} identity before such detail is there. Better: one that learns from a "
+                "public network, `encoder: {teacher: NAME, recipe: student, seed: 1}` in a protocol of your own, or one that is trained on "
+                "the set, `{recipe: demo_encoder, seed: 1}` (docs/results/photos.md has both)"
             )
     return seen
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 EVERY = 30.0  # seconds between two checkpoints
 LOG_EVERY = 20  # steps between lines of metrics.jsonl
-SMALL = 10_000_000  # parameters below which one thread updates them as fast as two
+SMALL = 10_000_000  # parameters below which one thread updates them (as fast as two with 2.2 M; beyond that a guess)
 LOOKS = 10  # of `watch`, evenly over a training
 
 Batch = TypeVar("Batch", bound=tuple[Tensor, ...])
