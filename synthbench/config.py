@@ -201,11 +201,11 @@ def build(kind: type[S], *layers: Layer) -> S:
 
 def _joined(errors: list[Any]) -> Any:
     """The errors of one setting as one: what it may be, where it may be of several kinds, in words that are not pydantic's."""
+    if len(errors) == 1:
+        return errors[0]
     words = {"a valid tuple": "a list", "a valid list": "a list"}
     found = [item["msg"].removeprefix("Input should be ").partition(",")[0] for item in errors]
     found = ["{name: value, ...}" if text.startswith("a valid dictionary") else words.get(text, text) for text in found]
-    if len(errors) == 1:
-        return errors[0]
     return errors[0] | {"msg": f"should be {' or '.join(dict.fromkeys(text.replace('a valid ', 'a ') for text in found))}"}
 
 

@@ -127,13 +127,13 @@ def objective(network: fmae.FeatureMAE, frozen: Frozen, critic: nn.Module | None
     structure = 1 - perceptual.ssim(painted, x).mean()
     token = (tokens.float() - target.float())[:, 1:].square().mean()  # position 0, e itself, is not asked for
     image, losses = mse + settings.ssim_weight * structure, {"mse": mse, "ssim": 1 - structure, "token": token}
-    loss = settings.token_weight * token
+    rest = settings.token_weight * token
     if settings.perceptual_weight or settings.identity_weight:
         found, looks = recognized(frozen, painted, x)
         identity = 1 - F.cosine_similarity(found.float(), feature).mean()
-        image, loss = image + settings.perceptual_weight * looks, loss + settings.identity_weight * identity
+        image, rest = image + settings.perceptual_weight * looks, rest + settings.identity_weight * identity
         losses |= {"perceptual": looks, "similarity": 1 - identity}
-    loss = image + loss
+    loss = image + rest
     if critic is not None:
         fooled = -critic(painted).float().mean()
         balance = fmae.adaptive(image, fooled, network.painter.last.weight)
