@@ -7,7 +7,7 @@ or give the command line the path of its .py file. `synthbench test NAME|FILE` c
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
@@ -132,6 +132,7 @@ class Subject:
     inquiries: FaceSet | None = None  # one image per identity of `faces`, from the stage `enroll`
     also_learnt: FaceSet | None = None  # photographs that the generator learnt from besides the real set
     baseline: Path | None = None  # evaluate folder of the run of generator `real`; None for that run itself
+    untrained: Callable[[int], Encoder] | None = None  # the recognizer as it was before it learnt, of a seed
     progress: Progress = lambda done, total: None  # told of the images that the judge has embedded
     _embeddings: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 

@@ -160,6 +160,29 @@ def test_listings(synthbench) -> None:
     assert synthbench("--version").out.startswith("synthbench, version ")
 
 
+def test_a_tab_completes_settings_stages_and_what_is_registered(synthbench, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from click.shell_completion import ShellComplete
+
+    from synthbench.cli import cli
+    from synthbench.cli.complete import STAGES
+
+    def offered(*words: str) -> list[str]:
+        *before, begun = words
+        return [item.value for item in ShellComplete(cli, {}, "synthbench", "_").get_completions(before, begun)]
+
+    assert offered("run", "cemiface", "--set", "train.similarity_w") == ["train.similarity_weight="]
+    assert {"sample.m=", "train.unet.channels="} <= set(offered("run", "cemiface", "--set", ""))
+    assert offered("run", "cemiface", "--until", "ge") == ["generate"]
+    planned = json.loads(synthbench("run", "cemiface", "--protocol", "tiny.yaml", "--dry-run", "--json").out)["stages"]
+    assert {stage["name"] for stage in planned} == set(STAGES) - {"train-faces", "encoder-faces"}
+    for name in ("a/1.png", "a/2.png", "b/1.png"):
+        (here / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16)).save(here / "set" / name)
+    monkeypatch.setenv("SYNTHBENCH_DATA", str(here / "registry"))
+    assert synthbench("data", "add", "mine", "set", "--kind", "faces").code == 0
+    assert offered("data", "show", "m") == ["mine"] and offered("data", "remove", "x") == []
+
+
 def test_data_by_command(synthbench, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for person, shade in (("a", 10), ("a", 60), ("b", 200)):
         (here / "set" / person).mkdir(parents=True, exist_ok=True)

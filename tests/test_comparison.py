@@ -9,7 +9,7 @@ import pytest
 from fake_runs import BENCHMARKS, config, make_run, outcome, score
 from scipy import stats
 
-from synthbench.results import comparable, comparison, inference, record, tables
+from synthbench.results import comparable, comparison, inference, record, tables, terminal
 from synthbench.results.comparison import AVG, GAP
 from synthbench.store import Store
 from synthbench.types import UserError
@@ -32,8 +32,8 @@ def world(tmp_path_factory):
 def test_the_file_holds_what_is_promised(world):
     _, results, made = world
     assert json.loads(json.dumps(made, allow_nan=False)) == made
-    keys = {"comparison", "protocol", "title", "volume", "seeds", "runs", "baseline", "columns", "rows", "differences", "detectable_points"}
-    assert keys | {"notes", "skipped", "published", "command"} == set(made)
+    keys = {"comparison", "protocol", "title", "volume", "seeds", "runs", "baseline", "floor", "columns", "rows", "differences"}
+    assert keys | {"detectable_points", "notes", "skipped", "published", "command"} == set(made)
     assert made["runs"] == [result["run"] for result in results] and made["baseline"] == results[0]["run"] and made["seeds"] == [0, 1, 2]
     assert made["volume"] == "20x4"
     for row in made["rows"]:
@@ -259,3 +259,24 @@ def test_the_tables_take_it(world):
     text = tables.table_markdown(made)
     assert "**" in text and "good 20x4" in text and "hours per seed" in text
     assert r"\toprule" in tables.table_latex(made) and tables.table_csv(made).count("\n") > 20
+
+
+def test_the_recognizer_that_learnt_nothing_is_the_lowest_row_and_no_rival(tmp_path, capsys):
+    results = [make_run(tmp_path, "real", seeds=2), make_run(tmp_path, "one", seeds=2)]
+    plain = compare(tmp_path, results)
+    for result in results:
+        for seed in range(2):
+            result["scores"] += [score(f"untrained/{name}/accuracy", 61.25, 0.5, seed) for name in ("world-mixed", "world-profile", "avg")]
+    made = compare(tmp_path, results)
+    assert plain["floor"] is None and made["rows"] == plain["rows"] and made["differences"] == plain["differences"]
+    cell = made["floor"]["cells"]["verification/avg/accuracy"]
+    assert (cell["value"], cell["sampling_stderr"], cell["seed_std"]) == (61.25, 0.5, None) and cell["low"] < 61.25 < cell["high"]
+    assert set(made["floor"]["cells"]) == {f"verification/{name}/accuracy" for name in ("world-mixed", "world-profile", "avg")}
+    for text in (tables.table_markdown(made), tables.table_latex(made), tables.table_csv(made)):
+        assert text.count("untrained network") >= 1 and text.index("untrained network") < text.index("one 20x4")
+    terminal.show(made)
+    assert "untrained network" in capsys.readouterr().out
+    record.show(results, ["world-mixed", "world-profile"])
+    shown = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in shown if "untrained network" in line]
+    assert line.count("61.2") == 3 and "one 20x4" not in line

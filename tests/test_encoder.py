@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from synthbench.models.encoder import Encoder, build, file_digest, load_encoder, save_encoder
+from synthbench.models.encoder import Encoder, build, file_digest, load_encoder, save_encoder, untrained
 from synthbench.types import UserError
 
 
@@ -126,6 +126,31 @@ def test_save_and_load(tmp_path):
     assert encoder.digest == file_digest(tmp_path / "weights.safetensors")
     assert json.loads((tmp_path / "encoder.json").read_text())["parameters"] == encoder.parameter_count
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_untrained_has_the_shape_and_none_of_what_was_learnt(tmp_path):
+    net = small()
+    save_encoder(net, tmp_path, SPEC)
+    pixels = torch.randint(0, 256, (300, 3, 32, 32), dtype=torch.uint8)
+
+    class Faces:
+        def __len__(self):
+            return len(pixels)
+
+        def images(self, rows):
+            return pixels[rows]
+
+    one, again, other = (untrained(tmp_path, seed, Faces()) for seed in (0, 0, 1))
+    x = pixels.float() / 127.5 - 1
+    assert torch.equal(one(x), again(x))
+    shapes = {name: value.shape for name, value in net.state_dict().items()}
+    assert {name: value.shape for name, value in one.net.state_dict().items()} == shapes
+    learnt, weights = (model.state_dict()["features.0.weight"] for model in (net, one.net))
+    assert not torch.equal(weights, learnt) and not torch.equal(weights, other.net.state_dict()["features.0.weight"])
+    found = one(x)  # the last layer is a batch norm: with the statistics of the faces each dimension has mean 0 and variance 1
+    torch.testing.assert_close(found.mean(0), torch.zeros(16), atol=1e-3, rtol=0)
+    torch.testing.assert_close(found.var(0), torch.ones(16), atol=0.02, rtol=0)
+    assert not one.net.training and not any(p.requires_grad for p in one.parameters())
 
 
 def test_damage_is_named(tmp_path):

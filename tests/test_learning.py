@@ -121,6 +121,18 @@ def test_labels_of_some_are_labels_of_nobody(labels: list[int]) -> None:
     assert both.identities == 0 and both.identity.tolist() == [-1] * 4
 
 
+def test_people_of_a_registered_set_are_counted_when_a_run_is_planned(sets: Path) -> None:
+    registered = sources.add("many", photographs(sets / "many", [f"{who}/{n}.png" for who in "abcde" for n in "12"], 90), "faces")
+    assert registered.identities == 5
+    text = Path("tiny.yaml").read_text()
+    (line,) = [line for line in text.splitlines() if line.startswith("real:")]
+    Path("mine.yaml").write_text(text.replace(line, "real: {source: many, exclude: [b, d]}"))
+    with pytest.raises(UserError, match="volume 4x2 asks for 4 identities, but the real set has 3"):
+        steps(sets, generator="sface", protocol="mine.yaml")
+    Path("mine.yaml").write_text(text.replace(line, "real: {source: many, exclude: [b]}"))
+    assert steps(sets, generator="sface", protocol="mine.yaml")
+
+
 def test_the_training_sees_all_and_the_other_stages_the_real_set(sets: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wish = run.Request("learner.py", Path("r"), "4x2", "tiny.yaml", settings=("train.faces=[real, people, loose]",), tracking=False)
     result = run.run(wish)

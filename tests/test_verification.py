@@ -126,6 +126,37 @@ def test_evaluator_writes_pairs_and_scores(tmp_path):
     assert list((tmp_path / "pairs").glob("*.tmp")) == []
 
 
+def test_floor_is_the_mean_over_networks_and_others_have_the_baselines(tmp_path):
+    sets = [benchmark(), benchmark(seed=1, name="other")]
+    asked: list[int] = []
+
+    def network(seed):  # of seed 0: the recognizer; of seed 1: blind, so that every pair looks the same
+        asked.append(seed)
+        made = Projection(192)
+        made.weight = made.weight * (seed == 0)
+        return made
+
+    seen = subject(Faces([0, 1]), None, recognizer=Projection(192), benchmarks=sets, untrained=network)
+    (tmp_path / "real").mkdir()
+    evaluator = Verification(VerificationConfig(untrained=2))
+    scores, _ = by_name(evaluator.evaluate(seen, context(tmp_path / "real")))
+    trained = scores["verification/toy/accuracy"]
+    assert asked == [0, 1]
+    assert scores["untrained/toy/accuracy"].value == pytest.approx((trained.value + 50) / 2)
+    stored = open_results(tmp_path / "real" / "pairs")["toy"]
+    right = (stored.correct + kfold(np.zeros(400), stored.same).correct.astype(int)) / 2
+    assert scores["untrained/toy/accuracy"].stderr == pytest.approx(100 * right.std(ddof=1) / 20)
+    both = [scores[f"untrained/{name}/accuracy"].value for name in ("toy", "other")]
+    assert scores["untrained/avg/accuracy"].value == pytest.approx(np.mean(both))
+    seen = subject(Faces([0, 1]), None, recognizer=Projection(192), benchmarks=sets, untrained=network, baseline=tmp_path / "real")
+    (tmp_path / "own").mkdir()
+    found, _ = by_name(evaluator.evaluate(seen, context(tmp_path / "own")))
+    assert asked == [0, 1] and not (tmp_path / "own" / "untrained.json").exists()
+    assert {name: score for name, score in found.items() if name.startswith("untrained")} == {
+        name: score for name, score in scores.items() if name.startswith("untrained")
+    }
+
+
 def test_flip_sums_raw_embeddings():
     pixels = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
     encoder = Projection(192)

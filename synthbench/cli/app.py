@@ -129,9 +129,14 @@ def _unexpected(error: Exception) -> int:
 
     from synthbench.registry import plugin_place
 
+    place = plugin_place(error)
+    package = (getattr(error, "name", None) or "synthbench").partition(".")[0]
+    if isinstance(error, ModuleNotFoundError) and package != "synthbench" and not place:
+        again = f"{sys.executable} -m pip install --force-reinstall synthbench"
+        console.error(f"the package {package} is missing in {sys.prefix}, and synthbench needs it. Install again: `make`, or {again}")
+        return 1
     with tempfile.NamedTemporaryFile("w", prefix="synthbench-", suffix=".log", delete=False) as log:
         traceback.print_exception(error, file=log)
-    place = plugin_place(error)
     whose = f"It was raised in the plugin, {place}" if place else "This is a fault of synthbench"
     console.error(f"{type(error).__name__}: {error}\n{whose}; the details are in {log.name}")
     return 1

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterator
 from importlib import metadata, resources
 from pathlib import Path
+from typing import Any
 
 from click import Context, Parameter
 from click.shell_completion import CompletionItem
 
 KINDS = ("generator", "evaluator", "protocol", "recipe", "volume", "run", "comparison", "sweep")
+FACES = ("real", "train-faces", "encoder-faces", "judge-faces")
+STAGES = (*FACES, "benchmarks", "encoder", "judge", "train", "enroll", "generate", "recognizer", "evaluate")
 MADE = {"results": "run.json", "comparisons": "comparison.json", "sweeps": "design.json"}
 
 
@@ -49,6 +54,29 @@ def things(context: Context, parameter: Parameter, begun: str) -> list[Completio
     shipped = [*_shipped("generators"), *_shipped("protocols"), *_shipped("recipes")]
     points = [*_points("generators"), *_points("evaluators")]
     return _items([*KINDS, "latest", *points, *shipped, *_made(context, *MADE)], begun)
+
+
+def stages(context: Context, parameter: Parameter, begun: str) -> list[CompletionItem]:
+    return _items(list(STAGES), begun)
+
+
+def settings(context: Context, parameter: Parameter, begun: str) -> list[CompletionItem]:
+    """Settings of all that ships: click cannot tell which plugin is meant where the line ends in an option without a value."""
+    cards = json.loads((resources.files("synthbench") / "inventory" / "cards.json").read_text("utf-8"))["cards"]
+    every = [f"{name}=" for kind in cards.values() for card in kind.values() for name in _dotted(card["settings"])]
+    return _items(every, begun)
+
+
+def data(context: Context, parameter: Parameter, begun: str) -> list[CompletionItem]:
+    """What is registered on this machine."""
+    from synthbench.data import sources
+
+    return _items(list(sources.names_registered()), begun)
+
+
+def _dotted(values: dict[str, Any], above: str = "") -> Iterator[str]:
+    for name, value in values.items():
+        yield from _dotted(value, f"{above}{name}.") if isinstance(value, dict) and value else [above + name]
 
 
 def _items(names: list[str], begun: str) -> list[CompletionItem]:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from synthbench import console
+from synthbench.cli import complete
 from synthbench.cli.options import FOLDER, JSON, RUNS
 
 
@@ -110,7 +111,7 @@ def data_add(name: str, path: Path, **options: Any) -> None:
 
 
 @data_group.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=complete.data)
 @JSON
 def data_show(name: str, as_json: bool) -> None:
     """All that is known of NAME: what it is, where it lies, people and images, digest, licence."""
@@ -125,7 +126,7 @@ def data_show(name: str, as_json: bool) -> None:
 
 
 @data_group.command("remove")
-@click.argument("name")
+@click.argument("name", shell_complete=complete.data)
 def data_remove(name: str) -> None:
     """Forget NAME. Only the registration goes; the files stay where they are."""
     from synthbench.data import sources
@@ -134,7 +135,7 @@ def data_remove(name: str) -> None:
 
 
 @data_group.command("verify")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete.data)
 def data_verify(name: str | None) -> None:
     """Hash registered files again and compare; all of them without NAME."""
     from synthbench.data import sources

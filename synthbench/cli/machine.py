@@ -13,7 +13,9 @@ from synthbench.cli.options import RUNS
 
 @click.command("test", short_help="Check that a plugin keeps the contract.")
 @click.argument("plugin", shell_complete=complete.plugins)
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting of the plugin; repeatable.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="NAME=VALUE", shell_complete=complete.settings, help="A setting of the plugin; repeatable."
+)
 def test_command(plugin: str, settings: tuple[str, ...]) -> None:
     """Run the plugin contract on PLUGIN (a name or a .py file): slots, seeds, resume, sharding, shapes."""
     from synthbench import registry

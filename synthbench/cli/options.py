@@ -25,7 +25,12 @@ PROTOCOL = click.option(
 )
 VOLUME = click.option("--volume", help="0.5M, 1.0M, 1.2M, all, or identities x images, such as 200x20.  [default: the protocol's]")
 SETTINGS = click.option(
-    "--set", "settings", multiple=True, metavar="NAME=VALUE", help="A generator's setting, such as sample.m=0.2; repeatable."
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    shell_complete=complete.settings,
+    help="A generator's setting, such as sample.m=0.2; repeatable.",
 )
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 NO_TRACKING = click.option("--no-tracking", is_flag=True, help="Do not mirror to MLflow.")

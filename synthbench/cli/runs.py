@@ -20,8 +20,10 @@ from synthbench.types import UserError
 @PROTOCOL
 @click.option("--seeds", type=int, default=1, show_default=True, help="Number of independent repetitions.")
 @SETTINGS
-@click.option("--until", metavar="STAGE", help="Stop after this stage.")
-@click.option("--force", multiple=True, metavar="STAGE", help="Do this stage again even if it is cached; repeatable.")
+@click.option("--until", metavar="STAGE", shell_complete=complete.stages, help="Stop after this stage.")
+@click.option(
+    "--force", multiple=True, metavar="STAGE", shell_complete=complete.stages, help="Do this stage again even if it is cached; repeatable."
+)
 @DEVICE
 @DRY_RUN
 @NO_TRACKING

@@ -20,6 +20,7 @@ from synthbench.evaluators.statistics import mean_stderr
 from synthbench.models.embeddings import require_finite
 from synthbench.plugin import Context, Evaluator, Subject
 from synthbench.seeds import numpy_generator
+from synthbench.store import read_json, write_json
 from synthbench.types import Score, Skipped, UserError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from synthbench.models.encoder import Encoder
 
 THRESHOLDS = np.arange(0, 4, 0.01)
+FLOOR = "untrained.json"
 
 
 def fold_of(pairs: int, folds: int = 10) -> np.ndarray:
@@ -96,13 +98,18 @@ class VerificationConfig(Settings):
     flip: bool = True  # add the mirror image's embedding, as the public protocol does
     folds: int = Field(10, ge=2)
     far: tuple[float, ...] = (1e-2, 1e-3)  # false accept rates of the exact TAR; each needs at least 10 / FAR impostor pairs
+    untrained: int = Field(3, ge=0, description="networks that learnt nothing, for the floor below all accuracies; 0: no floor")
 
 
 class Verification(Evaluator[VerificationConfig]):
-    """How well the recognizer tells pairs of strangers' photographs apart. Writes pairs/<benchmark>.npz."""
+    """How well the recognizer tells pairs of strangers' photographs apart. Writes pairs/<benchmark>.npz.
+
+    The floor, untrained/<benchmark>/accuracy, is what networks of its shape reach that learnt nothing. It is measured with the real
+    baseline (untrained.json) and the same for all runs beside that.
+    """
 
     Config = VerificationConfig
-    version = 1
+    version = 2  # 2: the floor
 
     def evaluate(self, subject: Subject, context: Context) -> list[Score | Skipped]:
         if subject.recognizer is None:
@@ -112,17 +119,38 @@ class Verification(Evaluator[VerificationConfig]):
         scores: list[Score | Skipped] = []
         accuracies: list[Score] = []
         for benchmark in subject.benchmarks:
-            mirrors = (False, True) if self.config.flip else (False,)
-            embeddings, norms = combine(*[raw_embeddings(subject.recognizer, benchmark.images, mirror) for mirror in mirrors])
-            require_finite(embeddings, f"embeddings of the benchmark {benchmark.name} by the recognizer")
-            distance = pair_distances(embeddings, benchmark.left, benchmark.right)
-            results = kfold(distance, check(benchmark, self.config.folds), folds=self.config.folds)
+            results, norms = self.tried(subject.recognizer, benchmark)
             PairResults(**{**vars(results), "digest": benchmark.digest}).save(context.out / "pairs", benchmark.name)
             random = numpy_generator(context.seed, "verification", benchmark.name)
             found = describe(benchmark.name, results, norms, self.config.far, random)
             scores += found
             accuracies += [s for s in found if isinstance(s, Score) and s.metric.endswith("/accuracy")]
-        return [*scores, average(accuracies)]
+        return [*scores, average(accuracies), *self.floor(subject, context)]
+
+    def tried(self, recognizer: Encoder, benchmark: PairSet) -> tuple[PairResults, np.ndarray]:
+        """What happened to each pair, and the norms (N,) of the raw embeddings."""
+        mirrors = (False, True) if self.config.flip else (False,)
+        embeddings, norms = combine(*[raw_embeddings(recognizer, benchmark.images, mirror) for mirror in mirrors])
+        require_finite(embeddings, f"embeddings of the benchmark {benchmark.name} by the recognizer")
+        distance = pair_distances(embeddings, benchmark.left, benchmark.right)
+        return kfold(distance, check(benchmark, self.config.folds), folds=self.config.folds), norms
+
+    def floor(self, subject: Subject, context: Context) -> list[Score]:
+        """Accuracy of the recognizer before it learnt anything, a mean over initial weights; where there is a baseline, what that has."""
+        if subject.baseline:
+            return [Score(**score) for score in read_json(subject.baseline / FLOOR) or ()]
+        scores: list[Score] = []
+        if subject.untrained and self.config.untrained:
+            networks = [subject.untrained(seed) for seed in range(self.config.untrained)]
+            for benchmark in subject.benchmarks:
+                found = [self.tried(network, benchmark)[0] for network in networks]
+                accuracy = float(np.mean([results.fold_accuracies().mean() for results in found]))
+                # the networks meet the same pairs, so their errors are taken on the mean of what happened to each pair
+                stderr = mean_stderr(np.mean([results.correct for results in found], axis=0))
+                scores.append(Score(f"untrained/{benchmark.name}/accuracy", 100 * accuracy, 100 * (stderr or 0), len(benchmark.same), True))
+            scores.append(average(scores, "untrained"))
+        write_json(context.out / FLOOR, [vars(score) for score in scores])
+        return scores
 
 
 def check(benchmark: PairSet, folds: int) -> np.ndarray:
@@ -177,8 +205,8 @@ def far_name(far: float) -> str:
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
-def average(accuracies: list[Score]) -> Score:
+def average(accuracies: list[Score], kind: str = "verification") -> Score:
     """Unweighted mean over benchmarks; their sampling errors are independent."""
     k = len(accuracies)
     stderr = float(np.sqrt(sum((score.stderr or 0) ** 2 for score in accuracies))) / k
-    return Score("verification/avg/accuracy", sum(score.value for score in accuracies) / k, stderr, sum(s.n for s in accuracies), True)
+    return Score(f"{kind}/avg/accuracy", sum(score.value for score in accuracies) / k, stderr, sum(s.n for s in accuracies), True)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from synthbench.device import fp32, ready, send, side_by_side
 from synthbench.models.iresnet import IRSE, IResNet
 from synthbench.models.small import SmallNet
+from synthbench.seeds import derive
 from synthbench.store import write_json, writing
 from synthbench.types import Progress, UserError
 
@@ -203,17 +204,46 @@ def save_encoder(module: nn.Module, folder: Path, spec: Mapping[str, Any]) -> Pa
 def load_encoder(folder: Path, device: torch.device | str = "cpu") -> Encoder:
     """The encoder that `save_encoder` wrote into `folder`. Raises UserError for files missing, damaged or of another architecture."""
     folder = Path(folder)
+    spec, net = _described(folder)
+    fill(net, read_tensors(folder / "weights.safetensors"), folder / "weights.safetensors")
+    return _as_described(spec, net, torch.device(device))
+
+
+def untrained(folder: Path, seed: int, faces: Images, device: torch.device | str = "cpu") -> Encoder:
+    """The encoder in `folder` as if nothing had been learnt: the initial weights of `seed`.
+
+    Its batch norms know mean and variance of up to 2,048 `faces`, as they would after a training with a learning rate of zero; with those
+    they begin with, 0 and 1, a deep network gives next to nothing.
+    """
+    torch.manual_seed(derive(seed, "untrained"))
+    spec, net = _described(Path(folder))
+    norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average over the batches
+    net.train().to(device)
+    rows = np.linspace(0, len(faces) - 1, min(2048, len(faces))).astype(np.int64)
+    with torch.no_grad():
+        for some in np.array_split(rows, max(1, len(rows) // 256)):
+            net(send(faces.images(some), torch.device(device)).float() / 127.5 - 1)
+    return _as_described(spec, net, torch.device(device))
+
+
+def _described(folder: Path) -> tuple[dict[str, Any], nn.Module]:
+    """encoder.json, and a network as it says with the weights that it begins with."""
     try:
         spec = json.loads((folder / "encoder.json").read_text())
-        resolution, dim = int(spec["resolution"]), int(spec["dim"])
-        net = build({**spec["architecture"], "dropout": 0.0}, resolution, dim)
+        return spec, build({**spec["architecture"], "dropout": 0.0}, int(spec["resolution"]), int(spec["dim"]))
     except FileNotFoundError:
         raise UserError(f"{folder} holds no encoder: encoder.json is missing") from None
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / 'encoder.json'} is damaged or of another version: {error!r:.200}. {AGAIN}") from None
-    fill(net, read_tensors(folder / "weights.safetensors"), folder / "weights.safetensors")
+
+
+def _as_described(spec: Mapping[str, Any], net: nn.Module, device: torch.device) -> Encoder:
+    resolution, dim = int(spec["resolution"]), int(spec["dim"])
     encoder = Encoder(net, resolution=resolution, dim=dim, colour=spec["colour"], digest=spec["digest"], name=spec["name"])
-    return ready(encoder, torch.device(device))  # type: ignore[return-value]
+    return ready(encoder, device)  # type: ignore[return-value]
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

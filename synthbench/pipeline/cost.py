@@ -181,10 +181,10 @@ def recognizing(recipe: Recipe, resolution: int, images: int) -> Cost:
     return Cost(recipe.epochs * images * TRAINING * size.gflop, "GFLOP", 4 * size.parameters, CHECKPOINT * size.parameters)
 
 
-def evaluating(protocol: Protocol, images: int, real: int, pairs: int) -> Cost:
-    """The evaluators: the judge sees `images` and the `real` ones, the recognizer those of the benchmarks, twice for the mirror image."""
+def evaluating(protocol: Protocol, images: int, real: int, pairs: int, networks: int) -> Cost:
+    """The evaluators: the judge sees `images` and the `real` ones, all `networks` those of the benchmarks, twice for the mirror image."""
     from synthbench.recognition.trainer import load_recipe
 
     r = protocol.resolution
-    work = (images + real) * encoder(protocol.judge, protocol) + 2 * pairs * backbone(load_recipe(protocol.recipe), r).gflop
+    work = (images + real) * encoder(protocol.judge, protocol) + 2 * networks * pairs * backbone(load_recipe(protocol.recipe), r).gflop
     return Cost(work if images else 0.0, "GFLOP", 100_000 + 3 * images)

@@ -21,7 +21,17 @@ from synthbench import registry
 from synthbench.config import Layer, build, did_you_mean, in_full
 from synthbench.data import sources
 from synthbench.pipeline import checks, cost, distil, learning
-from synthbench.pipeline.steps import Step, batches_of, faces_step, followed, public_network, read_benchmark, require_batch, run_evaluators
+from synthbench.pipeline.steps import (
+    Step,
+    batches_of,
+    faces_step,
+    followed,
+    people,
+    public_network,
+    read_benchmark,
+    require_batch,
+    run_evaluators,
+)
 from synthbench.plugin import Context
 from synthbench.protocol import DistilledNetwork, Network, Protocol, PublicNetwork, ShippedNetwork
 from synthbench.store import Store, content_key
@@ -320,7 +330,7 @@ class Job:
     def steps(self, seed: int) -> list[Step]:
         """Every stage of the run with this seed, in order, with those of the real baseline."""
         protocol, traits = self.protocol, self.generator.traits
-        self.check(getattr(protocol.real, "identities", None))  # of the embedded world they are known
+        self.check(people(protocol.real))
         steps = [self.real, *self.learnt.values(), self.benchmarks]  # what may be refused, before anything is trained
         if traits.uses_encoder:
             steps += self.network_steps("encoder", protocol.encoder)
@@ -366,7 +376,7 @@ class Job:
         def evaluate(folder: Path, progress: Progress) -> None:
             from synthbench.data.faces import open_faces
             from synthbench.data.pairs import open_pairs
-            from synthbench.models.encoder import load_encoder
+            from synthbench.models.encoder import load_encoder, untrained
             from synthbench.plugin import Subject
 
             inquiries = inputs.get("enroll", Path()) / "inquiries"
@@ -379,12 +389,14 @@ class Job:
                 inquiries=open_faces(inquiries) if inquiries.is_dir() else None,
                 also_learnt=learning.others(self.learnt),
                 baseline=base.stage.folder if base else None,
+                untrained=lambda seed: untrained(recognizer.stage.folder, seed, subject.real, self.device),
                 progress=progress,
             )
             context = Context(folder, seed, self.protocol.resolution, self.device, subject.real, None)  # type: ignore[arg-type]
             run_evaluators(evaluators, subject, context, progress)
 
         images = sum(step.images for step in {"real": self.real, **self.learnt}.values())
-        counted = functools.partial(cost.evaluating, self.protocol, made[-1].images, images, self.benchmarks.images)
+        networks = 1 + (0 if base or "verification" not in evaluators else evaluators["verification"].config.untrained)
+        counted = functools.partial(cost.evaluating, self.protocol, made[-1].images, images, self.benchmarks.images, networks)
         stage, label = self.store.stage("evaluate", content_key(parts)), f"evaluate {self.protocol.name} {self.device.type}"
         return Step(stage, f"{self.short_name}: {', '.join(evaluators)}", evaluate, label, counted)

@@ -69,6 +69,14 @@ def faces_step(store: Store, resolution: int, name: str, faces: Faces) -> Step:
     return import_step(store, r, name, source, faces.exclude)
 
 
+def people(faces: Faces) -> int | None:
+    """How many people a labelled set of real faces has; None where it is not registered yet."""
+    if isinstance(faces, WorldFaces):
+        return faces.identities
+    known = sources.find(faces.source, "faces").identities
+    return known - len(set(faces.exclude)) if known else None
+
+
 def import_step(
     store: Store, resolution: int, name: str, source: sources.Entry, exclude: Iterable[str] = (), labelled: bool = True
 ) -> Step:

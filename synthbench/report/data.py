@@ -22,6 +22,7 @@ from synthbench.evaluators.pairs import PairResults, open_results
 from synthbench.protocol import OWN, ShippedNetwork
 from synthbench.results import leak
 from synthbench.results.comparable import labels, sides
+from synthbench.results.comparison import floor_row
 from synthbench.results.inference import estimate
 from synthbench.results.record import COLUMNS, SHORT, Result, read_run, training_log, values
 from synthbench.store import Store, read_json
@@ -213,6 +214,7 @@ def run_table(run: Run) -> dict[str, Any]:
     notes = ["One seed: the spread between seeds is not known."] if len(result["seeds"]) == 1 else []
     notes += leak.notes([(row["label"], item) for row, item in zip(rows, both)])
     kept = {name: result[name] for name in ("protocol", "title", "volume", "seeds")}
+    kept["floor"] = floor_row([result], [column["metric"] for column in measured])
     return {"comparison": run.name, **kept, "columns": measured, "rows": rows, "differences": [], "notes": notes, "published": []}
 
 

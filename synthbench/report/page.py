@@ -14,7 +14,7 @@ from typing import Any
 
 from synthbench.report.blocks import Block, Code, Document, Facts, Figure, Fold, Grid, Image, Images, Pairs, Results, Section, Text
 from synthbench.report.figures import variables
-from synthbench.results.tables import TIED, column_groups, heading, lead, legend, numeric, shown, spread
+from synthbench.results.tables import TIED, column_groups, heading, lead, legend, numeric, rows_of, shown, spread
 
 LIGHT = f"--ground: #fdfdfc; --raised: #f4f5f6; --link: #0b5394; --mark: #e7f0f9; {variables(0)}"
 DARK = f"--ground: #14171b; --raised: #1d2127; --link: #8ec5f5; --mark: #1c3146; {variables(1)}"
@@ -142,7 +142,7 @@ def _results(block: Results) -> str:
     """The table of results with its marks and notes."""
     comparison = block.comparison
     title = f"Results under protocol {comparison['protocol']}"
-    parts = [_scroll(title, _result_table(title, comparison["rows"], lead(columns))) for columns in column_groups(comparison)]
+    parts = [_scroll(title, _result_table(title, rows_of(comparison), lead(columns))) for columns in column_groups(comparison)]
     return "".join(parts) + "".join(f'<p class="quiet">{escape(note)}</p>' for note in legend(comparison))
 
 

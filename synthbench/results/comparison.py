@@ -17,7 +17,7 @@ from synthbench.evaluators.gap import same_pairs
 from synthbench.evaluators.pairs import PairResults, open_results
 from synthbench.results import inference, leak, lookup, published, tables
 from synthbench.results.comparable import cost, keys, labels, sides
-from synthbench.results.record import SHORT, Result, values
+from synthbench.results.record import SHORT, UNTRAINED, Result, floor, values
 from synthbench.seeds import numpy_generator
 from synthbench.store import Store
 
@@ -142,6 +142,7 @@ def compare(store: Store, results: Sequence[Result], name: str, baseline: str, c
         "seeds": sorted({seed for item in entries for seed in item.result["seeds"]}),
         "runs": [item.run for item in entries],
         "baseline": baseline,
+        "floor": floor_row([item.result for item in entries], [column.metric for column in columns]),
         "columns": [vars(column) for column in columns],
         "rows": rows,
         "differences": tables.oriented(found, baseline),
@@ -214,6 +215,17 @@ def differences(entries: Sequence[Entry], benchmarks: Sequence[str]) -> list[dic
 def rivals(entries: Sequence[Entry]) -> list[Entry]:
     """The rows that compete for the best mark: the real set is what they are measured against."""
     return [item for item in entries if item.result["generator"] != "real"]
+
+
+def floor_row(results: Sequence[Result], metrics: Sequence[str]) -> dict[str, Any] | None:
+    """The row of a recognizer that learnt nothing: all runs beside one real baseline have the same. None where it was not measured."""
+    cells = {}
+    for metric in metrics:
+        scores = [score for result in results for score in values(result, floor(metric))]
+        if scores:
+            found = vars(inference.estimate([scores[0]["value"]], scores[0]["stderr"]))
+            cells[metric] = {key: value for key, value in found.items() if key != "error"} | MARKS
+    return {"label": UNTRAINED, "run": "", "generator": "", "volume": "", "cells": cells} if cells else None
 
 
 def _mark(column: Column, entries: Sequence[Entry], cells: dict[str, Any], found: Sequence[dict[str, Any]]) -> None:

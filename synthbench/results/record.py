@@ -23,6 +23,7 @@ SHORT = {"world-mixed": "mixed", "world-profile": "profile", "world-agegap": "ag
 
 ERROR = "± is the sampling error over pairs (one standard error)"
 CHANCE = "accuracies: 50 is chance"
+UNTRAINED = "untrained network"  # the row of what the recognizer reaches before it learns: the floor, where it was measured
 
 
 def run_name(generator: str, volume: str, protocol: str, evaluate_keys: Iterable[str]) -> str:
@@ -61,12 +62,20 @@ COLUMNS: tuple[tuple[str, str, int, float], ...] = (  # heading, metric, digits,
 )
 
 
+def floor(metric: str) -> str:
+    """The name of what a recognizer that learnt nothing has where a trained one has `metric`; empty: there is no such thing."""
+    kind, _, rest = metric.partition("/")
+    return f"untrained/{rest}" if kind == "verification" else ""
+
+
 def show(results: list[Result], benchmarks: Iterable[str]) -> None:
     """The table of the runs, to stdout, with what a reader must know below it."""
     sets = [(SHORT.get(name, name), f"verification/{name}/accuracy", 1, 1.0) for name in benchmarks]
     columns = [*COLUMNS[:2], *sets, *COLUMNS[2:]]  # the average in front: a narrow terminal has room for it
     names = [f"{item['generator']} {item.get('size', item['volume'])}" for item in results]
     rows = [[name, *(cell(item, *column[1:]) for column in columns)] for name, item in zip(names, results)]
+    lowest = [cell(results[-1], floor(metric), digits, scale) for _, metric, digits, scale in columns]
+    rows[:0] = [[UNTRAINED, *lowest]] if any(item != "-" for item in lowest) else []
     title, header = f"{results[-1]['protocol']}: {results[-1]['title']}", ["", *(column[0] for column in columns)]
     console.table(title, header, rows, breaks=("gap to real", *(name for name, *_ in sets[-1:])))
     seeds = results[-1]["seeds"]

@@ -1,7 +1,8 @@
 """A comparison as text: Markdown, LaTeX (booktabs) and CSV.
 
 Every function takes the dict of a comparison.json, of which it reads `title`, `protocol`, `columns`, `rows`, `differences`, `notes` and
-`published`; a report of one run or of a sweep writes its table in the same form. Cells hold `value`, `sampling_stderr`, `seed_std`, `low`,
+`published`, and `floor`, the row of a recognizer that learnt nothing; a report of one run or of a sweep writes its table in the same
+form. Cells hold `value`, `sampling_stderr`, `seed_std`, `low`,
 `high` in the metric's own unit; a column's `scale` turns that into what is shown.
 """
 
@@ -75,6 +76,11 @@ def heading(column: Mapping[str, Any]) -> str:
     """`AVG (%)`; a title that says its unit is left as it is."""
     unit = column.get("unit") or ""
     return f"{column['title']} ({unit})" if unit and unit not in column["title"] else column["title"]
+
+
+def rows_of(comparison: Comparison) -> list[Mapping[str, Any]]:
+    """The rows of a table: what was run, below the recognizer that learnt nothing, where that was measured."""
+    return [*([comparison["floor"]] if comparison.get("floor") else []), *comparison["rows"]]
 
 
 def shown(cell: Cell | None, column: Mapping[str, Any]) -> tuple[str, str]:
@@ -237,7 +243,7 @@ def results_markdown(comparison: Comparison) -> str:
         value = (f"**{value}**" if best else value) + (f" ±{error}" if error else "")
         return value + (f" ({between})" if between else "") + (TIED if tied else "")
 
-    rows = [[markdown_text(row["label"]), *(text(row["cells"].get(c["metric"]), c) for c in columns)] for row in comparison["rows"]]
+    rows = [[markdown_text(row["label"]), *(text(row["cells"].get(c["metric"]), c) for c in columns)] for row in rows_of(comparison)]
     grid = markdown_grid(["", *(markdown_text(heading(column)) for column in columns)], rows)
     return "\n\n".join([grid, *(markdown_text(note) for note in legend(comparison))]) + "\n"
 
@@ -311,7 +317,7 @@ def table_latex(comparison: Comparison) -> str:
     head = "% Written by synthbench; needs \\usepackage{booktabs} and \\usepackage{graphicx}.\n"
     parts, groups = [head], column_groups(comparison)
     for number, columns in enumerate(groups):
-        rows = [[latex_text(row["label"]), *(text(row["cells"].get(c["metric"]), c) for c in columns)] for row in comparison["rows"]]
+        rows = [[latex_text(row["label"]), *(text(row["cells"].get(c["metric"]), c) for c in columns)] for row in rows_of(comparison)]
         last = columns is groups[-1]
         header, place = ["", *(latex_text(heading(column)) for column in columns)], name + "-data" * (number > 0)
         parts.append(latex_grid(header, rows, caption, place, notes if last else ()))
@@ -337,7 +343,7 @@ def table_csv(comparison: Comparison) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["run", "label", "generator", "volume", "metric", "unit", "scale", *PARTS])
-    for row in comparison["rows"]:
+    for row in rows_of(comparison):
         for column in comparison["columns"]:
             cell = row["cells"].get(column["metric"]) or {}
             about = [row["run"], row["label"], row["generator"], row["volume"], column["metric"], column["unit"], column.get("scale", 1.0)]

@@ -25,7 +25,7 @@ def show(comparison: Mapping[str, Any]) -> None:
     accuracy = tables.lead([column for column in columns if column["group"] == "accuracy"])
     ranked = any(_ranks(row) for row in comparison["rows"])
     rows = []
-    for row in comparison["rows"]:
+    for row in tables.rows_of(comparison):
         cells = [cell(row["cells"].get(column["metric"]), column) for column in accuracy]
         rank = [_ranks(row)] if ranked else []
         rows.append([row["label"], *cells[:1], interval(row["cells"].get(AVG)), *cells[1:2], *rank, *cells[2:]])
