@@ -278,5 +278,6 @@ def test_the_recognizer_that_learnt_nothing_is_the_lowest_row_and_no_rival(tmp_p
     assert "untrained network" in capsys.readouterr().out
     record.show(results, ["world-mixed", "world-profile"])
     shown = capsys.readouterr().out.splitlines()
+    assert not any("leak" in line or "d'" in line for line in shown)  # nobody has those: no column of dashes
     (line,) = [line for line in shown if "untrained network" in line]
     assert line.count("61.2") == 3 and "one 20x4" not in line

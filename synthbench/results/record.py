@@ -71,7 +71,8 @@ def floor(metric: str) -> str:
 def show(results: list[Result], benchmarks: Iterable[str]) -> None:
     """The table of the runs, to stdout, with what a reader must know below it."""
     sets = [(SHORT.get(name, name), f"verification/{name}/accuracy", 1, 1.0) for name in benchmarks]
-    columns = [*COLUMNS[:2], *sets, *COLUMNS[2:]]  # the average in front: a narrow terminal has room for it
+    every = [*COLUMNS[:2], *sets, *COLUMNS[2:]]  # the average in front: a narrow terminal has room for it
+    columns = [column for column in every if any(cell(item, *column[1:]) != "-" for item in results)]
     names = [f"{item['generator']} {item.get('size', item['volume'])}" for item in results]
     rows = [[name, *(cell(item, *column[1:]) for column in columns)] for name, item in zip(names, results)]
     lowest = [cell(results[-1], floor(metric), digits, scale) for _, metric, digits, scale in columns]
