@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from synthbench.models.checkpoints import check_colour, load_checkpoint
+from synthbench.models.checkpoints import load_checkpoint, separations
 from synthbench.models.encoder import Encoder, build, save_encoder
 from synthbench.types import UserError
 
@@ -143,13 +143,34 @@ def red_pairs():
     return left, right, same
 
 
-def test_colour_check_finds_a_wrong_declaration(capsys):
+def test_separations_by_declared_and_other_colours():
     left, right, same = red_pairs()
-    declared, other = check_colour(Encoder(First(), resolution=6, dim=36, colour="rgb"), left, right, same)
+    declared, other = separations(Encoder(First(), resolution=6, dim=36, colour="rgb"), left, right, same)
     assert declared > 2 and abs(other) < 1
-    assert "colours exchanged" not in capsys.readouterr().err
-    check_colour(Encoder(First(), resolution=6, dim=36, colour="bgr"), left, right, same)
-    assert "colours exchanged" in capsys.readouterr().err.replace("\n", " ")
+    assert separations(Encoder(First(), resolution=6, dim=36, colour="bgr"), left, right, same) == pytest.approx((other, declared))
+
+
+@pytest.mark.parametrize(
+    ("colour", "stored", "said"),
+    [
+        ("rgb", ("rgb", "rgb"), ""),
+        ("bgr", ("rgb", "rgb"), "separates faces better with its colours exchanged"),
+        ("rgb", ("rgb", "bgr"), "those of one as they are: the images of the former seem to be stored BGR"),
+        ("rgb", ("bgr", "rgb"), "separates the faces of one better with red and blue exchanged"),
+    ],
+)
+def test_images_are_blamed_where_the_network_is_right_on_others(tmp_path, capsys, colour, stored, said):
+    from synthbench.data.pairs import PairSet, save_pairs
+    from synthbench.pipeline import checks
+
+    left, right, same = red_pairs()
+    rows, images = np.arange(40), torch.cat([left, right])
+    for name, order in zip(("one", "two"), stored):
+        save_pairs(PairSet.from_arrays(name, images if order == "rgb" else images.flip(1), rows, rows + 40, same.numpy()), tmp_path / name)
+    folders = {name: tmp_path / name for name in ("one", "two")}
+    checks.colours(folders, {"judge": Encoder(First(), resolution=6, dim=36, colour=colour, name="judge")})
+    heard = " ".join(capsys.readouterr().err.split())
+    assert said in heard if said else not heard
 
 
 def test_a_protocol_tries_the_colours_of_its_public_networks_on_its_photographs(tmp_path, capsys, monkeypatch):
@@ -214,5 +235,5 @@ def test_public_onnx_tells_people_apart():
         right = torch.stack([read(chosen[i][1] if i < 10 else chosen[(i + 1) % 20][1]) for i in range(20)])
     same = torch.arange(20) < 10
     for file in ("y1_mfn", "edgeface_xxs_q"):
-        declared, _ = check_colour(load_checkpoint(SHARED / "models" / f"{file}.onnx", colour="rgb"), left, right, same)
+        declared, _ = separations(load_checkpoint(SHARED / "models" / f"{file}.onnx", colour="rgb"), left, right, same)
         assert declared > 3.5

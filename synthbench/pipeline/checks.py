@@ -17,22 +17,40 @@ if TYPE_CHECKING:
     from synthbench.models.encoder import Encoder
     from synthbench.plugin import Context
 
+EXCHANGED = 1.2  # times the d' as declared from which the exchanged order is the better one
 TRIED = 64  # images, or people
 FEW = 50  # people, of whom an encoder learns to tell apart those alone
 ALIKE = 1.0  # d' below which an encoder cannot tell apart the people that it was trained on
 OTHERWISE = "Give a set of more people, or a checkpoint that somebody trained on many, as {weights: NAME} in the protocol"
 
 
-def colours(folder: Path, networks: dict[str, Encoder]) -> None:
-    """Try the public `networks` on 50 genuine and 50 impostor pairs of photographs in `folder`: are their colours as declared?"""
-    from synthbench.data.pairs import open_pairs
-    from synthbench.models.checkpoints import check_colour
+def colours(benchmarks: dict[str, Path], networks: dict[str, Encoder]) -> None:
+    """Are colours as declared? Tries the public `networks` on 50 genuine and 50 impostor pairs of each benchmark of photographs, by its folder.
 
-    pairs = open_pairs(folder)
-    rows = np.concatenate([np.flatnonzero(pairs.same)[:50], np.flatnonzero(~pairs.same)[:50]])
-    left, right = (pairs.images.images(side[rows]) for side in (pairs.left, pairs.right))
+    Says so where a network separates people clearly better with red and blue exchanged: on all benchmarks, then the network is declared
+    wrongly; on some, then their images are stored BGR. A robust network hardly minds (a tenth either way), so that silence proves nothing.
+    """
+    from synthbench.data.pairs import open_pairs
+    from synthbench.models.checkpoints import separations
+
     for network in networks.values():
-        check_colour(network, left, right, torch.from_numpy(pairs.same[rows]))
+        found = {}
+        for name, folder in benchmarks.items():
+            pairs = open_pairs(folder)
+            rows = np.concatenate([np.flatnonzero(pairs.same)[:50], np.flatnonzero(~pairs.same)[:50]])
+            left, right = (pairs.images.images(side[rows]) for side in (pairs.left, pairs.right))
+            found[name] = separations(network, left, right, torch.from_numpy(pairs.same[rows]))
+        exchanged = {name: both for name, both in found.items() if both[1] > EXCHANGED * both[0]}
+        said = ", ".join(f"{name} d' {other:.2f}, as declared {declared:.2f}" for name, (declared, other) in exchanged.items())
+        if len(exchanged) == len(found) and found:
+            console.warn(
+                f"encoder {network.name} separates faces better with its colours exchanged ({said}): is colour={network.colour} right?"
+            )
+        elif exchanged:
+            console.warn(
+                f"encoder {network.name} separates the faces of {', '.join(exchanged)} better with red and blue exchanged ({said}), those of "
+                f"{', '.join(name for name in found if name not in exchanged)} as they are: the images of the former seem to be stored BGR"
+            )
 
 
 def sight(who: str, context: Context) -> float:

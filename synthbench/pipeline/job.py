@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from synthbench import registry
 from synthbench.config import Layer, build, did_you_mean, in_full
 from synthbench.data import sources
-from synthbench.pipeline import checks, cost, distil, learning
+from synthbench.pipeline import benchmark_sets, checks, cost, distil, learning
 from synthbench.pipeline.steps import (
     Step,
     batches_of,
@@ -28,7 +28,6 @@ from synthbench.pipeline.steps import (
     followed,
     people,
     public_network,
-    read_benchmark,
     require_batch,
     run_evaluators,
 )
@@ -179,44 +178,13 @@ class Job:
 
     @functools.cached_property
     def benchmarks(self) -> Step:
-        """All verification sets at the protocol's resolution, each in a folder of its own."""
-        r = self.protocol.resolution
-        parts: dict[str, Any] = {}
-        images = 0
-        for name in self.protocol.benchmarks:
-            if name.startswith("world-"):
-                from synthbench.world.pairs import WORLD_BENCHMARKS
-                from synthbench.world.renderer import VERSION
-
-                if name not in WORLD_BENCHMARKS:
-                    raise UserError(f"the embedded world has no benchmark {name!r}" + did_you_mean(name, WORLD_BENCHMARKS, show_all=True))
-                parts[name] = {"renderer": VERSION}
-                images += 800
-            else:
-                source = sources.find(name, "pairs")
-                parts[name] = {"digest": source.digest}
-                images += source.images
-        key = content_key({"stage": "benchmarks", "sets": parts, "resolution": r, "version": 1})
-
-        def prepare(folder: Path, progress: Progress) -> None:
-            from synthbench.data.pairs import save_pairs
-
-            for i, name in enumerate(self.protocol.benchmarks):
-                progress(i, len(self.protocol.benchmarks))
-                if not all((folder / name / part).exists() for part in ("images.u8", "pairs.npz", "pairs.json")):
-                    save_pairs(read_benchmark(name, r), folder / name)
-            self.check_colours(folder)
-
-        work, world = ", ".join(self.protocol.benchmarks), all(name.startswith("world-") for name in self.protocol.benchmarks)
-        label = f"{'render' if world else 'import'} pairs {r}"
-        return Step(self.store.stage("benchmarks", key), work, prepare, label, lambda: cost.Cost(images, disk=images * r * r * 3), images)
+        """All verification sets at the protocol's resolution."""
+        return benchmark_sets.step(self.store, self.protocol.benchmarks, self.protocol.resolution, self.check_colours)
 
     def check_colours(self, folder: Path) -> None:
         """Try the public networks on photographs, before anything is trained with them; `folder` has the benchmarks."""
-        photographs = [name for name in self.protocol.benchmarks if not name.startswith("world-")]
         public = [name for name in ("encoder", "judge") if isinstance(getattr(self.protocol, name), PublicNetwork)]
-        if photographs and public:
-            checks.colours(folder / photographs[0], {name: self.network(name) for name in public})
+        checks.colours(benchmark_sets.photographs(folder, self.protocol.benchmarks), {name: self.network(name) for name in public})
 
     # ------------------------------------------------------------------------------------------ the generator's stages
 
