@@ -133,7 +133,7 @@ class Subject:
     also_learnt: FaceSet | None = None  # photographs that the generator learnt from besides the real set
     baseline: Path | None = None  # evaluate folder of the run of generator `real`; None for that run itself
     untrained: Callable[[int], Encoder] | None = None  # the recognizer as it was before it learnt, of a seed
-    progress: Progress = lambda done, total: None  # told of the images that the judge has embedded
+    progress: Progress = lambda done, total: None  # told of the images that a network has embedded
     _embeddings: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     def embeddings(self, which: Which) -> np.ndarray:

@@ -137,7 +137,7 @@ def test_unknown_names_list_what_there_is(tmp_path, never_run):
     make_run(tmp_path, "one")
     with pytest.raises(UserError, match="did you mean 'procedural'"):
         compare.compare(request(tmp_path, "procedral"))
-    with pytest.raises(UserError, match=r"no generator, and no run or sweep in .*; there is .*cemiface.*one-20x4"):
+    with pytest.raises(UserError, match=r"no generator, and no run, sweep or evaluation in .*; there is .*cemiface.*one-20x4"):
         compare.compare(request(tmp_path, "zzz"))
     with pytest.raises(UserError, match="No closing quotation"):
         compare.compare(request(tmp_path, "cemiface 'sample"))

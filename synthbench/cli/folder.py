@@ -27,7 +27,7 @@ def runs_group() -> None:
 @DRY_RUN
 @RUNS
 def remove_command(names: tuple[str, ...], yes: bool, dry_run: bool, runs: Path) -> None:
-    """Delete runs, comparisons and sweeps by name, their beginning, or latest.
+    """Delete runs, comparisons, sweeps and evaluations by name, their beginning, or latest.
 
     Their stages stay until `synthbench runs prune`, so that the same command would make a run again from the cache. A run that a comparison
     or sweep shows goes only with it. MLflow keeps its copy.
@@ -36,7 +36,7 @@ def remove_command(names: tuple[str, ...], yes: bool, dry_run: bool, runs: Path)
     from synthbench.store import Store
 
     store = Store(runs.absolute())
-    doomed = list({item.folder: item for item in (lookup.find(store, name) for name in names)}.values())
+    doomed = list({item.folder: item for item in (lookup.find(store, name, tuple(lookup.PLACES)) for name in names)}.values())
     tidy.check_free(store, doomed)
     rows = [(item.kind, item.name, console.size(tidy.size(item.folder)), lookup.contents(store, item)) for item in doomed]
     console.table("to delete", ("kind", "name", "size", "what"), rows)

@@ -66,6 +66,48 @@ def run_command(as_json: bool, dry_run: bool, no_tracking: bool, **options: Any)
         console.note(line)
 
 
+@click.command("evaluate", short_help="Score recognizers that were trained elsewhere.")
+@click.argument("weights", nargs=-1, required=True, metavar="WEIGHTS...")
+@click.option("--benchmarks", metavar="NAME,...", help="Benchmarks.  [default: the protocol's, else all that are registered]")
+@click.option(
+    "--protocol",
+    shell_complete=complete.protocols,
+    help="Its benchmarks at its resolution, so that `compare` may set the networks beside its runs.  [default: each network's own size]",
+)
+@click.option("--colour", type=click.Choice(["rgb", "bgr"]), help="Colour order that files were trained with; a file does not tell.")
+@click.option(
+    "--input",
+    type=click.Choice(["auto", "-1..1", "0..1", "0..255"]),
+    default="auto",
+    show_default=True,
+    help="Range of pixels that the networks were trained with; auto: what their kind usually takes.",
+)
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting of the evaluator verification; repeatable.")
+@DEVICE
+@RUNS
+@JSON
+def evaluate_command(as_json: bool, benchmarks: str | None, **options: Any) -> None:
+    """Score WEIGHTS on benchmarks: files (.onnx, .pt, .ckpt, .safetensors), registered names, or runs, whose recognizer is meant.
+
+    \b
+    synthbench evaluate adaface_ir50.ckpt --colour bgr --benchmarks lfw,cfp-fp
+    synthbench evaluate edgeface-xxs mobilefacenet --protocol photos
+    """
+    from synthbench.pipeline import evaluation
+    from synthbench.results import terminal
+
+    names = tuple(name.strip() for name in (benchmarks or "").split(",") if name.strip())
+    results = evaluation.evaluate(evaluation.Request(benchmarks=names, **options))
+    if as_json:
+        click.echo(json.dumps(results, allow_nan=False))
+        return
+    terminal.show_evaluations(results)
+    for result in results:
+        console.note(f"kept as {result['run']}")
+    if options["protocol"]:
+        console.note(f"next: synthbench compare real {' '.join(result['run'] for result in results)} --protocol {options['protocol']}")
+
+
 @click.command("list", short_help="Generators, evaluators, protocols, recipes, runs.")
 @click.argument("what", type=click.Choice(["generators", "evaluators", "protocols", "recipes", "volumes", "runs"]), default="generators")
 @PROTOCOL
@@ -164,4 +206,4 @@ def export_command(run: str, form: str, out: Path | None, photographs: bool, run
     )
 
 
-COMMANDS = (run_command, list_command, show_command, export_command)
+COMMANDS = (run_command, evaluate_command, list_command, show_command, export_command)

@@ -21,7 +21,7 @@ from synthbench.models.embeddings import require_finite
 from synthbench.plugin import Context, Evaluator, Subject
 from synthbench.seeds import numpy_generator
 from synthbench.store import read_json, write_json
-from synthbench.types import Score, Skipped, UserError
+from synthbench.types import Progress, Score, Skipped, UserError
 
 if TYPE_CHECKING:
     from synthbench.data.faces import FaceSet
@@ -72,7 +72,9 @@ def tar_stderr(distance: np.ndarray, same: np.ndarray, far: float, random: np.ra
     return float(np.std(values, ddof=1))
 
 
-def raw_embeddings(encoder: Encoder, images: FaceSet, mirror: bool = False, batch_size: int = 256) -> np.ndarray:
+def raw_embeddings(
+    encoder: Encoder, images: FaceSet, mirror: bool = False, batch_size: int = 256, progress: Progress = lambda done, total: None
+) -> np.ndarray:
     """Raw embeddings (N, D) float64 of all images, or of their mirror images."""
 
     def embed(start: int) -> np.ndarray:
@@ -80,7 +82,11 @@ def raw_embeddings(encoder: Encoder, images: FaceSet, mirror: bool = False, batc
             pixels = images.images(slice(start, min(start + batch_size, len(images)))).to(encoder.device).float() / 127.5 - 1
             return encoder(pixels.flip(3) if mirror else pixels).double().cpu().numpy()
 
-    return np.concatenate(list(side_by_side(embed, range(0, len(images), batch_size), encoder.device)))
+    found = []
+    for part in side_by_side(embed, range(0, len(images), batch_size), encoder.device):
+        found.append(part)
+        progress(sum(map(len, found)), len(images))
+    return np.concatenate(found)
 
 
 def combine(*views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -119,7 +125,7 @@ class Verification(Evaluator[VerificationConfig]):
         scores: list[Score | Skipped] = []
         accuracies: list[Score] = []
         for benchmark in subject.benchmarks:
-            results, norms = self.tried(subject.recognizer, benchmark)
+            results, norms = self.tried(subject.recognizer, benchmark, subject.progress)
             PairResults(**{**vars(results), "digest": benchmark.digest}).save(context.out / "pairs", benchmark.name)
             random = numpy_generator(context.seed, "verification", benchmark.name)
             found = describe(benchmark.name, results, norms, self.config.far, random)
@@ -127,10 +133,12 @@ class Verification(Evaluator[VerificationConfig]):
             accuracies += [s for s in found if isinstance(s, Score) and s.metric.endswith("/accuracy")]
         return [*scores, average(accuracies), *self.floor(subject, context)]
 
-    def tried(self, recognizer: Encoder, benchmark: PairSet) -> tuple[PairResults, np.ndarray]:
+    def tried(
+        self, recognizer: Encoder, benchmark: PairSet, progress: Progress = lambda done, total: None
+    ) -> tuple[PairResults, np.ndarray]:
         """What happened to each pair, and the norms (N,) of the raw embeddings."""
         mirrors = (False, True) if self.config.flip else (False,)
-        embeddings, norms = combine(*[raw_embeddings(recognizer, benchmark.images, mirror) for mirror in mirrors])
+        embeddings, norms = combine(*[raw_embeddings(recognizer, benchmark.images, mirror, progress=progress) for mirror in mirrors])
         require_finite(embeddings, f"embeddings of the benchmark {benchmark.name} by the recognizer")
         distance = pair_distances(embeddings, benchmark.left, benchmark.right)
         return kfold(distance, check(benchmark, self.config.folds), folds=self.config.folds), norms

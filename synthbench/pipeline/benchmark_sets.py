@@ -13,7 +13,6 @@ from synthbench.pipeline.steps import Step, read_benchmark
 from synthbench.store import Store, content_key
 from synthbench.types import Progress, UserError
 
-
 WORLD = "world-"  # begins the names of rendered ones
 
 

@@ -25,7 +25,7 @@ OTHERWISE = "Give a set of more people, or a checkpoint that somebody trained on
 
 
 def colours(benchmarks: dict[str, Path], networks: dict[str, Encoder]) -> None:
-    """Are colours as declared? Tries the public `networks` on 50 genuine and 50 impostor pairs of each benchmark of photographs, by its folder.
+    """Are colours as declared? Tries public `networks` on 50 genuine and 50 impostor pairs of each benchmark, by its folder.
 
     Says so where a network separates people clearly better with red and blue exchanged: on all benchmarks, then the network is declared
     wrongly; on some, then their images are stored BGR. A robust network hardly minds (a tenth either way), so that silence proves nothing.
@@ -47,9 +47,10 @@ def colours(benchmarks: dict[str, Path], networks: dict[str, Encoder]) -> None:
                 f"encoder {network.name} separates faces better with its colours exchanged ({said}): is colour={network.colour} right?"
             )
         elif exchanged:
+            others = ", ".join(name for name in found if name not in exchanged)
             console.warn(
-                f"encoder {network.name} separates the faces of {', '.join(exchanged)} better with red and blue exchanged ({said}), those of "
-                f"{', '.join(name for name in found if name not in exchanged)} as they are: the images of the former seem to be stored BGR"
+                f"encoder {network.name} separates the faces of {', '.join(exchanged)} better with red and blue exchanged ({said}), those "
+                f"of {others} as they are: the images of the former seem to be stored BGR"
             )
 
 

@@ -25,6 +25,7 @@ from synthbench.types import UserError
 
 Comparison = dict[str, Any]
 Row = Result | run.Request  # a run that is there, or what to ask `run` for
+ROWS = ("run", "sweep", "evaluation")  # kinds of what is there that can be rows
 
 
 @dataclass(frozen=True)
@@ -141,12 +142,12 @@ def _words(name: str) -> list[str]:
 
 def _made(store: Store, name: str) -> list[Result]:
     """A run, or the runs of a sweep."""
-    known = [item.name for item in lookup.everything(store, ("run", "sweep"))]
+    known = [item.name for item in lookup.everything(store, ROWS)]
     if name != "latest" and not any(name and other.startswith(name) for other in known):
         quoted = '; settings stand with their generator in one pair of quotes: "cemiface sample.m=0"' if "=" in name else ""
         hint = quoted or registry.hint(name, [*registry.names("generator"), *known])
-        raise UserError(f"{name!r} is no generator, and no run or sweep in {store.root}{hint}")
-    item = lookup.find(store, name, ("run", "sweep"))
+        raise UserError(f"{name!r} is no generator, and no run, sweep or evaluation in {store.root}{hint}")
+    item = lookup.find(store, name, ROWS)
     return _sweep(store, item.name) if item.kind == "sweep" else [lookup.read(item)]
 
 

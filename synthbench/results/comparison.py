@@ -126,12 +126,12 @@ def compare(store: Store, results: Sequence[Result], name: str, baseline: str, c
             "seeds": len(item.result["seeds"]),
             "rank": rank,
             "cells": {column.metric: cells[item.run][column.metric] for column in columns},
-            "traits": item.result.get("traits", {}) | {"real_photographs": pictured[item.run]},
+            "traits": {} if "weights" in item.result else item.result.get("traits", {}) | {"real_photographs": pictured[item.run]},
             "cost": cost(store, item.result),
         }
         for item, rank in zip(entries, ranks(entries, found))
     ]
-    volumes = list(dict.fromkeys(item.result["volume"] for item in entries if item.result["volume"] != "all")) or ["all"]
+    volumes = list(dict.fromkeys(item.result["volume"] for item in entries if item.result["volume"] not in ("all", ""))) or ["all"]
     detectable, notes = _notes(entries, found)
     notes += leak.notes([(item.label, item.result) for item in entries])
     return {
@@ -149,9 +149,14 @@ def compare(store: Store, results: Sequence[Result], name: str, baseline: str, c
         "detectable_points": detectable,
         "notes": notes,
         "skipped": _skipped(entries),
-        "published": published.beside(volumes, benchmarks) if papers else [],
+        "published": published.beside(volumes, benchmarks, _resolution(first)) if papers else [],
         "command": command,
     }
+
+
+def _resolution(result: Result) -> int:
+    """Of the images that were measured; an older run.json does not say it, and counts as full size."""
+    return int(result.get("config", {}).get("protocol", {}).get("resolution", published.FULL))
 
 
 def _benchmarks(result: Result) -> list[str]:
@@ -213,8 +218,8 @@ def differences(entries: Sequence[Entry], benchmarks: Sequence[str]) -> list[dic
 
 
 def rivals(entries: Sequence[Entry]) -> list[Entry]:
-    """The rows that compete for the best mark: the real set is what they are measured against."""
-    return [item for item in entries if item.result["generator"] != "real"]
+    """The rows that compete for the best mark: not the real set, which they are measured against, nor networks trained elsewhere."""
+    return [item for item in entries if item.result["generator"] != "real" and "weights" not in item.result]
 
 
 def floor_row(results: Sequence[Result], metrics: Sequence[str]) -> dict[str, Any] | None:
@@ -296,6 +301,8 @@ def _notes(entries: Sequence[Entry], found: list[dict[str, Any]]) -> tuple[float
             f"this design ({seeds}, {len(averages)} comparison{'s' * (len(averages) > 1)}) finds a true difference in AVG of {least}"
             f"{detectable:.2f} points with probability {inference.POWER:.0%} (level {inference.ALPHA:.0%} after Holm)"
         )
+    if foreign := [item.label for item in entries if "weights" in item.result]:
+        notes.append(f"networks trained elsewhere, by other recipes, which compete with no generator: {', '.join(foreign)}")
     if bare := [item.label for item in entries if not item.own]:
         notes.append(f"without paired differences, for lack of per-pair results: {', '.join(bare)}")
     devices = dict.fromkeys(str(item.result.get("cost", {}).get("device")) for item in entries)

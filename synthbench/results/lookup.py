@@ -21,7 +21,8 @@ from synthbench.store import Store, read_json
 from synthbench.types import UserError
 
 PLACES = {"run": ("results", "run.json"), "comparison": ("comparisons", "comparison.json"), "sweep": ("sweeps", "sweep.json")}
-KINDS = tuple(PLACES)
+KINDS = tuple(PLACES)  # what has a report
+PLACES["evaluation"] = ("evaluations", "evaluation.json")  # of weights from elsewhere; in the form of a run, as far as it goes
 BY_OTHERS = ("compare", "sweep", "study", "reproduce")  # commands whose runs were not asked for by themselves
 SHOWN = 12  # candidates in a message
 
@@ -147,9 +148,10 @@ def _own(item: Made) -> bool:
 
 def contents(store: Store, item: Made) -> str:
     """What a run, comparison or sweep holds, in a line."""
-    found: Any = read_run(item.path) if item.kind == "run" else read_json(item.path)
+    one = item.kind in ("run", "evaluation")
+    found: Any = read_run(item.path) if one else read_json(item.path)
     try:
-        if item.kind == "run":
+        if one:
             return run_line(found)
         if item.kind == "comparison":
             return f"{', '.join(row['label'] for row in found['rows'])}; protocol {found['protocol']}, {_seeds(found)}"
@@ -162,7 +164,8 @@ def contents(store: Store, item: Made) -> str:
 def run_line(result: Result) -> str:
     """Generator, volume, protocol, seeds, AVG."""
     average = cell(result, "verification/avg/accuracy")
-    line = f"{result['generator']} {result['volume']}, protocol {result['protocol']}, {_seeds(result)}"
+    what = f"{result['generator']} {result['volume']}".rstrip()  # weights from elsewhere have no volume
+    line = f"{what}, protocol {result['protocol']}, {_seeds(result)}"
     return line if average == "-" else f"{line}, AVG {average} %"
 
 

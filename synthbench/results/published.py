@@ -15,6 +15,7 @@ from pathlib import Path
 from synthbench.types import Volume
 
 FILE = Path(__file__).parents[1] / "configs" / "published.csv"
+FULL = 112  # px of the images in all papers
 BENCHMARKS = ("lfw", "cfp-fp", "agedb-30", "calfw", "cplfw")
 SHOWN = (
     *("method", "venue", "size", "loss", "backbone"),
@@ -30,12 +31,12 @@ def read() -> list[Row]:
         return list(csv.DictReader(file))
 
 
-def beside(volumes: Iterable[str], benchmarks: Iterable[str]) -> list[Row]:
+def beside(volumes: Iterable[str], benchmarks: Iterable[str], resolution: int = FULL) -> list[Row]:
     """The rows to set beside a comparison, in the columns that are shown: real rows and every method at the same volumes.
 
-    None beside a comparison on none of the five benchmarks of photographs: there no published number can be compared.
+    None beside a comparison on none of the five benchmarks of photographs, or of smaller images: there no published number can be compared.
     """
-    if not set(benchmarks) & set(BENCHMARKS):
+    if resolution < FULL or not set(benchmarks) & set(BENCHMARKS):
         return []
     named = {name for name in volumes if name in Volume.NAMED and name != "all"}
     rows = [row for row in read() if row["kind"] == "real" or (row["kind"] != "ablation" and (not named or row["volume"] in named))]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from synthbench import console
-from synthbench.results import tables
+from synthbench.results import record, tables
 from synthbench.results.inference import ALPHA
 from synthbench.results.record import CHANCE
 
@@ -108,3 +108,24 @@ def _published(comparison: Mapping[str, Any]) -> None:
     if rows:
         title = "published numbers: under other recipes; not to be ranked with the rows above"
         console.table(title, header, rows, sentences=("source", "remark"), breaks=("gap",))
+
+
+def show_evaluations(results: Sequence[Mapping[str, Any]]) -> None:
+    """Networks that were trained elsewhere, a line for each benchmark and the average, with all that verification knows."""
+    rates = list(dict.fromkeys(rate for result in results for rate in _rates(result)))
+    header = ["network", "benchmark", "pairs", "accuracy %", "std of folds", *(f"TAR % at FAR {rate}" for rate in rates), "norm"]
+    lines = []
+    for result in results:
+        for name in (*result["benchmarks"], *(["avg"] if len(result["benchmarks"]) > 1 else [])):
+            found = {part: record.cell(dict(result), f"verification/{name}/{part}") for part in ("accuracy", "fold_std", "xnorm")}
+            at = [record.cell(dict(result), f"verification/{name}/tar_at_far_{rate}") for rate in rates]
+            n = next(score["n"] for score in result["scores"] if score["metric"] == f"verification/{name}/accuracy")
+            shown = "AVG" if name == "avg" else name
+            lines.append([result["generator"], shown, f"{n:,}", found["accuracy"], found["fold_std"], *at, found["xnorm"]])
+    console.table(f"{results[0]['protocol']}: {results[0]['title']}", header, lines)
+    console.note(f"{record.ERROR}; {CHANCE}; TAR: exact, without a grid of thresholds; norm: mean length of the raw embeddings")
+
+
+def _rates(result: Mapping[str, Any]) -> list[str]:
+    parts = (score["metric"].rpartition("/tar_at_far_") for score in result["scores"])
+    return [rate for before, _, rate in parts if before]

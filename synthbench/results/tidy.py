@@ -47,7 +47,7 @@ def spare(store: Store, unfinished: bool = False) -> list[Spare]:
 def needed(store: Store) -> set[tuple[str, str]]:
     """(name, key) of the stages of every run. Raises UserError for a result that is not whole."""
     keep = set()
-    for run in lookup.everything(store, ("run",)):
+    for run in lookup.everything(store, ("run", "evaluation")):
         result = read_run(run.path)
         if result is None:
             raise UserError(f"{damaged(run.path)}, or remove it: which stages it needs is not known")
@@ -87,7 +87,7 @@ def check_free(store: Store, doomed: Sequence[lookup.Made]) -> None:
     for group in lookup.everything(store, ("comparison", "sweep")):
         if (group.kind, group.name) in leaving:
             continue
-        if used := [item.name for item in doomed if item.kind == "run" and item.name in _runs_of(group)]:
+        if used := [item.name for item in doomed if item.kind in ("run", "evaluation") and item.name in _runs_of(group)]:
             raise UserError(
                 f"{group.kind} {group.name} needs {', '.join(used)}; remove it too, in the same command or before: "
                 f"synthbench runs rm {group.name}"

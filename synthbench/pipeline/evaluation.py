@@ -1,0 +1,205 @@
+"""`synthbench evaluate`: recognizers that were trained elsewhere, or by runs, on benchmarks. No generator, no set, no training.
+
+With a protocol the networks see its benchmarks at its resolution, and may stand beside its runs in `compare`; without one every network
+sees images of the size that it was trained for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from synthbench import __version__, console
+from synthbench.config import Layer, build, did_you_mean, parse_set
+from synthbench.data import sources
+from synthbench.pipeline import benchmark_sets, checks
+from synthbench.pipeline import plan as plans
+from synthbench.pipeline.cost import Cost
+from synthbench.pipeline.steps import Step, execute, run_evaluators, seed_scores
+from synthbench.plugin import Context, Subject
+from synthbench.protocol import Protocol, load_protocol
+from synthbench.results import comparable, lookup, record
+from synthbench.results.record import Result
+from synthbench.store import Store, content_key, write_json
+from synthbench.types import Progress, UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from synthbench.evaluators.verification import Verification
+    from synthbench.models.encoder import Encoder
+
+OWN_SIZE = "own-size"  # in the place of a protocol's name
+
+
+@dataclass(frozen=True)
+class Request:
+    """The command line of `synthbench evaluate`, as given."""
+
+    weights: tuple[str, ...]
+    runs: Path
+    benchmarks: tuple[str, ...] = ()
+    protocol: str | None = None
+    colour: str | None = None
+    input: str = "auto"
+    settings: tuple[str, ...] = ()
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Recognizer:
+    """Networks of one name: one for each seed of a run, else one."""
+
+    name: str
+    networks: dict[int, Encoder]
+
+
+def evaluate(request: Request) -> list[Result]:
+    """Score what was not scored yet; a result for each of the weights, kept as <runs>/evaluations/<name>/evaluation.json.
+
+    Raises UserError for weights that are nothing known or cannot be read, and when there are no benchmarks.
+    """
+    from synthbench.device import pick_device, set_threads
+
+    store, protocol = Store(request.runs.absolute()), load_protocol(request.protocol) if request.protocol else None
+    verification, names = _verification(request, protocol), chosen(request, protocol)
+    set_threads()
+    device, why = pick_device(request.device)
+    recognizers = [recognizer(text, request, store, device) for text in request.weights]
+    console.note(f"device {why}")
+    plan = {item.name: _wire(item, store, names, protocol, verification, device) for item in recognizers}
+    steps = plans.once([step for pair in found.values() for step in pair] for found in plan.values())
+    plans.announce(plans.look(steps, store), f"{', '.join(plan)} on {', '.join(names)}")
+    states = {row["key"]: row for row in execute(steps, store)}
+    return [_collect(item, plan[item.name], states, store, names, protocol) for item in recognizers]
+
+
+def chosen(request: Request, protocol: Protocol | None) -> tuple[str, ...]:
+    """The benchmarks: those asked for, else the protocol's, else all that are registered."""
+    named = request.benchmarks or (protocol.benchmarks if protocol else ())
+    names = tuple(dict.fromkeys(named)) or tuple(
+        row["name"] for row in sources.status() if row["kind"] == "pairs" and row["state"] == "registered"
+    )
+    if not names:
+        raise UserError(
+            "no benchmark is registered, and none was asked for. Register one (synthbench data add lfw lfw.bin), or take those of the "
+            "embedded world: --benchmarks world-mixed,world-profile"
+        )
+    return names
+
+
+def recognizer(text: str, request: Request, store: Store, device: torch.device) -> Recognizer:
+    """What `text` names: a file or folder of weights, a registered name, or a run by a unique beginning of its name."""
+    from synthbench.models.checkpoints import load_checkpoint
+
+    def load(path: Path, **options: Any) -> Encoder:
+        return load_checkpoint(path, input=request.input, **options).to(device)
+
+    path = Path(text).expanduser()
+    if path.exists():
+        network = load(path, colour=request.colour)
+        return Recognizer(path.stem if path.is_file() else path.name, {0: network})
+    if sources.registered(text):
+        known = sources.find(text, "weights")
+        return Recognizer(
+            text, {0: load(known.path, **{**known.options, **({"colour": request.colour} if request.colour else {})}, name=text)}
+        )
+    made = lookup.everything(store, ("run",))
+    if not any(item.name.startswith(text) for item in made) and text != "latest":
+        names = [*sources.names_registered(), *(item.name for item in made)]
+        raise UserError(f"{text!r} is no file, no registered weights and no run in {store.root}" + did_you_mean(text, names))
+    result = lookup.read(lookup.find(store, text, ("run",)))
+    folders = [store.stage("recognizer", key).folder for key in comparable.keys(comparable.sides(result)["own"], "recognizer")]
+    return Recognizer(result["run"], {seed: load(folder) for seed, folder in zip(result["seeds"], folders)})
+
+
+def _verification(request: Request, protocol: Protocol | None) -> Verification:
+    from synthbench.evaluators.verification import Verification, VerificationConfig
+
+    own = Layer(protocol.evaluators.get("verification", {}) if protocol else {})
+    config = build(VerificationConfig, own, parse_set(request.settings))
+    return Verification(config.model_copy(update={"untrained": 0}))
+
+
+def _wire(
+    item: Recognizer, store: Store, names: tuple[str, ...], protocol: Protocol | None, verification: Verification, device: torch.device
+) -> dict[int, tuple[Step, Step]]:
+    """For each seed the stages of benchmarks and of scores."""
+    found = {}
+    for seed, network in item.networks.items():
+        r = protocol.resolution if protocol else network.resolution
+
+        def check(folder: Path, network: Encoder = network) -> None:
+            checks.colours(benchmark_sets.photographs(folder, names), {network.name: network})
+
+        pairs = benchmark_sets.step(store, names, r, check)
+        found[seed] = pairs, _scores(network, pairs, names, seed, r, verification, store, device)
+    return found
+
+
+def _scores(
+    network: Encoder, pairs: Step, names: tuple[str, ...], seed: int, r: int, verification: Verification, store: Store, device: torch.device
+) -> Step:
+    parts: dict[str, Any] = {"stage": "evaluate weights", "evaluators": [verification.version, verification.config.model_dump(mode="json")]}
+    parts |= {"benchmarks": pairs.stage.key, "weights": network.digest, "seed": seed}
+    parts |= {"input": [network.colour, network.gain, network.offset, network.resolution]}
+
+    def score(folder: Path, progress: Progress) -> None:
+        from synthbench.data.pairs import open_pairs
+
+        sets = [open_pairs(pairs.stage.folder / name) for name in names]
+        nothing: Any = None  # verification looks at no set
+        subject = Subject(nothing, nothing, nothing, recognizer=network, benchmarks=sets, progress=progress)
+        run_evaluators(
+            {"verification": verification}, subject, Context(folder, seed, r, device, nothing, nothing), lambda done, total: None
+        )
+
+    label = f"score {network.name} {r} {device.type}"
+    return Step(
+        store.stage("evaluate", content_key(parts)), f"{network.name}: {', '.join(names)}", score, label, lambda: Cost(pairs.images)
+    )
+
+
+def _collect(
+    item: Recognizer,
+    steps: dict[int, tuple[Step, Step]],
+    states: dict[str, Any],
+    store: Store,
+    names: tuple[str, ...],
+    protocol: Protocol | None,
+) -> Result:
+    """The result, as the JSON contract of a run has it as far as there is anything to tell, written to its folder."""
+    found = {seed: seed_scores(scores) for seed, (_, scores) in steps.items()}
+    first = next(iter(item.networks.values()))
+    known = protocol.name if protocol else OWN_SIZE
+    run = record.run_name(item.name, "weights", known, (scores.stage.key for _, scores in steps.values()))
+    folder = store.root / "evaluations" / run
+    result = {
+        "run": run,
+        "generator": item.name,
+        "volume": "",
+        "protocol": known,
+        "title": protocol.title if protocol else "every network at the size of images that it was trained for",
+        "seeds": list(steps),
+        "scores": [{**score, "seed": seed} for seed, scores in found.items() for score in scores["scores"]],
+        "skipped": next(iter(found.values()))["skipped"],
+        "stages": [states[step.stage.key] for pair in steps.values() for step in pair],
+        "artifacts": {"folder": str(folder)},
+        "baseline": None,
+        "weights": {
+            "resolution": first.resolution,
+            "dim": first.dim,
+            "colour": first.colour,
+            "parameters": first.parameter_count,
+            "digests": [network.digest for network in item.networks.values()],
+        },
+        "benchmarks": list(names),
+        "settings": {},
+        "synthbench": __version__,
+        "command": console.command_line(),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "evaluation.json", result)
+    lookup.asked(store, "evaluation", run)
+    return result

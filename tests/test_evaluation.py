@@ -1,0 +1,104 @@
+"""`synthbench evaluate`: a recognizer of a run scores as in the run, by whatever name it goes; what is no network is told in a line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from synthbench.data import sources
+from synthbench.pipeline import compare, evaluation, run
+from synthbench.pipeline.evaluation import Request
+from synthbench.results import lookup, published, record, terminal, tidy
+from synthbench.store import Store
+from synthbench.types import UserError
+
+AVG = "verification/avg/accuracy"
+
+
+@pytest.fixture
+def made(here: Path) -> dict:
+    result = run.run(run.Request("procedural", Path("runs"), "4x3", "tiny.yaml", tracking=False))
+    assert result
+    return result
+
+
+def weights(result: dict) -> Path:
+    """Where the run's own recognizer lies."""
+    (key,) = [row["key"] for row in result["stages"] if row["name"] == "recognizer"][1:]
+    return Store(Path("runs").absolute()).stage("recognizer", key).folder
+
+
+def value(result: dict, metric: str = AVG) -> float:
+    return record.values(result, metric)[0]["value"]
+
+
+def test_a_run_its_folder_and_a_registered_copy_score_as_the_run_did(made: dict, capsys: pytest.CaptureFixture[str]) -> None:
+    sources.add("mine", weights(made), "weights", "rgb")
+    capsys.readouterr()
+    names = (made["run"], str(weights(made)), "mine")
+    results = evaluation.evaluate(Request(names, Path("runs"), protocol="tiny.yaml"))
+    said = capsys.readouterr().err
+    assert said.count("evaluate: done") == 1  # the three are one network
+    for result in results:
+        assert value(result) == value(made) and result["protocol"] == "tiny"
+        kept = {score["metric"]: score["value"] for score in result["scores"]}
+        assert kept == {score["metric"]: score["value"] for score in made["scores"] if score["metric"].startswith("verification/")}
+    assert json.loads((Path("runs/evaluations") / results[0]["run"] / "evaluation.json").read_text())["scores"] == results[0]["scores"]
+    terminal.show_evaluations(results)
+    shown = capsys.readouterr().out
+    assert shown.count(f"{value(made):.2f}") == 3 and "norm" in shown and "AVG" not in shown  # of one benchmark it says nothing new
+    evaluation.evaluate(Request((made["run"],), Path("runs"), protocol="tiny.yaml"))
+    assert "evaluate: done" not in capsys.readouterr().err
+
+
+def test_a_network_from_elsewhere_is_a_row_of_a_comparison_and_no_rival(
+    made: dict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = run.run(run.Request("real", Path("runs"), None, "tiny.yaml", tracking=False))
+    assert other
+    (foreign,) = evaluation.evaluate(Request((str(weights(made)),), Path("runs"), protocol="tiny.yaml"))
+    names = (made["run"], foreign["run"][:-3])
+    (comparison,) = compare.compare(compare.Request(names, Path("runs"), tracking=False))
+    rows = {row["run"]: row for row in comparison["rows"]}
+    cell = rows[foreign["run"]]["cells"][AVG]
+    assert cell["value"] == value(made) and not cell["best"] and rows[foreign["run"]]["traits"] == {}
+    (difference,) = [row for row in comparison["differences"] if row["metric"] == AVG]
+    assert difference["points"] == 0
+    assert any("trained elsewhere" in note for note in comparison["notes"])
+    terminal.show(comparison)
+    assert rows[foreign["run"]]["label"] in capsys.readouterr().out
+    store = Store(Path("runs").absolute())
+    assert not {spare.stage.key for spare in tidy.spare(store)} & {row["key"] for row in foreign["stages"]}
+    with pytest.raises(UserError, match=r"needs .*weights"):
+        tidy.check_free(store, [lookup.find(store, foreign["run"], ("evaluation",))])
+
+
+def test_without_a_protocol_images_are_of_the_networks_own_size(made: dict) -> None:
+    (result,) = evaluation.evaluate(Request((str(weights(made)),), Path("runs"), ("world-profile",)))
+    assert result["protocol"] == "own-size" and result["weights"]["resolution"] == 16 and result["benchmarks"] == ["world-profile"]
+    folded = evaluation.evaluate(Request((str(weights(made)),), Path("runs"), ("world-profile",), settings=("folds=5",)))[0]
+    assert record.values(folded, "verification/world-profile/fold_std")[0]["n"] == 5
+    with pytest.raises(UserError, match="measured differently"):
+        compare.compare(compare.Request((result["run"], made["run"]), Path("runs"), tracking=False))
+
+
+def test_what_cannot_be_scored_is_told_in_a_line(made: dict, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no benchmark is registered"):
+        evaluation.evaluate(Request((str(weights(made)),), Path("runs")))
+    for text, said in (("nothing", "no file, no registered weights and no run"), (made["run"][:4] + "x", "did you mean|no file")):
+        with pytest.raises(UserError, match=said):
+            evaluation.evaluate(Request((text,), Path("runs"), ("world-mixed",)))
+    with pytest.raises(UserError, match="has no benchmark 'world-mix'"):
+        evaluation.evaluate(Request((str(weights(made)),), Path("runs"), ("world-mix",)))
+    torch.save({"a": torch.zeros(2)}, tmp_path / "x.pt")
+    with pytest.raises(UserError, match="colour"):
+        evaluation.evaluate(Request((str(tmp_path / "x.pt"),), Path("runs"), ("world-mixed",)))
+    with pytest.raises(UserError, match="no architecture known here"):
+        evaluation.evaluate(Request((str(tmp_path / "x.pt"),), Path("runs"), ("world-mixed",), colour="rgb"))
+
+
+def test_published_numbers_stand_beside_images_of_their_size_only() -> None:
+    assert published.beside(["0.5M"], ["lfw"], 112) and not published.beside(["0.5M"], ["lfw"], 32)
