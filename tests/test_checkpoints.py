@@ -65,6 +65,32 @@ def test_input_range_is_declared(tmp_path, nets):
         load_checkpoint(path, colour="rgb", input="0-1")
 
 
+@pytest.mark.parametrize(
+    ("wrap", "said"),
+    [
+        (lambda state: {"net": state, "ema": {}, "optimizer": {"lr": 1.0}}, "taken is what it calls net; left out: ema, optimizer"),
+        (lambda state: {"ema": state, "step": 7}, "taken is what it calls ema; left out: step"),
+        (
+            lambda state: {"model": {"backbone": state, "head": {}}, "epoch": 3},
+            "calls model.backbone; left out: epoch, head",
+        ),
+        (lambda state: {f"module._orig_mod.{key}": value for key, value in state.items()}, ""),
+        (lambda state: {"state_dict": {f"model.{key}": value for key, value in state.items()}, "hparams": {}}, "left out: hparams"),
+        (
+            lambda state: {**{f"net.{key}": value for key, value in state.items()}, "head.weight": torch.zeros(2)},
+            "of a training: head.weight",
+        ),
+    ],
+)
+def test_what_training_scripts_save_is_unwrapped_and_the_rest_is_named(tmp_path, nets, capsys, wrap, said):
+    path = write(tmp_path / "x.pt", wrap(nets["irse"].state_dict()))
+    encoder = load_checkpoint(path, colour="bgr")
+    x = torch.randn(1, 3, encoder.resolution, encoder.resolution)
+    torch.testing.assert_close(encoder(x), nets["irse"].eval()(x.flip(1)))
+    heard = " ".join(capsys.readouterr().err.split())
+    assert said in heard if said else not heard
+
+
 def test_our_own_needs_no_colour(tmp_path):
     net = build({"family": "small", "width": 8}, 32, 16)
     save_encoder(net, tmp_path, {"architecture": {"family": "small", "width": 8}, "resolution": 32, "dim": 16})
@@ -116,6 +142,38 @@ def test_damaged_and_dangerous_files(tmp_path, nets):
         load_checkpoint(tmp_path / "none.pt", colour="rgb")
     (tmp_path / "x.onnx").write_bytes(b"no graph")
     with pytest.raises(UserError, match="no ONNX file"):
+        load_checkpoint(tmp_path / "x.onnx", colour="rgb")
+
+
+def graph(path, batch, shape):
+    """An ONNX file that multiplies 8 x 8 images by a matrix of 16 columns: input batch, and what the images are reshaped to."""
+    onnx = pytest.importorskip("onnx")
+    weight = np.random.default_rng(0).normal(size=(192, 16)).astype(np.float32)
+    tensors = [onnx.numpy_helper.from_array(weight, "w"), onnx.numpy_helper.from_array(np.array(shape, np.int64), "s")]
+    nodes = [onnx.helper.make_node("Reshape", ["x", "s"], ["f"]), onnx.helper.make_node("MatMul", ["f", "w"], ["y"])]
+    given, made = (onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, d) for n, d in (("x", [batch, 3, 8, 8]), ("y", ["M", "D"])))
+    made_graph = onnx.helper.make_graph(nodes, "g", [given], [made], tensors)
+    onnx.save(onnx.helper.make_model(made_graph, opset_imports=[onnx.helper.make_opsetid("", 13)]), path)
+    return weight
+
+
+@pytest.mark.parametrize(("batch", "shape"), [("N", [-1, 192]), (1, [1, 192]), (4, [4, 192]), (4, [-1, 192])])
+def test_onnx_of_a_fixed_batch_runs_in_its_own(tmp_path, batch, shape):
+    pytest.importorskip("onnx2torch")
+    weight = graph(tmp_path / "x.onnx", batch, shape)
+    encoder = load_checkpoint(tmp_path / "x.onnx", colour="rgb")
+    x = torch.randn(7, 3, 8, 8, requires_grad=True)
+    expected = x.detach().flatten(1) @ torch.from_numpy(weight)
+    torch.testing.assert_close(encoder(x).detach(), expected, atol=1e-4, rtol=1e-4)
+    if encoder.differentiable:
+        encoder(x).sum().backward()
+        torch.testing.assert_close(x.grad.flatten(1), torch.from_numpy(weight.sum(1)).expand(7, 192), atol=1e-4, rtol=1e-4)
+
+
+def test_onnx_that_mixes_images_is_refused(tmp_path):
+    pytest.importorskip("onnx2torch")
+    graph(tmp_path / "x.onnx", 2, [1, 2, 192])
+    with pytest.raises(UserError, match="for two images, not an embedding of each"):
         load_checkpoint(tmp_path / "x.onnx", colour="rgb")
 
 

@@ -54,9 +54,7 @@ def test_a_run_its_folder_and_a_registered_copy_score_as_the_run_did(made: dict,
     assert "evaluate: done" not in capsys.readouterr().err
 
 
-def test_a_network_from_elsewhere_is_a_row_of_a_comparison_and_no_rival(
-    made: dict, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_network_from_elsewhere_is_a_row_of_a_comparison_and_no_rival(made: dict, capsys: pytest.CaptureFixture[str]) -> None:
     other = run.run(run.Request("real", Path("runs"), None, "tiny.yaml", tracking=False))
     assert other
     (foreign,) = evaluation.evaluate(Request((str(weights(made)),), Path("runs"), protocol="tiny.yaml"))

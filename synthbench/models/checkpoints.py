@@ -26,6 +26,11 @@ from synthbench.types import UserError
 # What a network wants to see of x in [-1, 1]: gain * x + offset. "auto": -1..1, but 0..255 for an ONNX graph that normalises by itself.
 INPUTS = {"-1..1": (1.0, 0.0), "0..1": (0.5, 0.5), "0..255": (127.5, 127.5)}
 SIGNATURES = {"iresnet": "layer1.0.bn1.weight", "irse": "body.0.res_layer.0.weight"}
+# Under what name a training script keeps the network, the likeliest first; an average of the weights only where nothing else is there.
+WRAPPERS = (
+    *("state_dict", "model_state_dict", "state_dict_backbone", "model", "net", "network", "backbone", "encoder", "module"),
+    *("ema", "model_ema", "ema_state_dict", "params_ema"),
+)
 TRAINING_PARTS = ("head.", "fc.", "module.fc.", "kernel", "qs.", "module.qs.")  # heads of training scripts; not part of the encoder
 ONNX_HINT = f"it needs packages that are not installed: {console.install('onnx')}"
 
@@ -105,9 +110,22 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is damaged, cut short or no torch file ({reason:.150})") from None
     if isinstance(found, nn.Module) or not isinstance(found, Mapping):
         raise UserError(f"{path} holds a {type(found).__name__}, not a state dict")
-    for wrapper in ("state_dict", "state_dict_backbone", "model"):
-        if isinstance(found.get(wrapper), Mapping):
-            found = found[wrapper]
+    return unwrapped(found, path)
+
+
+def unwrapped(found: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
+    """The tensors of the network in what a training script saved: {"state_dict": {...}, "epoch": 7, ...}, nested or not.
+
+    What is taken where several networks are there, and what is left out, is said.
+    """
+    taken: list[str] = []
+    left: list[str] = []
+    while inner := [name for name in WRAPPERS if isinstance(found.get(name), Mapping)]:
+        taken.append(inner[0])
+        left += [str(name) for name in found if name != inner[0]]
+        found = found[inner[0]]
+    if left:
+        console.note(f"{path.name}: taken is what it calls {'.'.join(taken)}; left out: {', '.join(left[:8])}{', ...' * (len(left) > 8)}")
     return {str(key): value for key, value in found.items() if isinstance(value, Tensor)}
 
 
@@ -122,6 +140,9 @@ def network_tensors(tensors: Mapping[str, Tensor], path: Path) -> tuple[dict[str
                 if outside:
                     raise UserError(f"{path} holds tensors besides the network at {prefix!r}: {', '.join(outside[:3])}, ...")
                 extra = TRAINING_PARTS if family == "irse" else ("qs.", "head.", "kernel")  # the last Linear of iresnet is called fc
+                heads = [other for other in tensors if not other.startswith(prefix) or other[len(prefix) :].startswith(extra)]
+                if heads:
+                    console.note(f"{path.name}: left out, as parts of a training: {', '.join(heads[:3])}{', ...' * (len(heads) > 3)}")
                 return {other: value for other, value in inside.items() if not other.startswith(extra)}, family
     some = ", ".join(list(tensors)[:3]) or "no tensors"
     raise UserError(
@@ -175,6 +196,28 @@ class OnnxNet(nn.Module):
         return torch.from_numpy(y).to(x.device)
 
 
+class InBatches(nn.Module):
+    """A network that was exported for batches of one `size`, run on as many as are needed; the last is filled with zeros."""
+
+    def __init__(self, net: nn.Module, size: int) -> None:
+        super().__init__()
+        self.net, self.size = net, size
+
+    def forward(self, x: Tensor) -> Tensor:
+        lacking = -len(x) % self.size
+        filled = torch.cat([x, x.new_zeros(lacking, *x.shape[1:])])
+        return torch.cat([self.net(part) for part in filled.split(self.size)])[: len(x)]
+
+
+def tried(net: nn.Module, count: int, side: int) -> Tensor:
+    """What `net` gives for `count` black images; nothing at all where it refuses so many."""
+    try:
+        with torch.no_grad():
+            return net(torch.zeros(count, 3, side, side))  # type: ignore[no-any-return]
+    except Exception:  # onnxruntime's own kinds, and shapes that do not fit
+        return torch.empty(0)
+
+
 def load_onnx(path: Path, colour: str, input: str, name: str) -> Encoder:
     """An ONNX encoder: as a PyTorch network with gradients where onnx2torch converts it, otherwise forwards only."""
     try:
@@ -201,10 +244,13 @@ def load_onnx(path: Path, colour: str, input: str, name: str) -> Encoder:
     except Exception:  # onnx2torch names operators it lacks in many ways
         net, differentiable = OnnxNet(path), False
     gain, offset = INPUTS[input]
-    with torch.no_grad():
-        probe = net.eval()(torch.zeros(1, 3, height, width))
-    if probe.dim() != 2:
-        raise UserError(f"{path} gives {tuple(probe.shape)} per image, not an embedding")
+    batch = inputs[0].type.tensor_type.shape.dim[0].dim_value  # 0: any
+    net = net.eval()
+    if batch and len(tried(net, 2, height)) != 2:
+        net = InBatches(net, batch)
+    probe = tried(net, 2, height)
+    if probe.dim() != 2 or len(probe) != 2:
+        raise UserError(f"{path} gives {tuple(probe.shape)} for two images, not an embedding of each")
     return Encoder(
         net,
         resolution=height,
