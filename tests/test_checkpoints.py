@@ -151,7 +151,9 @@ def graph(path, batch, shape):
     weight = np.random.default_rng(0).normal(size=(192, 16)).astype(np.float32)
     tensors = [onnx.numpy_helper.from_array(weight, "w"), onnx.numpy_helper.from_array(np.array(shape, np.int64), "s")]
     nodes = [onnx.helper.make_node("Reshape", ["x", "s"], ["f"]), onnx.helper.make_node("MatMul", ["f", "w"], ["y"])]
-    given, made = (onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, d) for n, d in (("x", [batch, 3, 8, 8]), ("y", ["M", "D"])))
+    given, made = (
+        onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, d) for n, d in (("x", [batch, 3, 8, 8]), ("y", ["M", "D"]))
+    )
     made_graph = onnx.helper.make_graph(nodes, "g", [given], [made], tensors)
     onnx.save(onnx.helper.make_model(made_graph, opset_imports=[onnx.helper.make_opsetid("", 13)]), path)
     return weight

@@ -110,6 +110,29 @@ def data_add(name: str, path: Path, **options: Any) -> None:
         console.warn(f"{name}: {entry.note}")
 
 
+@data_group.command("inspect")
+@click.argument("path", type=FOLDER)
+@click.option("-o", "--out", type=FOLDER, help="Write an HTML page with some images of some people.")
+@JSON
+def data_inspect(path: Path, out: Path | None, as_json: bool) -> None:
+    """What is in the set of faces at PATH, before it is registered: people, sizes, colours, images that are there twice, damaged ones.
+
+    \b
+    synthbench data inspect celeba.zip -o celeba.html
+    """
+    from synthbench.data import inspection
+
+    found = inspection.inspect(path)
+    if as_json:
+        click.echo(json.dumps(inspection.as_json(found)))
+    else:
+        for line in inspection.lines(found):
+            click.echo(line)
+    if out:
+        inspection.sheet(path, out)
+        console.note(f"some images: {out}")
+
+
 @data_group.command("show")
 @click.argument("name", shell_complete=complete.data)
 @JSON
