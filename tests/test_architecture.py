@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "synthbench"
 # From the ground up: a room imports from those above it in this list, also inside functions and for types.
 ROOMS = (
     "types seeds system",
-    "config console device store",
+    "config console device store files",
     "models",
     "data",
     "plugin protocol",

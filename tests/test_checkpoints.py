@@ -181,7 +181,7 @@ def test_onnx_that_mixes_images_is_refused(tmp_path):
 
 def test_onnx_without_its_packages(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnx2torch", None)
-    (tmp_path / "x.onnx").write_bytes(b"")
+    (tmp_path / "x.onnx").write_bytes(b"graph")
     with pytest.raises(UserError, match=r"pip install 'synthbench\[onnx\]'"):
         load_checkpoint(tmp_path / "x.onnx", colour="rgb")
 

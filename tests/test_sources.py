@@ -19,6 +19,8 @@ from PIL import Image
 
 from synthbench.data import sources
 from synthbench.data.pairs import pairs_from_source
+from synthbench.data.readers import read_source
+from synthbench.models.checkpoints import load_checkpoint
 from synthbench.models.encoder import build
 from synthbench.types import DataMissing, UserError
 
@@ -250,3 +252,26 @@ def test_a_source_is_told_about_and_forgotten(faces: Path, home: Path) -> None:
 )
 def test_the_command_that_adds_a_source(name: str, kind: str, command: str) -> None:
     assert sources.add_command(name, kind) == command
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "the file is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 99\n", "pointer of Git LFS"),
+        (b"\n<!DOCTYPE html><html><body>Google Drive: download anyway?</body></html>", "is a web page"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("name", "kind"), [("x.onnx", "weights"), ("x.ckpt", "weights"), ("x.bin", "pairs"), ("x.zip", "faces"), ("x.rec", "faces")]
+)
+def test_what_a_failed_download_leaves_is_recognized(tmp_path, content, said, name, kind):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        sources.add("mine", tmp_path / name, kind, colour="rgb" if kind == "weights" else None)
+    if kind == "weights":
+        with pytest.raises(UserError, match=said):
+            load_checkpoint(tmp_path / name, colour="rgb")
+    if kind == "faces":
+        with pytest.raises(UserError, match=said):
+            read_source(tmp_path / name)

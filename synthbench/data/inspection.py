@@ -118,7 +118,7 @@ def difference_hash(image: np.ndarray, side: int = 16) -> bytes:
 
 
 class Pictures:
-    """Finds a picture shown before whose hash differs in at most ALIKE bits. Up to seven leave one of eight bands whole; of more some are missed."""
+    """Finds a picture shown before whose hash differs in at most ALIKE bits. Of more than seven bits some are missed."""
 
     def __init__(self) -> None:
         self.bands: dict[tuple[int, bytes], tuple[bytes, int]] = {}

@@ -50,8 +50,6 @@ def pairs(path: Path, options: dict[str, Any], known: Source | None) -> dict[str
 
 
 def weights(path: Path, options: dict[str, Any], known: Source | None) -> dict[str, int]:
-    if path.is_file() and path.stat().st_size == 0:
-        raise UserError(f"{path}: the file is empty")
     if known and known.files:
         check_folder(known.name, path)
         return {}

@@ -16,6 +16,7 @@ from synthbench import console
 from synthbench.data import pixels
 from synthbench.data.labelled import Source, by_name
 from synthbench.data.recordio import read_rec, rec_files
+from synthbench.files import require_itself
 from synthbench.types import UserError
 
 MAX_BYTES = 256 * 2**20  # one encoded image; more than this in an archive is a bomb
@@ -48,6 +49,7 @@ def read_source(path: Path | str, kind: str | None = None) -> Source:
 
     Labels are read at once, images when asked for. Raises UserError for what is missing, damaged or ambiguous.
     """
+    require_itself(Path(path))
     readers = {"folder": read_folder, "zip": read_zip, "rec": read_rec, "parquet": read_parquet, "lmdb": read_lmdb}
     path = Path(path)
     chosen = kind or kind_of(path)

@@ -24,6 +24,7 @@ from synthbench.config import did_you_mean
 from synthbench.data import looking
 from synthbench.data.catalogue import CATALOGUE, Entry, Source
 from synthbench.data.readers import file_digest, full_stamp, source_digest, source_files, stamp
+from synthbench.files import require_itself
 from synthbench.store import read_json, write_json
 from synthbench.system import locked
 from synthbench.types import DataMissing, UserError
@@ -136,6 +137,8 @@ def add(name: str, path: Path | str, kind: str | None = None, colour: str | None
     if not path.exists():
         raise UserError(f"{path} does not exist")
     options: dict[str, Any] = {"pairs": str(Path(pairs).expanduser().absolute())} if pairs else {}
+    for file in (path, *map(Path, options.values())):
+        require_itself(file)
     if kind == "weights":
         options["colour"] = looking.colour_order(name, known, colour)
     console.note(f"reading all of {path}, to see what it holds and for its digest")

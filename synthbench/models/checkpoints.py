@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from synthbench import console
+from synthbench.files import require_itself
 from synthbench.models.encoder import Encoder, build, file_digest, fill, load_encoder, read_tensors
 from synthbench.models.iresnet import STAGES
 from synthbench.types import UserError
@@ -45,6 +46,7 @@ def load_checkpoint(path: Path | str, *, colour: str | None = None, input: str =
     path = Path(path)
     if not path.exists():
         raise UserError(f"there are no weights at {path}")
+    require_itself(path)
     if (path / "encoder.json").exists() or (path.suffix == ".safetensors" and (path.parent / "encoder.json").exists()):
         encoder = load_encoder(path if path.is_dir() else path.parent)
         if colour not in (None, encoder.colour):
