@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from synthbench.cli import app
-from synthbench.data import inspection, pixels
+from synthbench.data import inspection, pixels, sources
 from synthbench.types import UserError
 
 
@@ -59,6 +59,21 @@ def test_every_fault_is_named(clean: Path) -> None:
     text = "\n".join(inspection.lines(found))
     for said in ("same file", "same picture", "1 of them are filed under two people", "sizes differ", "cannot be decoded"):
         assert said in text
+
+
+def test_all_damaged_images_of_a_registered_set_are_listed_at_once(
+    clean: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("p1/0.png", "p2/2.png"):
+        data = (clean / name).read_bytes()
+        (clean / name).write_bytes(data[:-40])
+    sources.add("mine", clean, "faces")
+    monkeypatch.setattr("sys.argv", ["synthbench", "data", "verify", "mine", "--decode"])
+    with pytest.raises(SystemExit) as ended:
+        app.main()
+    heard = capsys.readouterr()
+    assert ended.value.code == 2 and "2 of 11 images are damaged" in heard.err
+    assert ["p1/0.png" in heard.out, "p2/2.png" in heard.out, heard.out.count("\n")] == [True, True, 2]
 
 
 def test_blue_skin_is_told(tmp_path: Path) -> None:

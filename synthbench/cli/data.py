@@ -12,6 +12,7 @@ import click
 from synthbench import console
 from synthbench.cli import complete
 from synthbench.cli.options import FOLDER, JSON, RUNS
+from synthbench.types import UserError
 
 
 @click.group("data", short_help="Register real data and weights; nothing is ever downloaded.")
@@ -159,13 +160,23 @@ def data_remove(name: str) -> None:
 
 @data_group.command("verify")
 @click.argument("name", required=False, shell_complete=complete.data)
-def data_verify(name: str | None) -> None:
+@click.option("--decode", is_flag=True, help="Of faces: decode every image too, and list all that are damaged.")
+def data_verify(name: str | None, decode: bool) -> None:
     """Hash registered files again and compare; all of them without NAME."""
-    from synthbench.data import sources
+    from synthbench.data import inspection, sources
 
+    damaged: list[str] = []
     for item in [name] if name else sources.names_registered():
-        sources.verify(item)
+        entry = sources.verify(item)
         console.note(f"{item}: unchanged")
+        if decode and entry.kind == "faces":
+            found = inspection.damaged(entry.path)
+            console.note(f"{item}: {len(found):,} of {entry.images:,} images are damaged")
+            damaged += found
+    for line in damaged:
+        click.echo(line)
+    if damaged:
+        raise UserError(f"{len(damaged):,} images cannot be decoded; replace them or take them out, and register the set again")
 
 
 @data_group.command("unpaired")

@@ -86,6 +86,17 @@ def _name(source: Source, row: int) -> str:
     return source.where(int(row)).removeprefix(str(source.path)).lstrip(", /")
 
 
+def damaged(path: Path) -> list[str]:
+    """Every image of a set of faces that cannot be decoded, with the reason; all are tried, on all cores."""
+    source = read_source(path)
+    found = []
+    with console.progress("decode") as progress:
+        for done, look in enumerate(pixels.in_threads(lambda row: _look(source, row), range(len(source))), 1):
+            progress(done, len(source))
+            found += [look] if isinstance(look, str) else []
+    return found
+
+
 @dataclass(frozen=True)
 class _Look:
     size: str
