@@ -12,8 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from synthbench.data.export import export_faces
+from synthbench.data import pixels
+from synthbench.data.export import convert, export_faces
 from synthbench.data.faces import FaceSet, import_faces
+from synthbench.data.readers import read_source
 from synthbench.generators.folder import Folder, FolderConfig
 from synthbench.generators.real import Real, RealConfig
 from synthbench.plugin import Context
@@ -28,15 +30,15 @@ def faces() -> FaceSet:
     return FaceSet.from_arrays(IMAGES, LABELS, names=["ann", "bo", "cy"], columns={"m": np.arange(7, dtype=np.float32) / 4})
 
 
-@pytest.mark.parametrize("form", ["imagefolder", "rec"])
+@pytest.mark.parametrize("form", ["imagefolder", "rec", "parquet", "lmdb"])
 def test_read_again(faces: FaceSet, tmp_path: Path, form: str) -> None:
     export_faces(faces, form, tmp_path / "out")
     again = import_faces(tmp_path / "out", tmp_path / "in", 12)
     rows = np.argsort(LABELS, kind="stable")
     assert again.identity.tolist() == [0, 0, 1, 1, 1, 2, 2]
     assert torch.equal(again.images(slice(None)), faces.images(rows))
+    assert again.names == (["ann", "bo", "cy"] if form in ("imagefolder", "parquet") else ["0", "1", "2"])
     if form == "imagefolder":
-        assert again.names == ["ann", "bo", "cy"]
         assert sorted(path.name for path in (tmp_path / "out" / "bo").iterdir()) == ["00000.png", "00001.png", "00002.png"]
 
 
@@ -57,9 +59,63 @@ def test_names_that_make_no_folders_become_numbers(tmp_path: Path, names: list[s
     assert len(list(tmp_path.rglob("*.jpg"))) == 7
 
 
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Seven images of three people in three kinds of files."""
+    for number, (image, label) in enumerate(zip(IMAGES, LABELS)):
+        path = tmp_path / "set" / "abc"[label] / f"{number}.{('jpg', 'png', 'webp')[number % 3]}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.transpose(1, 2, 0)).save(path, **({"lossless": True} if path.suffix == ".webp" else {}))
+    return tmp_path / "set"
+
+
+@pytest.mark.parametrize("form", ["imagefolder", "rec", "parquet", "lmdb"])
+def test_converted_there_and_back_every_pixel_and_every_file_is_the_same(photographs: Path, tmp_path: Path, form: str) -> None:
+    before = read_source(photographs)
+    convert(before, form, tmp_path / "there")
+    between = read_source(tmp_path / "there")
+    convert(between, "imagefolder", tmp_path / "back")
+    back = read_source(tmp_path / "back")
+    assert between.kind == {"imagefolder": "folder"}.get(form, form)
+    for again in (between, back):
+        assert again.label.tolist() == before.label.tolist() == [0, 0, 1, 1, 1, 2, 2]
+        for row in range(7):
+            assert np.array_equal(again.image(row), before.image(row))
+            if not before.where(row).endswith(".webp"):
+                assert again.encoded(row) == before.encoded(row)
+    if form in ("imagefolder", "parquet"):
+        assert between.names == back.names == ["a", "b", "c"]
+
+
+def test_converted_to_webdataset(photographs: Path, tmp_path: Path) -> None:
+    source = read_source(photographs)
+    convert(source, "webdataset", tmp_path / "out")
+    with tarfile.open(tmp_path / "out" / "00000.tar") as tar:
+        members = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+    assert len(members) == 21 and json.loads(members["00000002.json"]) == {"identity": 1, "name": "b"}
+    for row in range(7):
+        (image,) = [data for name, data in members.items() if name.startswith(f"{row:08d}.") and name.endswith((".jpg", ".png"))]
+        assert np.array_equal(pixels.decode(image, ""), source.image(row))
+
+
+def test_loose_images_stay_loose_and_fit_no_layout_that_needs_labels(tmp_path: Path) -> None:
+    (tmp_path / "loose").mkdir()
+    for number in range(3):
+        Image.fromarray(IMAGES[number].transpose(1, 2, 0)).save(tmp_path / "loose" / f"{number}.png")
+    source = read_source(tmp_path / "loose")
+    convert(source, "imagefolder", tmp_path / "out")
+    again = read_source(tmp_path / "out")
+    assert again.names == [] and [again.encoded(row) for row in range(3)] == [source.encoded(row) for row in range(3)]
+    with pytest.raises(UserError, match="has no labels, and rec needs them"):
+        convert(source, "rec", tmp_path / "rec")
+
+
 def test_refused(faces: FaceSet, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="exists"):
         export_faces(faces, "rec", tmp_path)
+    mixed = FaceSet.from_arrays(IMAGES, LABELS, columns={"label2": np.zeros(7, np.int64), "weight": np.ones(7, np.float32)})
+    with pytest.raises(UserError, match="no place for soft labels"):
+        export_faces(mixed, "parquet", tmp_path / "out")
     with pytest.raises(UserError, match="imagefolder, rec, webdataset"):
         export_faces(faces, "tfrecord", tmp_path / "out")
     (tmp_path / "file").write_text("")

@@ -179,6 +179,26 @@ def data_verify(name: str | None, decode: bool) -> None:
         raise UserError(f"{len(damaged):,} images cannot be decoded; replace them or take them out, and register the set again")
 
 
+@data_group.command("convert")
+@click.argument("source", metavar="SRC", shell_complete=complete.data)
+@click.option("--to", "form", required=True, type=click.Choice(["imagefolder", "rec", "webdataset", "parquet", "lmdb"]))
+@click.option("-o", "--out", required=True, type=FOLDER, help="Folder to write, which must not exist.")
+def data_convert(source: str, form: str, out: Path) -> None:
+    """Write the faces of SRC (a path or a registered name) in another layout. The images' files stay as they are, bit for bit.
+
+    \b
+    synthbench data convert faces_webface_112x112 --to imagefolder -o webface
+    """
+    from synthbench.data import export, sources
+    from synthbench.data.readers import read_source
+
+    path = Path(source).expanduser()
+    images = read_source(sources.find(source, "faces").path if not path.exists() and sources.registered(source) else path)
+    with console.progress("convert") as progress:
+        export.convert(images, form, out, progress)
+    console.note(f"{out}: {len(images):,} images of {len(images.names):,} people, {form}")
+
+
 @data_group.command("unpaired")
 @click.argument("images", type=FOLDER)
 @click.argument("pairs", type=FOLDER)

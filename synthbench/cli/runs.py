@@ -171,9 +171,9 @@ def show_command(name: tuple[str, ...], protocol: str | None, runs: Path, as_jso
         describe.show(thing, runs, protocol)
 
 
-@click.command("export", short_help="Write a generated set as imagefolder, rec or webdataset.")
+@click.command("export", short_help="Write a generated set in the layout of other tools.")
 @click.argument("run", shell_complete=complete.runs)
-@click.option("--to", "form", type=click.Choice(["imagefolder", "rec", "webdataset"]), required=True)
+@click.option("--to", "form", type=click.Choice(["imagefolder", "rec", "webdataset", "parquet", "lmdb"]), required=True)
 @click.option("-o", "--out", type=FOLDER, help="Folder to write; must not exist.  [default: RUN-FORM]")
 @click.option("--photographs", is_flag=True, help="Write a set that holds, or may hold, photographs of real people.")
 @RUNS
