@@ -196,7 +196,8 @@ def data_convert(source: str, form: str, out: Path) -> None:
     images = read_source(sources.find(source, "faces").path if not path.exists() and sources.registered(source) else path)
     with console.progress("convert") as progress:
         export.convert(images, form, out, progress)
-    console.note(f"{out}: {len(images):,} images of {len(images.names):,} people, {form}")
+    numbers = "; people are numbers there, in the order of their names" if form in ("rec", "lmdb") else ""
+    console.note(f"{out}: {len(images):,} images of {len(images.names):,} people, {form}{numbers}")
 
 
 @data_group.command("unpaired")
