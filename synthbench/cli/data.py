@@ -200,6 +200,32 @@ def data_convert(source: str, form: str, out: Path) -> None:
     console.note(f"{out}: {len(images):,} images of {len(images.names):,} people, {form}{numbers}")
 
 
+@data_group.command("align")
+@click.argument("images", type=FOLDER)
+@click.option("--detector", type=FOLDER, help="YuNet in ONNX (face_detection_yunet_2023mar.onnx of the OpenCV zoo).")
+@click.option("--landmarks", type=FOLDER, help="File with a line for each image: its name, x and y of eyes, nose and corners of the mouth.")
+@click.option("--face", type=click.Choice(["largest", "central"]), default="largest", show_default=True, help="Of several in an image.")
+@click.option("-o", "--out", required=True, type=FOLDER, help="Folder to write, which must not exist.")
+def data_align(images: Path, detector: Path | None, landmarks: Path | None, face: str, out: Path) -> None:
+    """Align the faces of IMAGES (folder or zip) to the ArcFace template, 112 px; names stay, so that lists of pairs fit.
+
+    \b
+    synthbench data align lfw --detector face_detection_yunet_2023mar.onnx -o lfw_112
+    synthbench data align img_celeba --landmarks list_landmarks_celeba.txt -o celeba_112
+    """
+    from synthbench.data import align
+    from synthbench.data.readers import read_source
+
+    if (detector is None) == (landmarks is None):
+        raise UserError("say where the landmarks come from: --detector YUNET.onnx, or --landmarks FILE")
+    source = read_source(images.expanduser())
+    found = align.Detector(detector) if detector else align.from_file(landmarks, source)  # type: ignore[arg-type]
+    with console.progress("align") as progress:
+        told = align.align(source, out, found, face, progress)  # type: ignore[arg-type]
+    for line in align.lines(told, out, face):
+        console.note(line)
+
+
 @data_group.command("unpaired")
 @click.argument("images", type=FOLDER)
 @click.argument("pairs", type=FOLDER)

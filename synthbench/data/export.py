@@ -9,6 +9,7 @@ import re
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -95,18 +96,28 @@ def write(faces: Outgoing, to: str, out: Path) -> Path:
         raise UserError(f"cannot write {to!r}; there is {', '.join(FORMS)}")
     if faces.mixed and to in ("parquet", "lmdb"):
         raise UserError(f"{to} has no place for soft labels (two people on an image); take imagefolder, rec or webdataset")
+    with appearing(out) as tmp:
+        writers[to](faces, tmp)
+    return out
+
+
+@contextmanager
+def appearing(out: Path) -> Iterator[Path]:
+    """A folder to write into, which becomes `out` when the block is done and nothing when it fails.
+
+    Raises UserError when `out` exists, or the disk is full.
+    """
     if out.exists():
         raise UserError(f"{out} exists; give a folder that does not, or delete it")
     tmp = out.with_name(f"{out.name}.{os.getpid()}.tmp")
     try:
         tmp.mkdir(parents=True)
-        writers[to](faces, tmp)
+        yield tmp
         os.replace(tmp, out)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror or error}). Nothing is left there") from None
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
-    return out
 
 
 def folder_names(names: list[str]) -> list[str]:
