@@ -124,6 +124,12 @@ def fp32(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext()
 
 
+def exact(device: torch.device | str) -> torch.device:
+    """Where to compute in 64 bits: on `device`, but for Apple's GPUs (mps), which have no such numbers, on the CPU."""
+    chosen = torch.device(device)
+    return torch.device("cpu") if chosen.type == "mps" else chosen
+
+
 def ready(module: nn.Module, device: torch.device) -> nn.Module:
     """Move a convolutional network to `device` in channels_last layout, which is faster on CUDA and, with oneDNN, on the CPU."""
     return module.to(device).to(memory_format=torch.channels_last)

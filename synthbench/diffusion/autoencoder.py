@@ -88,7 +88,7 @@ class Autoencoder(nn.Module):
     @torch.no_grad()
     def begin(self, x: Tensor) -> None:
         """Set the linear path to the principal components of the patches of images x (B, 3, R, R)."""
-        patches = F.pixel_unshuffle(x, self.factor).permute(0, 2, 3, 1).flatten(0, 2).double().cpu()
+        patches = F.pixel_unshuffle(x, self.factor).permute(0, 2, 3, 1).flatten(0, 2).cpu().double()
         mean = patches.mean(0)
         axes = torch.linalg.eigh((patches - mean).T @ (patches - mean)).eigenvectors.T.flip(0)[: len(self.analysis.weight)]
         axes = axes * axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()  # eigh leaves the sign open

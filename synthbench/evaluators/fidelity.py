@@ -15,6 +15,7 @@ from pydantic import Field
 
 from synthbench.config import Settings
 from synthbench.data.sources import find, registered
+from synthbench.device import exact
 from synthbench.evaluators.inception import Inception, inception_features
 from synthbench.evaluators.neighbours import kth_neighbour, squared_distances
 from synthbench.evaluators.statistics import clustered_stderr
@@ -133,6 +134,7 @@ def prdc(real: np.ndarray, fake: np.ndarray, k: int = 5, device: torch.device | 
     A ball reaches to the k-th nearest neighbour in its own set, itself not counted; inside is strict. Precision and density (M,) have a
     value per fake, recall and coverage (N,) per real.
     """
+    device = exact(device)
     ball_real = torch.as_tensor(kth_neighbour(real, k, device), device=device)
     ball_fake = torch.as_tensor(kth_neighbour(fake, k, device), device=device)
     x = torch.as_tensor(np.asarray(real, np.float64), device=device)
@@ -146,10 +148,10 @@ def prdc(real: np.ndarray, fake: np.ndarray, k: int = 5, device: torch.device | 
         coverage.append(inside.any(1))
         recall.append((distance < ball_fake[None]).any(1))
     return {
-        "precision": (in_real > 0).double().cpu().numpy(),
-        "recall": torch.cat(recall).double().cpu().numpy(),
-        "density": in_real.double().cpu().numpy() / k,
-        "coverage": torch.cat(coverage).double().cpu().numpy(),
+        "precision": (in_real > 0).cpu().double().numpy(),
+        "recall": torch.cat(recall).cpu().double().numpy(),
+        "density": in_real.cpu().double().numpy() / k,
+        "coverage": torch.cat(coverage).cpu().double().numpy(),
     }
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from synthbench.device import exact
+
 
 def _tensor(array: np.ndarray, device: torch.device | str) -> torch.Tensor:
     return torch.as_tensor(np.ascontiguousarray(array, dtype=np.float32)).to(device)
@@ -55,7 +57,7 @@ def squared_distances(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 def kth_neighbour(features: np.ndarray, k: int, device: torch.device | str = "cpu", rows: int = 1024) -> np.ndarray:
     """Squared distance (N,) of each row to its k-th nearest other row (itself not counted)."""
-    everything = torch.as_tensor(np.asarray(features, np.float64), device=device)
+    everything = torch.as_tensor(np.asarray(features, np.float64), device=exact(device))
     out = []
     for start in range(0, len(features), rows):
         distance = squared_distances(everything[start : start + rows], everything)

@@ -80,7 +80,7 @@ def raw_embeddings(
     def embed(start: int) -> np.ndarray:
         with torch.no_grad():
             pixels = images.images(slice(start, min(start + batch_size, len(images)))).to(encoder.device).float() / 127.5 - 1
-            return encoder(pixels.flip(3) if mirror else pixels).double().cpu().numpy()
+            return encoder(pixels.flip(3) if mirror else pixels).cpu().double().numpy()
 
     found = []
     for part in side_by_side(embed, range(0, len(images), batch_size), encoder.device):

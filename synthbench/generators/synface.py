@@ -76,7 +76,7 @@ class Basis(nn.Module):
     def fit(self, embeddings: Tensor) -> None:
         """From unit embeddings (N, dim), N > K."""
         self.mean.copy_(embeddings.mean(0))
-        value, vector = torch.linalg.eigh(torch.cov(embeddings.T.double()))
+        value, vector = torch.linalg.eigh(torch.cov(embeddings.T.cpu().double()))
         width = len(self.axes)
         self.axes.copy_((vector[:, -width:] * value[-width:].clamp(min=0).sqrt()).T.flip(0))
 

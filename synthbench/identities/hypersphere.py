@@ -132,7 +132,7 @@ def cosines(a: Tensor, b: Tensor, same: bool = False) -> Cosines:
         highest = max(highest, found.max().item())
         if same:
             found.diagonal(first).fill_(0)
-        total += found.sum(dtype=torch.float64).item()
-        squares += found.square_().sum(dtype=torch.float64).item()
+        total += found.sum(1).cpu().double().sum().item()
+        squares += found.square_().sum(1).cpu().double().sum().item()
     count = len(a) * (len(b) - same)
     return Cosines(total / count, max(0.0, squares / count - (total / count) ** 2) ** 0.5, highest)

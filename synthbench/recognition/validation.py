@@ -74,7 +74,7 @@ def accuracy(backbone: nn.Module, pairs: Pairs) -> float:
     """Percent of pairs told right, each with the threshold of the other nine folds. `backbone` is in training, before and after."""
     device = next(backbone.parameters()).device
     backbone.eval()
-    raw = [backbone(send(part, device).float() / 127.5 - 1).double().cpu().numpy() for part in pairs.images.split(BATCH)]
+    raw = [backbone(send(part, device).float() / 127.5 - 1).cpu().double().numpy() for part in pairs.images.split(BATCH)]
     backbone.train()
     distance = pair_distances(combine(np.concatenate(raw))[0], pairs.left, pairs.right)
     return round(100 * float(kfold(distance, pairs.same).fold_accuracies().mean()), 3)
