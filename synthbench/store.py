@@ -11,12 +11,13 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from synthbench import __version__, console
@@ -25,6 +26,7 @@ from synthbench.types import UserError
 
 MANIFEST = "manifest.json"
 BLOCKS, BLOCK = 8, 4096  # what `sampled` reads of a file: small ones whole
+STALE = 3600.0  # seconds since it was last written to, after which a temporary file is nobody's: its writer was killed
 REWRITTEN = ("packed.json",)  # names the times of shards, so that a copied folder writes it anew
 
 
@@ -36,18 +38,21 @@ def content_key(parts: Mapping[str, Any]) -> str:
 
 def write_json(path: Path, data: Any) -> None:
     """Write by rename: readers see the old file or the new one, never half of one."""
-    tmp = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    tmp.write_text(json.dumps(data, indent=1, sort_keys=False, allow_nan=False) + "\n", "utf-8")
-    os.replace(tmp, path)
+    text = json.dumps(data, indent=1, sort_keys=False, allow_nan=False) + "\n"
+    with writing(path) as tmp:
+        tmp.write_text(text, "utf-8")
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """A temporary file that becomes `path` when the block ends well, else nothing stays.
+    """A temporary file that becomes `path` when the block ends well, else nothing stays. Its name is nobody else's: any number may write.
 
+    What killed processes left of the same file is deleted by age, for a lock would have to be held by every reader of a network disk's
+    runs folder too, and a process number means nothing on another host; in a stage, whose lock is held, by its builder and at once.
     Raises OSError when the disk is full: torch and safetensors have errors of their own for it.
     """
-    tmp = path.with_name(path.name + ".tmp")
+    _drop_temporaries(path.parent, re.escape(path.name), STALE)
+    tmp = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
     try:
         yield tmp
         os.replace(tmp, path)
@@ -59,12 +64,37 @@ def writing(path: Path) -> Iterator[Path]:
         tmp.unlink(missing_ok=True)
 
 
+def _drop_temporaries(folder: Path, name: str = ".+", age: float = 0.0) -> None:
+    """Delete what `writing` left in `folder`, of files whose name matches, when nobody has written to it for `age` seconds."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if re.fullmatch(rf"{name}\.\d+-[0-9a-f]{{8}}\.tmp", entry.name, re.DOTALL):
+                with suppress(OSError):  # it was somebody's, and has become the file
+                    if time.time() - entry.stat(follow_symlinks=False).st_mtime > age:
+                        os.unlink(entry)
+
+
 def remove(folder: Path) -> None:
-    """Delete a folder. It is renamed before, so that a crash cannot leave half of it under its name."""
+    """Delete a folder. It is moved out of sight before, so that a crash cannot leave half of it where something looks for it."""
     if folder.exists():
-        doomed = folder.with_name(f"{folder.name}.deleted.{os.getpid()}")
-        os.replace(folder, doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+        doomed = folder.with_name(f".deleted-{os.getpid()}-{os.urandom(4).hex()}")
+        doomed.mkdir()
+        os.replace(folder, doomed / folder.name)
+        for leftover in folder.parent.glob(".deleted-*"):  # of a process that was killed too; to delete one twice does no harm
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def is_inside(name: Any) -> bool:
+    """Whether `name`, read from a file, may become a path below a folder of ours: relative, plain, and without a way out."""
+    if not isinstance(name, str) or "\0" in name:
+        return False
+    path = PurePath(name)
+    return bool(path.parts) and not path.anchor and ".." not in path.parts and str(path) == name
+
+
+def is_name(name: Any) -> bool:
+    """Whether `name`, read from a file, may become a file or folder in a folder of ours."""
+    return is_inside(name) and len(PurePath(name).parts) == 1
 
 
 def read_json(path: Path) -> Any:
@@ -102,11 +132,11 @@ class Stage:
     def _recorded(self) -> dict[str, Any] | None:
         manifest = read_json(self.folder / MANIFEST)
         whole = isinstance(manifest, dict) and manifest.get("key") == self.key and isinstance(manifest.get("files"), dict)
-        return manifest if whole else None
+        return manifest if whole and all(map(is_inside, manifest["files"])) else None
 
     def _damaged(self, manifest: dict[str, Any]) -> Iterator[Path]:
         """The files that are not as the manifest says."""
-        samples = manifest.get("samples", {})
+        samples = manifest.get("samples") or {}
         for name, length in manifest["files"].items():
             path = self.folder / name
             if not path.is_file() or path.stat().st_size != length or (name in samples and sampled(path) != samples[name]):
@@ -134,6 +164,8 @@ class Stage:
             before, start = self._spent(), time.time()
             write_json(self._leg, {"before": before, "start": start})
             self._drop_damage()
+            for folder in (self.folder, *(path for path in self.folder.rglob("*") if path.is_dir())):
+                _drop_temporaries(folder)
             facts: dict[str, Any] = {}
             yield facts
             self._publish(before + time.time() - start, facts)
@@ -191,8 +223,9 @@ class Stage:
 
     def _drop_damage(self) -> None:
         """What is left of a damaged stage is built on; a damaged file is not, lest its builder take it for finished."""
+        home = self.folder.resolve()
         for path in self._damaged(self._recorded() or {"files": {}}):
-            if path.is_file():
+            if path.is_file() and path.parent.resolve().is_relative_to(home):  # not through a link to a folder elsewhere
                 path.unlink()
         (self.folder / MANIFEST).unlink(missing_ok=True)
 

@@ -110,7 +110,7 @@ def make(root: Path, m=(-1.0, 0.0, 1.0), tag: str = "a", generator: str = "cemif
     result = {
         "run": name, "generator": generator, "volume": "6x6", "protocol": "demo", "title": "a world of noise", "seeds": [0],
         "scores": scores, "skipped": [{"metric": "fd/x", "reason": "not registered"}], "stages": maker.rows,
-        "artifacts": {"folder": "elsewhere", "samples": "", "faces": str(faces)},
+        "artifacts": {"faces": str(faces)},
         "baseline": {"generator": "real", "volume": "all", "protocol": "demo", "seeds": [0], "scores": base},
         "config": config(), "settings": {"train": {"lr": 0.1, "note": "<b>&</b>"}, "sample": {"m": list(m)}},
         "traits": {"licence": "MIT", "paper": "P", "new_identities": True, "real_photographs": ""},

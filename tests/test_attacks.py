@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from test_cli import RUN, synthbench  # noqa: F401
 from synthbench.data import readers, sources
 from synthbench.pipeline import run
 from synthbench.pipeline.request import Order, read
+from synthbench.results import record
 
 
 @pytest.fixture
@@ -23,6 +26,18 @@ def runs(synthbench, here: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         assert synthbench(*RUN, "--runs", str(made)).code == 0
     shutil.copytree(made, here / "r")
     return here / "r"
+
+
+def test_of_four_commands_at_once_none_fails(here: Path) -> None:
+    """One builds, the others wait; all of them draw samples.png and write run.json in the end."""
+    words = [sys.executable, "-m", "synthbench", *RUN, "--runs", "r", "--json"]
+    started = [subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    told = [process.communicate(timeout=600) for process in started]
+    assert [process.returncode for process in started] == [0] * 4, [err for _, err in told]
+    results = [json.loads(out) for out, _ in told]
+    assert all(result["scores"] == results[0]["scores"] for result in results)
+    built = [stage["name"] for result in results for stage in result["stages"] if stage["seconds"]]
+    assert built and len(list((here / "r").glob("results/*/run.json"))) == 1 and not list((here / "r").rglob("*.tmp"))
 
 
 RESULT = "results/procedural-*/run.json"
@@ -58,6 +73,42 @@ def test_what_was_overwritten_is_made_again(synthbench, here: Path, runs: Path, 
     assert result["scores"] == whole["scores"]
     assert {stage["name"] for stage in result["stages"] if stage["state"] != "cached"} == stages
     assert all(path.stat().st_size for path in files) and read_text_of(runs) == whole["scores"]
+
+
+@pytest.mark.parametrize("side", ["scores", "baseline", "skipped"])
+def test_a_score_that_is_not_that_of_its_stage_is_no_answer(synthbench, here: Path, runs: Path, side: str) -> None:  # noqa: F811
+    """The oracle is the file as it was: run.json alone is changed, the stages are whole."""
+    path = next(runs.glob(RESULT))
+    whole = json.loads(path.read_text())
+    changed = json.loads(path.read_text())
+    if side == "skipped":
+        changed["skipped"] = [{"metric": "verification", "reason": "not measured"}]
+    else:
+        (changed["baseline"] if side == "baseline" else changed)["scores"][0]["value"] = 99.9
+    path.write_text(json.dumps(changed))
+    again = synthbench(*RUN, "--runs", "r", "--json")
+    assert again.code == 0, again.err
+    found = json.loads(again.out)
+    assert {key: found[key] for key in ("scores", "baseline", "skipped")} == {key: whole[key] for key in ("scores", "baseline", "skipped")}
+    assert {stage["state"] for stage in found["stages"]} == {"cached"} and read_text_of(runs) == whole["scores"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("run", "../x"), ("run", "/x"), ("faces", "/etc"), ("faces", "ROOT/../x"), ("stage", "../../x"), ("stage", "a/b")]
+)
+def test_a_result_names_nothing_outside_its_runs_folder(runs: Path, key: str, value: str) -> None:
+    path = next(runs.glob(RESULT))
+    result = json.loads(path.read_text())
+    value = value.replace("ROOT", str(runs))
+    if key == "run":
+        result["run"] = value
+    elif key == "faces":
+        result["artifacts"] = {"faces": value}
+    else:
+        result["stages"][0]["key"] = value
+    assert record.read_run(path)
+    path.write_text(json.dumps(result))
+    assert record.read_run(path) is None
 
 
 def read_text_of(runs: Path) -> list:

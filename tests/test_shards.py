@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import multiprocessing
+import os
 import signal
 import time
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from synthbench import store
 from synthbench.data.faces import open_faces
 from synthbench.data.shards import ShardWriter
 from synthbench.types import FaceBatch, UserError
@@ -118,12 +121,24 @@ def test_mistakes(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_full_disk(tmp_path: Path) -> None:
+def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = ShardWriter(tmp_path)
-    (tmp_path / "part-00000.parquet.tmp").symlink_to("/dev/full")
+    monkeypatch.setattr(store.os, "urandom", lambda size: bytes(size))
+    (tmp_path / f"part-00000.parquet.{os.getpid()}-00000000.tmp").symlink_to("/dev/full")
     writer.write(batch(0, 3))
     with pytest.raises(UserError, match="No space left on device"):
         writer.finish()
+
+
+@pytest.mark.parametrize("name", ["../other/part-00000.parquet", "/dev/null", "a/b", "", 3])
+def test_an_index_names_shards_beside_it_alone(tmp_path: Path, name: object) -> None:
+    writer = ShardWriter(tmp_path / "a")
+    writer.write(batch(0, 3))
+    writer.finish()
+    path = tmp_path / "a" / "index.json"
+    path.write_text(path.read_text().replace('"part-00000.parquet"', json.dumps(name)))
+    with pytest.raises(UserError, match="names shards that are not beside it"):
+        open_faces(tmp_path / "a")
 
 
 def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:

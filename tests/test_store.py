@@ -164,6 +164,29 @@ def test_a_manifest_without_files_is_not_cached(stage: Stage) -> None:
     assert stage.state == "resume"
 
 
+@pytest.mark.parametrize("outside", ["absolute", "../../victim", "inner/../../../victim", "elsewhere/victim"])
+def test_a_manifest_does_not_make_us_delete_what_lies_outside(stage: Stage, tmp_path: Path, outside: str) -> None:
+    build(stage)
+    victims = [tmp_path / "victim", tmp_path / "stages" / "victim", stage.folder.parent / "victim"]
+    for victim in victims:
+        victim.write_text("somebody's")
+    (stage.folder / "elsewhere").symlink_to(tmp_path)
+    manifest = read_json(stage.folder / MANIFEST)
+    name = str(tmp_path / "victim") if outside == "absolute" else outside
+    write_json(stage.folder / MANIFEST, {**manifest, "files": {**manifest["files"], name: 3}})
+    assert stage.state == "resume"
+    build(stage)
+    assert stage.state == "cached" and all(victim.read_text() == "somebody's" for victim in victims)
+
+
+def test_names_that_may_become_paths() -> None:
+    for name in ("a", "a/b", "..a", "a b", "\u00e9", "inner/weights.pt"):
+        assert store.is_inside(name), name
+    for name in ("", ".", "..", "/", "/a", "../a", "a/../b", "a/..", "a//b", "./a", "a/", "a\0", None, 3, ["a"]):
+        assert not store.is_inside(name), name
+    assert store.is_name("a.json") and not store.is_name("a/b") and not store.is_name("..")
+
+
 def test_extra_files_do_not_matter_and_leftovers_are_removed(stage: Stage) -> None:
     with stage.building():
         (stage.folder / "half.tmp").write_text("x")
@@ -299,6 +322,38 @@ def test_what_torch_calls_an_error_of_its_own_is_a_full_disk(tmp_path: Path, mon
     with store.writing(path) as temporary:
         temporary.write_text("after")
     assert list(tmp_path.iterdir()) == [path] and path.read_text() == "after"
+
+
+def test_leftovers_of_killed_writers_go_and_those_of_live_ones_stay(tmp_path: Path, stage: Stage) -> None:
+    path, day = tmp_path / "samples.png", time.time() - 86400
+    strange = ("other.png.12-0123abcd.tmp", "samples.png.tmp", "samples.png.mine.tmp", "xsamples.png.1-0123abcd.tmp")
+    others = [tmp_path / name for name in strange]
+    old, new = tmp_path / "samples.png.12-0123abcd.tmp", tmp_path / "samples.png.13-0123abcd.tmp"
+    for file in (old, new, *others):
+        file.write_text("half")
+        os.utime(file, None if file == new else (day, day))
+    with store.writing(path) as one, store.writing(path) as other:
+        assert one != other and one.parent == path.parent
+        one.write_text("1")
+        other.write_text("2")
+    assert path.read_text() == "1" and set(tmp_path.iterdir()) == {path, new, *others}
+    (stage.folder / "inner").mkdir(parents=True)
+    for file in (stage.folder / new.name, stage.folder / "inner" / new.name):
+        file.write_text("half")  # just now, by a builder that was killed: its lock is ours
+    with stage.building():
+        assert not list(stage.folder.rglob("*.tmp"))
+
+
+def test_what_is_half_deleted_is_seen_by_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text("{}")
+    monkeypatch.setattr(store.shutil, "rmtree", lambda *_, **__: None)  # killed before
+    store.remove(tmp_path / "one")
+    assert [path.parent.name for path in tmp_path.glob("*/run.json")] == ["other"]
+    monkeypatch.undo()
+    store.remove(tmp_path / "other")
+    assert not list(tmp_path.iterdir())
 
 
 def test_too_little_disk_is_told_before_anything_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

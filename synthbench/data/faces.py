@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
@@ -19,7 +18,7 @@ from synthbench.data import pixels
 from synthbench.data.labelled import Source
 from synthbench.data.readers import read_source, source_digest
 from synthbench.data.shards import ShardWriter, damaged, index, read_shards
-from synthbench.store import read_json, write_json
+from synthbench.store import read_json, write_json, writing
 from synthbench.system import locked
 from synthbench.types import FaceBatch, Progress, UserError
 
@@ -207,33 +206,30 @@ def _pack(folder: Path, shards: list, progress: Progress) -> dict[str, Any]:
 
     images = iter(decoded())
     resolution, digest = 0, None
-    tmp = folder / f"packed.{os.getpid()}.tmp"
     try:
-        with open(tmp, "wb") as file:
-            done = 0
-            while chunk := list(islice(images, CHUNK)):
-                resolution = resolution or chunk[0].shape[0]
-                odd = next((row for row, image in enumerate(chunk) if image.shape != (resolution, resolution, 3)), None)
-                if odd is not None:
-                    raise UserError(f"{folder}, row {done + odd}: {chunk[odd].shape[:2]} pixels where row 0 has {resolution, resolution}")
-                digest = digest or _digest(identity, resolution, table)
-                block = np.stack(chunk)
-                digest.update(block.data)
-                file.write(block)  # type: ignore[arg-type]
-                done += len(chunk)
-                progress(done, len(identity))
-        table_tmp = folder / f"packed.{os.getpid()}.npz.tmp"
-        with open(table_tmp, "wb") as file:
-            np.savez(file, identity=identity, **table)  # type: ignore[arg-type]
-        os.replace(table_tmp, folder / "packed.npz")
-        os.replace(tmp, folder / "packed.u8")
+        with writing(folder / "packed.u8") as tmp:
+            with open(tmp, "wb") as file:
+                done = 0
+                while chunk := list(islice(images, CHUNK)):
+                    resolution = resolution or chunk[0].shape[0]
+                    odd = next((row for row, image in enumerate(chunk) if image.shape != (resolution, resolution, 3)), None)
+                    if odd is not None:
+                        raise UserError(
+                            f"{folder}, row {done + odd}: {chunk[odd].shape[:2]} pixels where row 0 has {resolution, resolution}"
+                        )
+                    digest = digest or _digest(identity, resolution, table)
+                    block = np.stack(chunk)
+                    digest.update(block.data)
+                    file.write(block)  # type: ignore[arg-type]
+                    done += len(chunk)
+                    progress(done, len(identity))
+            with writing(folder / "packed.npz") as table_tmp, open(table_tmp, "wb") as file:
+                np.savez(file, identity=identity, **table)  # type: ignore[arg-type]
         info = {"count": len(identity), "resolution": resolution, "digest": digest.hexdigest(), "names": names, "shards": shards}  # type: ignore[union-attr]
         write_json(folder / "packed.json", info)
     except OSError as error:
         size = len(identity) * resolution**2 * 3 / 1e9
         raise UserError(f"{folder}: cannot pack {len(identity)} images, {size:.1f} GB ({error.strerror or error}). Make room") from None
-    finally:
-        tmp.unlink(missing_ok=True)
     return info
 
 

@@ -20,7 +20,7 @@ import torch
 from synthbench.data import pixels
 from synthbench.data.faces import FaceSet
 from synthbench.data.readers import file_bytes, file_digest, list_folder, list_zip, source_digest, strip_top, zip_bytes
-from synthbench.store import read_json, write_json, writing
+from synthbench.store import is_name, read_json, write_json, writing
 from synthbench.types import UserError
 
 if TYPE_CHECKING:
@@ -350,6 +350,8 @@ def open_pairs(folder: Path | str) -> PairSet:
     folder = Path(folder)
     about = read_json(folder / "pairs.json")
     try:
+        if not is_name(about["name"]):  # results of its pairs are kept under it
+            raise ValueError("its name is none")
         shape = (about["images"], about["resolution"], about["resolution"], 3)
         if (folder / "images.u8").stat().st_size != int(np.prod(shape)):
             raise ValueError("images.u8 is not whole")

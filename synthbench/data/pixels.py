@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import warnings
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import TypeVar
+from pathlib import Path
+from typing import IO, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -18,23 +21,66 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff", ".gif")
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF", "GIF")  # PIL goes by content, and would start Ghostscript for a face.png of EPS
+MAX_SIDE = 4096  # pixels of a square image; photographs of the same area may have another shape
+MAX_SCANS = 100  # of a progressive JPEG, each of which costs a pass over all pixels; encoders write about ten
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))  # x, y, steps of a PNG's passes
 Z_RLE = 3  # zlib strategy: on faces at 112 px smaller and faster than the default at level 1
 
 
-def decode(data: bytes, where: str) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of any image PIL reads: grey, palette, CMYK, alpha (on black), 16 bits, EXIF rotation.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `opened` has a lower limit, and refuses
 
-    PIL is used for JPEG too: torchvision.io gives the same pixels (2,000 LFW files, not one differs), and PNG is what takes the time.
-    Raises UserError naming `where` (file, record or row) when the image is cut short or is none.
+
+def opened(file: Path | IO[bytes]) -> Image.Image:
+    """The image in `file`, its header read and its pixels not: the one door to PIL's decoders, for FORMATS of at most MAX_SIDE² pixels.
+
+    Raises ValueError, which says what is wrong, or what PIL raises on a damaged header.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        image = Image.open(file, formats=FORMATS)
+    except Image.UnidentifiedImageError:
+        raise ValueError(f"the bytes are not an image of a kind read here: {', '.join(FORMATS)}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ValueError(f"it claims more than {MAX_SIDE:,} x {MAX_SIDE:,} pixels") from None
+    if image.width * image.height > MAX_SIDE**2:
+        raise ValueError(f"it claims {image.width:,} x {image.height:,} pixels, more than {MAX_SIDE:,} x {MAX_SIDE:,}")
+    return image
+
+
+def decode(data: bytes, where: str) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of any image of FORMATS: grey, palette, CMYK, alpha (on black), 16 bits, EXIF rotation.
+
+    PIL is used for JPEG too: torchvision.io gives the same pixels (2,000 LFW files, not one differs), and PNG is what takes the time.
+    Raises UserError naming `where` (file, record or row) when the image is cut short, too large, or is none.
+    """
+    try:
+        with opened(io.BytesIO(data)) as image:
+            if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:  # a marker, which pixels cannot look like
+                raise ValueError(f"a JPEG of more than {MAX_SCANS} scans")
             image.load()
+            if image.format == "PNG" and _short(data, image):
+                raise ValueError("its data end before the last row")
             upright = ImageOps.exif_transpose(image)
             return np.array(_rgb(upright), dtype=np.uint8)
     except Exception as error:  # PIL's decoders raise a dozen kinds on damaged input
-        reason = "the bytes are not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error) or type(error).__name__
+        reason = str(error)[:200] or type(error).__name__
         raise UserError(f"{where}: the image cannot be decoded ({reason}; {len(data)} bytes). Replace it or take it out") from None
+
+
+def _short(data: bytes, image: Image.Image) -> bool:
+    """Whether the rows of a PNG end too early, which PIL shows as black rows without a word. An honest black border is counted through."""
+    if not image.info.get("interlace") and image.crop((0, image.height - 1, image.width, image.height)).getbbox(alpha_only=False):
+        return False
+    at, packed = 8, []
+    while at + 8 <= len(data):
+        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        packed += [data[at + 8 : at + 8 + length]] if kind == b"IDAT" else []
+        at += 12 + length
+    bits = data[24] * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[data[25]]  # of a pixel, as the header says
+    passes = ADAM7 if data[28] else ((0, 0, 1, 1),)
+    sizes = [(-((x - image.width) // across), -((y - image.height) // down)) for x, y, across, down in passes]
+    wanted = sum(height * (1 + (width * bits + 7) // 8) for width, height in sizes if width > 0)
+    return len(zlib.decompressobj().decompress(b"".join(packed), wanted)) < wanted
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from synthbench.data import pixels
-from synthbench.store import read_json, write_json, writing
+from synthbench.store import is_name, read_json, write_json, writing
 from synthbench.types import FaceBatch, UserError
 
 INDEX = "index.json"  # written last: rows, shards, names; without it the set is unfinished
@@ -127,7 +127,9 @@ def damaged(path: Path, error: Exception) -> UserError:
 def index(folder: Path | str) -> dict[str, Any]:
     """The index of a set written by ShardWriter. Raises UserError when there is none, or it was never finished."""
     found = read_json(Path(folder) / INDEX)
-    if isinstance(found, dict) and "shards" in found:
+    if isinstance(found, dict) and isinstance(found.get("shards"), list):
+        if not all(isinstance(shard, dict) and is_name(shard.get("name")) for shard in found["shards"]):
+            raise UserError(f"{Path(folder) / INDEX} names shards that are not beside it. Delete the folder and make the set again")
         return found
     if any(Path(folder).glob("part-*.parquet")):
         raise UserError(

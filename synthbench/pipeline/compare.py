@@ -20,7 +20,7 @@ from synthbench.pipeline.steps import Step
 from synthbench.protocol import load_protocol
 from synthbench.results import comparable, lookup, record
 from synthbench.results.record import Result
-from synthbench.store import Store, content_key, read_json, write_json
+from synthbench.store import Store, content_key, is_name, read_json, write_json
 from synthbench.types import UserError
 
 Comparison = dict[str, Any]
@@ -51,8 +51,8 @@ def compare(request: Request) -> list[Comparison]:
     Raises UserError for names that are nothing, and for runs that may not be compared, with the fields that differ.
     """
     store = Store(request.runs.absolute())
-    if request.name and not re.fullmatch(r"[\w.+-]+", request.name, re.ASCII):
-        raise UserError(f"--name {request.name!r}: use letters, digits and . _ + - only; it names a folder")
+    if request.name and not re.fullmatch(r"\w[\w.+-]*", request.name, re.ASCII):
+        raise UserError(f"--name {request.name!r}: use letters, digits and . _ + - only, none of . + - first; it names a folder")
     rows = wanted(request, store)
     if not request.force_incomparable:
         refuse_early(rows)
@@ -160,7 +160,7 @@ def _sweep(store: Store, name: str) -> list[Result]:
         console.warn(f"{path} is not a whole sweep; skipped. The command that made it mends it")
         return []
     names = [run_name for point in points if point.get("state") == "complete" for run_name in point.get("runs", ())]
-    found = [(run_name, record.read_run(store.root / "results" / run_name / "run.json")) for run_name in names]
+    found = [(name, record.read_run(store.root / "results" / name / "run.json") if is_name(name) else None) for name in names]
     for run_name, result in found:
         if result is None:
             console.warn(f"sweep {name}: run {run_name} is missing or not whole; skipped")

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from synthbench.data import pixels
+
 CORNERS = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])  # (x, y) of an image: its sides are at -1 and 1
 GREY = (0.299, 0.587, 0.114)  # luma, ITU-R 601, as PIL and torchvision
 OPERATIONS = (  # of RandAugment: torchvision's set
@@ -94,7 +96,7 @@ def jpeg(images: Tensor, quality: list[int]) -> Tensor:
     back = np.empty((len(images), *images.shape[2:], 3), np.uint8)
     for i, (image, q) in enumerate(zip((images * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy(), quality)):
         Image.fromarray(image).save(file := io.BytesIO(), "JPEG", quality=q)
-        back[i] = np.asarray(Image.open(file))
+        back[i] = np.asarray(pixels.opened(file))
     return torch.from_numpy(back).permute(0, 3, 1, 2).to(images.device, images.dtype) / 255
 
 

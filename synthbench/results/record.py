@@ -14,7 +14,7 @@ from typing import Any
 
 from synthbench import console
 from synthbench.results import leak
-from synthbench.store import Stage, Store, content_key, read_json, write_json
+from synthbench.store import Stage, Store, content_key, is_name, read_json, write_json
 from synthbench.types import UserError
 
 Result = dict[str, Any]  # the JSON contract
@@ -100,13 +100,20 @@ def save(store: Store, result: Result) -> Path:
 
 
 def read_run(path: Path) -> Result | None:
-    """The result in a run.json; None when it is absent, not whole or of another kind. The runs folder may have moved since."""
-    result = read_json(path)
+    """The result in a run.json; None when it is absent, not whole or of another kind. The runs folder may have moved since.
+
+    What it names is in its runs folder, wherever that is: none of its names leads elsewhere.
+    """
+    result, path = read_json(path), path.absolute()
     whole = isinstance(result, dict) and {"run", "seeds", "scores", "stages", "artifacts", "baseline"} <= result.keys()
     whole = whole and _rows(result["scores"], {"metric", "value", "stderr", "seed"}) and _rows(result["stages"], {"name", "key"})
-    if not whole or not isinstance(result["artifacts"], dict):
+    whole = whole and is_name(result["run"]) and all(is_name(row["name"]) and is_name(row["key"]) for row in result["stages"])
+    if not (whole and isinstance(result["artifacts"], dict) and all(isinstance(place, str) for place in result["artifacts"].values())):
         return None
-    result["artifacts"] = _moved(result["artifacts"], path.absolute())
+    places = result["artifacts"] = _moved(result["artifacts"], path)
+    here = [Path(place) for place in places.values()]
+    if not all(place.is_relative_to(path.parents[2]) and ".." not in place.parts for place in here):
+        return None
     return result  # type: ignore[no-any-return]
 
 
@@ -139,16 +146,30 @@ def _rows(rows: Any, columns: set[str]) -> bool:
 def remembered(store: Store, request: str) -> Result | None:
     """The result of an earlier identical request, if all its stages are still whole. Imports nothing heavy."""
     memory = read_json(store.root / "requests" / f"{request}.json")
-    if not isinstance(memory, dict) or not isinstance(memory.get("run"), str):
+    if not isinstance(memory, dict) or not is_name(memory.get("run")):
         return None
     result = read_run(store.root / "results" / memory["run"] / "run.json")
     if not result or not (store.root / "results" / result["run"] / "samples.png").is_file():
         return None
-    if any(not store.stage(stage["name"], stage["key"]).manifest() for stage in result["stages"]):
+    if any(not store.stage(stage["name"], stage["key"]).manifest() for stage in result["stages"]) or not _follows(store, result):
         return None
     for stage in result["stages"]:
         stage.update(state="cached", seconds=0.0)
     return result
+
+
+def _follows(store: Store, result: Result) -> bool:
+    """Whether the scores of a run.json are those of its evaluate stages, which have digests where it has none."""
+    found = [
+        read_json(store.stage(row["name"], row["key"]).folder / "scores.json") for row in result["stages"] if row["name"] == "evaluate"
+    ]
+    try:
+        each = len(found) // len(result["seeds"])  # of a seed: the baseline's stage, if there is one, and the run's own
+        parts = [(result, found[each - 1 :: each]), *([(result["baseline"], found[::each])] if result["baseline"] else [])]
+        told = [[{**score, "seed": seed} for seed, item in zip(result["seeds"], own) for score in item["scores"]] for _, own in parts]
+        return bool(told == [part["scores"] for part, _ in parts] and result["skipped"] == found[each - 1]["skipped"])
+    except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError):
+        return False
 
 
 def begin(store: Store, request: str, stages: Iterable[Stage]) -> None:

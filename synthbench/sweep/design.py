@@ -104,8 +104,8 @@ def design(request: Request) -> Design:
     plans.require_seeds(request.seeds)
     if min(request.jobs, request.trials) < 1 or request.confirm < 0:
         raise UserError("--jobs and --trials must be at least 1, --confirm at least 0")
-    if request.name and not re.fullmatch(r"[\w.+-]+", request.name, re.ASCII):
-        raise UserError(f"--name {request.name!r}: use letters, digits and . _ + - only; it names a folder")
+    if request.name and not re.fullmatch(r"\w[\w.+-]*", request.name, re.ASCII):
+        raise UserError(f"--name {request.name!r}: use letters, digits and . _ + - only, none of . + - first; it names a folder")
     store = Store(request.runs.absolute())
     kind = registry.load("generator", request.generator)
     short, search, fixed = (

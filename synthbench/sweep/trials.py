@@ -30,7 +30,7 @@ from synthbench.recognition.trainer import load_recipe
 from synthbench.results import record
 from synthbench.results.record import Result
 from synthbench.seeds import derive
-from synthbench.store import content_key
+from synthbench.store import content_key, is_name
 from synthbench.sweep.design import Design, label
 from synthbench.sweep.settings import Axis, Values
 from synthbench.system import locked, take
@@ -244,8 +244,8 @@ def whole(made: Design, study: Study) -> dict[str, FrozenTrial]:
 
 
 def result_of(made: Design, trial: FrozenTrial) -> Result | None:
-    name = trial.user_attrs.get("run")
-    return record.read_run(made.store.root / "results" / name / "run.json") if isinstance(name, str) else None
+    name: Any = trial.user_attrs.get("run")
+    return record.read_run(made.store.root / "results" / name / "run.json") if is_name(name) else None
 
 
 def sampler(made: Design, number: int) -> BaseSampler:

@@ -228,8 +228,8 @@ def log_model(client: MlflowClient, run: str, name: str, folder: Path, about: Ma
 
 def log_picture(client: MlflowClient, run: str, path: Path) -> None:
     """A PNG, as an artifact and in MLflow's image grid."""
-    from PIL import Image
+    from synthbench.data import pixels
 
     client.log_artifact(run, str(path))
-    with Image.open(path) as image:
+    with pixels.opened(path) as image:
         client.log_image(run, image, key=path.stem, step=0)
