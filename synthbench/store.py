@@ -27,6 +27,7 @@ from synthbench.types import UserError
 MANIFEST = "manifest.json"
 BLOCKS, BLOCK = 8, 4096  # what `sampled` reads of a file: small ones whole
 STALE = 3600.0  # seconds since it was last written to, after which a temporary file is nobody's: its writer was killed
+ROOM = 2**20  # bytes below which a disk or a file counts as full
 REWRITTEN = ("packed.json",)  # names the times of shards, so that a copied folder writes it anew
 
 
@@ -57,11 +58,24 @@ def writing(path: Path) -> Iterator[Path]:
         yield tmp
         os.replace(tmp, path)
     except Exception as error:
-        if getattr(error, "errno", None) is None and shutil.disk_usage(path.parent).free < 2**20:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        if getattr(error, "errno", None) is None and (reason := _no_room(tmp)):
+            raise OSError(reason, os.strerror(reason), str(path)) from error
         raise
     finally:
         tmp.unlink(missing_ok=True)
+
+
+def _no_room(tmp: Path) -> int:
+    """The error number of a full disk, or of a limit on the size of files (`ulimit -f`); 0 where there is room."""
+    if shutil.disk_usage(tmp.parent).free < ROOM:
+        return errno.ENOSPC
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return 0
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    written = tmp.stat().st_size if tmp.exists() else 0
+    return errno.EFBIG if limit != resource.RLIM_INFINITY and written + ROOM > limit else 0
 
 
 def _drop_temporaries(folder: Path, name: str = ".+", age: float = 0.0) -> None:

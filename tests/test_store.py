@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -363,3 +364,24 @@ def test_too_little_disk_is_told_before_anything_is_done(tmp_path: Path, monkeyp
     monkeypatch.setattr(store.shutil, "disk_usage", lambda path: store.shutil._ntuple_diskusage(100, 50, 50))
     with pytest.raises(UserError, match=r"about 51 B in .*yet, and 50 B are free"):
         Store(root).require_space(51)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no limits on files here")
+def test_a_limit_on_the_size_of_files_is_told_as_one(tmp_path):
+    """`ulimit -f`: torch and safetensors say something of their own, and a plain write EFBIG."""
+    script = """
+import resource, sys, torch
+from pathlib import Path
+from safetensors.torch import save_file
+from synthbench.store import writing
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+for save in (lambda path: torch.save({"a": torch.zeros(10**6)}, path), lambda path: save_file({"a": torch.zeros(10**6)}, path),
+             lambda path: path.write_bytes(bytes(10**6))):
+    try:
+        with writing(Path(sys.argv[1]) / "x") as path:
+            save(path)
+    except OSError as error:
+        print(error.errno, error.strerror)
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [f"{errno.EFBIG} {os.strerror(errno.EFBIG)}"] * 3 and not list(tmp_path.iterdir())

@@ -17,7 +17,7 @@ from synthbench.cli import data, folder, machine, results, runs
 from synthbench.cli.options import QUIET
 from synthbench.types import UserError
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOLCK)
 DISK = FULL + REFUSED
 NO_ARGUMENTS: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())  # of click 8.2; before, its help ends with 0

@@ -29,7 +29,7 @@ from synthbench.types import UserError
 
 Watch = Callable[[int, int, float], None]
 Sweep = dict[str, Any]  # sweep.json
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def sweep(request: Request) -> Sweep:
