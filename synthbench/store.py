@@ -100,9 +100,17 @@ def is_name(name: Any) -> bool:
 def read_json(path: Path) -> Any:
     """The JSON in `path`, or None when it is absent or not whole."""
     try:
-        return json.loads(path.read_text("utf-8"))
+        return parse_json(path.read_text("utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def parse_json(text: str) -> Any:
+    """Raises ValueError for what is no JSON, or nests too deep."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it nests too deep") from None
 
 
 def sampled(path: Path) -> str:
