@@ -75,7 +75,7 @@ def test_an_xz_that_unpacks_to_much(tmp_path: Path) -> None:
         pairs.read_bin(tmp_path / "x.bin.xz", 8)
 
 
-@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
 def test_a_zip_entry_that_is_longer_than_it_says(tmp_path: Path, method: int) -> None:
     path = tmp_path / "x.zip"
     with zipfile.ZipFile(path, "w", method) as archive:
@@ -92,7 +92,7 @@ def test_a_file_that_is_no_image_is_not_read_whole(tmp_path: Path) -> None:
     path.parent.mkdir(parents=True)
     with open(path, "wb") as file:
         file.truncate(2**36)  # takes no room on the disk
-    with frugal(10**9), pytest.raises(UserError, match=r"0\.png: 68719476736 bytes is no image of a face"):
+    with frugal(), pytest.raises(UserError, match=r"0\.png: 68719476736 bytes is no image of a face"):
         readers.read_source(tmp_path / "set").image(0)
 
 
@@ -100,7 +100,7 @@ def test_a_file_that_is_no_image_is_not_read_whole(tmp_path: Path) -> None:
 def test_json_that_nests_deep(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text)
     assert read_json(tmp_path / "x.json") is None
-    with pytest.raises(ValueError, match=""):
+    with pytest.raises(ValueError, match="nests too deep"):
         parse_json(text)
 
 

@@ -7,12 +7,15 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from synthbench.data import pixels, readers, sources, walk
+from synthbench.data.catalogue import Entry
+from synthbench.store import write_json
 from synthbench.types import UserError
 
 PNG = pixels.encode(np.zeros((8, 8, 3), np.uint8))
@@ -90,6 +93,17 @@ def test_a_name_of_any_bytes(tmp_path: Path) -> None:
         assert len(digest(tmp_path / "set")) >= 20
     inner = Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), b"set", b"Jos\xe9")))
     assert readers.source_digest(inner) and readers.stamp(inner) and len(readers.read_source(inner)) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_path_of_any_bytes_is_shown(tmp_path: Path) -> None:
+    place = os.fsdecode(os.path.join(os.fsencode(tmp_path), b"Jos\xe9"))
+    entry = Entry("own", "faces", "own", place, "d" * 64, "", 9, "2026", images=2, identities=2)  # type: ignore[arg-type]
+    write_json(tmp_path / "sources.json", {"own": asdict(entry)})
+    for form in ((), ("--json",)):
+        words = [sys.executable, "-m", "synthbench", "data", "show", "own", *form]
+        done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "SYNTHBENCH_DATA": str(tmp_path)})
+        assert done.returncode == 0 and "Jos" in done.stdout and "e9" in done.stdout, done.stderr
 
 
 READ = "import sys; from synthbench.data.readers import read_source; print(read_source(sys.argv[1]).image(59).shape)"

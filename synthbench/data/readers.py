@@ -68,11 +68,13 @@ def read_folder(path: Path) -> Source:
 
 
 def file_bytes(path: Path) -> bytes:
-    with walk.opened(path) as file:
-        data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise UserError(f"{path}: {path.stat().st_size} bytes is no image of a face")
-    return data
+    try:
+        with walk.opened(path) as file:
+            if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
+                raise UserError(f"{path}: {size} bytes is no image of a face")
+            return file.read()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def read_zip(path: Path) -> Source:
