@@ -48,8 +48,8 @@ def write_json(path: Path, data: Any) -> None:
 def writing(path: Path) -> Iterator[Path]:
     """A temporary file that becomes `path` when the block ends well, else nothing stays. Its name is nobody else's: any number may write.
 
-    What killed processes left of the same file is deleted by age, for a lock would have to be held by every reader of a network disk's
-    runs folder too, and a process number means nothing on another host; in a stage, whose lock is held, by its builder and at once.
+    What killed processes left of the same file is deleted by age: a lock beside every file would be one more file to leave behind, and a
+    process number means nothing on another host that shares the disk. In a stage, whose lock is held, its builder deletes it at once.
     Raises OSError when the disk is full: torch and safetensors have errors of their own for it.
     """
     _drop_temporaries(path.parent, re.escape(path.name), STALE)
@@ -94,8 +94,10 @@ def remove(folder: Path) -> None:
         doomed = folder.with_name(f".deleted-{os.getpid()}-{os.urandom(4).hex()}")
         doomed.mkdir()
         os.replace(folder, doomed / folder.name)
-        for leftover in folder.parent.glob(".deleted-*"):  # of a process that was killed too; to delete one twice does no harm
+        for leftover in folder.parent.glob(".deleted-*/*"):  # of a process that was killed too; to delete one twice does no harm
             shutil.rmtree(leftover, ignore_errors=True)
+            with suppress(OSError):
+                leftover.parent.rmdir()
 
 
 def is_inside(name: Any) -> bool:
@@ -114,9 +116,17 @@ def is_name(name: Any) -> bool:
 def read_json(path: Path) -> Any:
     """The JSON in `path`, or None when it is absent or not whole."""
     try:
-        return json.loads(path.read_text("utf-8"))
+        return parse_json(path.read_text("utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def parse_json(text: str) -> Any:
+    """Raises ValueError for what is no JSON, or nests too deep."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it nests too deep") from None
 
 
 def sampled(path: Path) -> str:
@@ -145,12 +155,13 @@ class Stage:
 
     def _recorded(self) -> dict[str, Any] | None:
         manifest = read_json(self.folder / MANIFEST)
-        whole = isinstance(manifest, dict) and manifest.get("key") == self.key and isinstance(manifest.get("files"), dict)
+        whole = isinstance(manifest, dict) and manifest.get("key") == self.key
+        whole = whole and isinstance(manifest.get("files"), dict) and isinstance(manifest.get("samples", {}), dict)
         return manifest if whole and all(map(is_inside, manifest["files"])) else None
 
     def _damaged(self, manifest: dict[str, Any]) -> Iterator[Path]:
         """The files that are not as the manifest says."""
-        samples = manifest.get("samples") or {}
+        samples = manifest.get("samples", {})
         for name, length in manifest["files"].items():
             path = self.folder / name
             if not path.is_file() or path.stat().st_size != length or (name in samples and sampled(path) != samples[name]):

@@ -63,7 +63,7 @@ class Volume:
         name = next((known for known in cls.NAMED if known.lower() == name.lower()), name)
         if name in cls.NAMED:
             return cls(name, cls.NAMED[name])
-        parts = [re.fullmatch(r"([0-9][0-9_,]*)\s*[xX×*]\s*([0-9][0-9_,]*)", part.strip()) for part in name.split("+")]
+        parts = [re.fullmatch(r"([0-9][0-9_,]{0,18})\s*[xX×*]\s*([0-9][0-9_,]{0,18})", part.strip()) for part in name.split("+")]
         if not all(parts):
             raise UserError(
                 f"volume {text!r} is not understood. Use one of {', '.join(cls.NAMED)}, or identities x images, "

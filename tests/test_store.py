@@ -180,6 +180,20 @@ def test_a_manifest_does_not_make_us_delete_what_lies_outside(stage: Stage, tmp_
     assert stage.state == "cached" and all(victim.read_text() == "somebody's" for victim in victims)
 
 
+def test_a_runs_folder_may_be_named_by_a_way_through_its_parent(tmp_path: Path) -> None:
+    from synthbench.results.record import read_run
+
+    (tmp_path / "here").mkdir()
+    for runs in (tmp_path / "runs", tmp_path / "here" / ".." / "runs"):
+        folder = runs / "results" / "a"
+        folder.mkdir(parents=True, exist_ok=True)
+        result = {"run": "a", "seeds": [0], "scores": [], "stages": [], "baseline": None}
+        write_json(folder / "run.json", {**result, "artifacts": {"folder": str(folder), "faces": str(runs / "stages" / "generate" / "k")}})
+        for seen in (tmp_path / "runs", tmp_path / "here" / ".." / "runs"):
+            found = read_run(seen / "results" / "a" / "run.json")
+            assert found and Path(found["artifacts"]["faces"]) == seen / "stages" / "generate" / "k"
+
+
 def test_names_that_may_become_paths() -> None:
     for name in ("a", "a/b", "..a", "a b", "\u00e9", "inner/weights.pt"):
         assert store.is_inside(name), name

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import lzma
+import os
 import pickle
 import re
 import zipfile
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from synthbench.data import pixels
+from synthbench.data import pixels, unpickle, walk
 from synthbench.data.faces import FaceSet
 from synthbench.data.readers import file_bytes, file_digest, list_folder, list_zip, source_digest, strip_top, zip_bytes
 from synthbench.store import is_name, read_json, write_json, writing
@@ -62,75 +62,6 @@ class PairSet:
 # ---- .bin ----
 
 
-class _Array:
-    """Stands in for a numpy array while unpickling: keeps the raw bytes, runs nothing."""
-
-    raw = b""
-
-    def __setstate__(self, state: Any) -> None:
-        _, shape, kind, _, raw = state
-        if not isinstance(kind, _Kind) or kind.code not in ("u1", "b1", "i1") or len(shape) > 2 or not isinstance(raw, (bytes, bytearray)):
-            raise pickle.UnpicklingError("an array that is not of bytes")
-        self.raw = bytes(raw)
-
-
-class _Kind:
-    """Stands in for numpy.dtype."""
-
-    def __init__(self, code: Any = "", *_: Any) -> None:
-        self.code = (code.decode("ascii", "replace") if isinstance(code, bytes) else str(code)).lstrip("|<>=")
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-def _frombuffer(raw: Any, kind: Any, shape: Any, order: Any) -> _Array:
-    array = _Array()
-    array.__setstate__((1, shape, kind, False, bytes(raw) if isinstance(raw, (bytes, bytearray)) else None))
-    return array
-
-
-def _scalar(kind: Any, raw: Any = b"") -> bool:
-    if not isinstance(kind, _Kind) or not isinstance(raw, bytes):
-        raise pickle.UnpicklingError("a number that is none")
-    return any(raw)
-
-
-def _encode(text: Any, encoding: Any = "latin1") -> bytes:
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1", b"latin1"):
-        raise pickle.UnpicklingError("text in an unknown encoding")
-    return text.encode("latin-1")
-
-
-def _bytes(value: Any = b"", *rest: Any) -> bytes:
-    if not isinstance(value, (bytes, bytearray)) or rest:
-        raise pickle.UnpicklingError("bytes made of something else")
-    return bytes(value)
-
-
-_ALLOWED: dict[tuple[str, str], Any] = {("_codecs", "encode"): _encode}
-for _core in ("numpy.core", "numpy._core"):
-    _ALLOWED[_core + ".multiarray", "_reconstruct"] = lambda *_: _Array()
-    _ALLOWED[_core + ".multiarray", "scalar"] = _scalar
-    _ALLOWED[_core + ".numeric", "_frombuffer"] = _frombuffer
-_ALLOWED |= {("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Kind}
-_ALLOWED |= {(module, name): _bytes for module in ("builtins", "__builtin__") for name in ("bytes", "bytearray")}
-
-
-class _Unpickler(pickle._Unpickler):
-    """Knows bytes, text, lists and stand-ins for byte arrays. Neither numpy nor anything else is called by the file.
-
-    The one written in Python: the C one gives a file of 9 bytes 32 GB of memory (the memo is an array there, a dict here).
-    """
-
-    def find_class(self, module: str, name: str) -> Any:
-        found = _ALLOWED.get((module, name))
-        if found is None:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which a list of images has no use for")
-        # a fresh one each time: a pickle may set attributes of what it was given, and must not reach the next file that way
-        return type(found.__name__, (found,), {}) if isinstance(found, type) else lambda *args: found(*args)
-
-
 def read_bin(path: Path | str, resolution: int, name: str | None = None, title: str | None = None) -> PairSet:
     """A pickle of (encoded images, same), pair i being images 2i and 2i + 1; Python 2 and 3, bytes or uint8 arrays, .xz of it.
 
@@ -151,38 +82,24 @@ def read_bin(path: Path | str, resolution: int, name: str | None = None, title: 
 
 def _load_bin(path: Path) -> tuple[list[bytes], list[bool]]:
     try:
-        if path.suffix == ".xz":
-            with lzma.open(path) as file:
-                data = file.read(MAX_XZ + 1)
-            if len(data) > MAX_XZ:
-                raise UserError(f"{path}: unpacks to more than {MAX_XZ // 2**30} GiB; no benchmark is that large")
-        else:
-            data = path.read_bytes()
-        loaded = _Unpickler(io.BytesIO(data), encoding="bytes").load()
-        images, same = loaded
-        return [_image_bytes(item) for item in images], [_truth(value) for value in same]
+        with walk.opened(path) as file:
+            if path.suffix == ".xz":
+                limit = min(MAX_XZ, max(64 * 2**20, 50 * os.fstat(file.fileno()).st_size))  # encoded images hardly shrink
+                with lzma.open(file) as unpacked:
+                    data = unpacked.read(limit + 1)
+                if len(data) > limit:
+                    raise UserError(f"{path}: unpacks to more than {limit // 2**20:,} MiB; no benchmark does")
+            else:
+                data = file.read()
+        return unpickle.pairs(data)
     except UserError:
         raise
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     except Exception as error:  # a damaged pickle raises nearly anything, MemoryError included
         said = str(error) if isinstance(error, (pickle.UnpicklingError, ValueError, MemoryError)) else "damaged, or of another kind"
-        reason = " ".join(said.split()).rstrip(".")
+        reason = " ".join(said[:200].split()).rstrip(".")
         raise UserError(f"{path}: not a benchmark of (images, same), or a hostile one: {reason}. Nothing in it was executed") from None
-
-
-def _image_bytes(item: Any) -> bytes:
-    if isinstance(item, (bytes, bytearray)):
-        return bytes(item)
-    if isinstance(item, _Array):
-        return item.raw
-    raise pickle.UnpicklingError(f"an image is a {type(item).__name__}, not bytes")
-
-
-def _truth(value: Any) -> bool:
-    if isinstance(value, (bool, int)) and value in (0, 1):
-        return bool(value)
-    raise pickle.UnpicklingError(f"same or not is {value!r}")
 
 
 class _Rows:
@@ -245,7 +162,8 @@ def parse_pair_list(path: Path | str) -> list[PairLine]:
     """The pairs of a list: `Name i j` (same), `Name i Name j` (different), or `image image 0|1`; an LFW header is checked."""
     path = Path(path)
     try:
-        text = path.read_text("utf-8")
+        with walk.opened(path) as file:
+            text = file.read().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as text ({error})") from None
     found: list[PairLine] = []
@@ -254,7 +172,7 @@ def parse_pair_list(path: Path | str) -> list[PairLine]:
         fields = [part.strip() for part in (line.split("\t") if "\t" in line else line.split())]
         if not any(fields) or line.startswith("#"):
             continue
-        if not found and expected is None and len(fields) <= 2 and all(part.isdecimal() for part in fields):
+        if not found and expected is None and len(fields) <= 2 and all(map(_number, fields)):
             expected = 2 * int(fields[-1]) * (int(fields[0]) if len(fields) == 2 else 1)  # folds x (same + different)
             continue
         pair = _pair(fields)
@@ -268,27 +186,27 @@ def parse_pair_list(path: Path | str) -> list[PairLine]:
     return found
 
 
+def _number(text: str) -> bool:
+    return re.fullmatch("[0-9]{1,9}", text) is not None
+
+
 def _pair(fields: list[str]) -> tuple[str, str, bool] | None:
     def image(person: str, number: str) -> str:
         return f"{person}/{person}_{int(number):04d}"
 
-    def number(text: str) -> bool:
-        return re.fullmatch("[0-9]{1,9}", text) is not None
-
     if len(fields) == 3 and fields[2] in ("0", "1") and all(Path(part).suffix.lower() in pixels.SUFFIXES for part in fields[:2]):
         left, right = (part.replace("\\", "/").removeprefix("./").rsplit(".", 1)[0] for part in fields[:2])
         return left, right, fields[2] == "1"
-    if len(fields) == 3 and number(fields[1]) and number(fields[2]):
+    if len(fields) == 3 and _number(fields[1]) and _number(fields[2]):
         return image(fields[0], fields[1]), image(fields[0], fields[2]), True
-    if len(fields) == 4 and number(fields[1]) and number(fields[3]):
+    if len(fields) == 4 and _number(fields[1]) and _number(fields[3]):
         return image(fields[0], fields[1]), image(fields[2], fields[3]), False
     return None
 
 
 def find_images(images: Path) -> dict[str, Callable[[], bytes]]:
     """Name without ending -> function that reads the bytes, for a folder or a zip, one extra top folder left out."""
-    if not images.exists():
-        raise UserError(f"{images} does not exist")
+    walk.require_there(images)
     if images.is_dir():
         names = list_folder(images)
         top = strip_top(names)

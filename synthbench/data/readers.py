@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
 import unicodedata
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from synthbench import console
-from synthbench.data import pixels
+from synthbench.data import pixels, walk
 from synthbench.data.labelled import Source, by_name
 from synthbench.data.recordio import read_rec, rec_files
 from synthbench.files import require_itself
 from synthbench.types import UserError
 
-MAX_BYTES = 256 * 2**20  # one encoded image; more than this in an archive is a bomb
+MAX_BYTES = 64 * 2**20  # one encoded image: a BMP of the largest that `pixels` reads; more than this in an archive is a bomb
+META = struct.Struct("<16sII16sI44s48xQQ")  # a meta page of LMDB: header, magic, version, ..., page size, ..., last page, transaction
 LABELS = ("label", "identity", "id", "class", "labels")  # column of a Parquet file, first found
 IMAGES = ("image", "img", "jpg", "png", "images")
 SHOWN = 3  # examples in a message
@@ -28,18 +30,15 @@ SHOWN = 3  # examples in a message
 def kind_of(path: Path | str) -> str:
     """folder, zip, rec, parquet or lmdb, by suffix or by what the folder holds; `file` for a file of another kind."""
     path = Path(path)
-    if not path.exists():
-        raise UserError(f"{path} does not exist")
+    walk.require_there(path)
     if path.is_file():
         kinds = {".zip": "zip", ".rec": "rec", ".parquet": "parquet", ".mdb": "lmdb", ".lmdb": "lmdb"}
         return kinds.get(path.suffix.lower(), "file")
-    if not path.is_dir():
-        raise UserError(f"{path} is neither a file nor a folder")
-    if any(path.glob("*.rec")):
+    if any(file.is_file() for file in path.glob("*.rec")):
         return "rec"
     if (path / "data.mdb").is_file():
         return "lmdb"
-    if any(path.glob("*.parquet")) or any(path.glob("data/*.parquet")):
+    if any(file.is_file() for place in ("*.parquet", "data/*.parquet") for file in path.glob(place)):
         return "parquet"
     return "folder"
 
@@ -52,9 +51,8 @@ def read_source(path: Path | str, kind: str | None = None) -> Source:
     require_itself(Path(path))
     readers = {"folder": read_folder, "zip": read_zip, "rec": read_rec, "parquet": read_parquet, "lmdb": read_lmdb}
     path = Path(path)
+    walk.require_there(path)
     chosen = kind or kind_of(path)
-    if not path.exists():
-        raise UserError(f"{path} does not exist")
     if chosen not in readers:
         raise UserError(f"{path}: not a data set known here; known are an image folder, .zip, .rec, .parquet (file or folder) and LMDB")
     return readers[chosen](path)
@@ -66,12 +64,17 @@ def read_source(path: Path | str, kind: str | None = None) -> Source:
 def read_folder(path: Path) -> Source:
     files = list_folder(path)
     label, names = _identities(path, files)
-    return Source(path, "folder", label, names, lambda row: file_bytes(path / files[row]), lambda row: str(path / files[row]))
+    return Source(
+        path, "folder", label, names, lambda row: file_bytes(path / files[row]), lambda row: walk.readable(str(path / files[row]))
+    )
 
 
 def file_bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with walk.opened(path) as file:
+            if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
+                raise UserError(f"{path}: {size} bytes is no image of a face")
+            return file.read()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
@@ -92,19 +95,8 @@ def read_zip(path: Path) -> Source:
 
 def list_folder(path: Path) -> list[str]:
     """Image files below `path`, at most three levels down, as sorted relative names with `/`. Hidden ones are left out."""
-
-    def scan(folder: Path, prefix: str, depth: int) -> Iterator[str]:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith((".", "__MACOSX")):
-                    continue
-                if entry.is_dir():
-                    if depth < 3:  # links are followed, so the depth is bounded
-                        yield from scan(folder / entry.name, f"{prefix}{entry.name}/", depth + 1)
-                elif entry.name.lower().endswith(pixels.SUFFIXES):
-                    yield prefix + entry.name
-
-    return sorted(scan(path, "", 0), key=lambda name: name.split("/"))
+    names = (name.split("/") for name in walk.files(path) if name.lower().endswith(pixels.SUFFIXES) and name.count("/") <= 3)
+    return ["/".join(parts) for parts in sorted(names) if not any(part.startswith((".", "__MACOSX")) for part in parts)]
 
 
 def list_zip(path: Path) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
@@ -130,10 +122,12 @@ def list_zip(path: Path) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
 
 
 def zip_bytes(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> bytes:
+    """An entry, unpacked a little at a time: one that is longer than it says is noticed before there is room for it."""
     if entry.file_size > MAX_BYTES:
         raise UserError(f"{path}, {entry.filename}: {entry.file_size} bytes is no image of a face")
     try:
-        return archive.read(entry)
+        with archive.open(entry) as file:
+            return b"".join(iter(lambda: file.read(4096), b""))
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, ValueError) as error:
         raise UserError(f"{path}, {entry.filename}: cannot be read ({error}). Fetch the archive again") from None
     except Exception as error:  # zlib.error, lzma.LZMAError have no common parent
@@ -157,7 +151,7 @@ def _identities(path: Path, files: Sequence[str]) -> tuple[np.ndarray, list[str]
             f"{path}: {len(wrong)} of {len(files)} images are not in <identity>/<image>, such as {', '.join(wrong[:SHOWN])}. "
             "One folder per identity is expected, side by side. Photographs without labels are a set of their own: all loose, no folder"
         )
-    folders = [name.split("/")[top] for name in files]
+    folders = [walk.readable(name.split("/")[top]) for name in files]
     names = sorted(set(folders))
     seen: dict[str, str] = {}
     for name in names:
@@ -177,7 +171,8 @@ def read_parquet(path: Path) -> Source:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    paths = [path] if path.is_file() else sorted(path.glob("*.parquet")) or sorted(path.glob("data/*.parquet"))
+    found = (sorted(file for file in path.glob(place) if file.is_file()) for place in ("*.parquet", "data/*.parquet"))
+    paths = [path] if path.is_file() else next(filter(None, found), [])
     if not paths:
         raise UserError(f"{path}: no .parquet files")
     labels: list[np.ndarray] = []
@@ -269,6 +264,7 @@ def read_lmdb(path: Path) -> Source:
         except Exception as error:  # msgpack raises its own family and ValueError
             raise UserError(f"{path}, entry {key!r}: not msgpack of (image, label) ({error})") from None
 
+    _require_whole_lmdb(path / "data.mdb" if path.is_dir() else path)
     try:
         transaction = lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False, meminit=False).begin()
     except lmdb.Error as error:
@@ -288,6 +284,20 @@ def read_lmdb(path: Path) -> Source:
     return Source(path, "lmdb", label, names, lambda row: entry(keys[row])[0], lambda row: f"{path}, entry {keys[row]!r}")
 
 
+def _require_whole_lmdb(path: Path) -> None:
+    """Raises UserError when the file is shorter than the newer of its meta pages says: mapped, it would end the process."""
+    with walk.opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        head = file.read(META.size)
+        pages = META.unpack(head)[4] if len(head) == META.size else 0
+        file.seek(pages)
+        metas = [META.unpack(data) for data in (head, file.read(META.size)) if len(data) == META.size]
+    whole = [meta for meta in metas if meta[1] == 0xBEEFC0DE]
+    wanted = max(whole, key=lambda meta: meta[7], default=(0,) * 8)[6] + 1
+    if whole and size < wanted * pages:
+        raise UserError(f"{path}: cut short, {size} bytes where its first pages promise {wanted * pages}. Fetch it again")
+
+
 # ---- digests ----
 
 
@@ -298,15 +308,14 @@ def source_files(path: Path | str) -> list[Path]:
         return rec_files(path)
     if path.is_file():
         return [path]
-    found = (Path(folder) / name for folder, _, files in os.walk(path, followlinks=True) for name in files if not name.startswith("."))
-    return sorted(found, key=lambda file: file.relative_to(path).as_posix())
+    return [path / name for name in walk.files(path)]
 
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a file, hex."""
     digest = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
+        with walk.opened(path) as file:
             while block := file.read(1 << 20):
                 digest.update(block)
     except OSError as error:
@@ -323,7 +332,7 @@ def source_digest(path: Path | str) -> str:
     base = path if path.is_dir() else path.parent
     digest = hashlib.sha256()
     for file, inside in zip(files, pixels.in_threads(file_digest, files)):
-        digest.update(f"{file.relative_to(base).as_posix()}\t{file.stat().st_size}\t{inside}\n".encode())
+        digest.update(f"{file.relative_to(base).as_posix()}\t{file.stat().st_size}\t{inside}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
@@ -340,18 +349,22 @@ def stamp(path: Path | str) -> str:
         entries = top(path)
         if len(entries) == 1 and entries[0].is_dir():
             entries = top(entries[0])
-    stats = [(entry.name, entry.stat()) for entry in entries]
+    stats = [(entry.name, _stat(entry)) for entry in entries]
     lines = [f"{name}\t{stat.st_size}\t{stat.st_mtime_ns}" for name, stat in stats]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:20]
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()[:20]
 
 
 def full_stamp(path: Path | str) -> str:
     """A sign of change anywhere in a set, without reading a file: names, sizes and times of all its files (20,000 in half a second)."""
     digest = hashlib.sha256()
     for file in source_files(path):
-        try:
-            stat = file.stat()
-        except OSError as error:
-            raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+        stat = _stat(file)
         digest.update(f"{file}\t{stat.st_size}\t{stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:20]
+
+
+def _stat(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None

@@ -7,6 +7,7 @@ Part: u32 magic, u32 (3 bits flag, 29 bits length), payload, zeros up to a multi
 from __future__ import annotations
 
 import mmap
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -94,7 +95,7 @@ def read_rec(path: Path) -> Source:
     label, empty = _labels(data, at, rec)
     if idx.is_file() and 0 in offsets:
         head, rest = split_header(read_record(data, offsets[0], rec)[0], f"{rec}, key 0")
-        if len(head) == 2 and not rest:  # InsightFace: key 0 says [images + 1, images + 1 + identities]
+        if len(head) == 2 and not rest and np.isfinite(head[0]):  # InsightFace: key 0 says [images + 1, images + 1 + identities]
             images = int(head[0]) - 1
             have = int(((keys >= 1) & (keys <= images) & ~empty).sum())
             if images < EXACT and have != images:
@@ -124,7 +125,7 @@ def read_rec(path: Path) -> Source:
 def _the_rec(path: Path) -> Path:
     if path.is_file():
         return path
-    found = sorted(path.glob("*.rec"))
+    found = sorted(file for file in path.glob("*.rec") if file.is_file())
     preferred = [rec for rec in found if rec.stem == "train"]
     if len(found) != 1 and not preferred:
         raise UserError(f"{path}: {len(found)} .rec files; name the one to use" if found else f"{path}: no .rec file")
@@ -201,12 +202,12 @@ def _label_list(rec: Path, keys: np.ndarray, label: float) -> tuple[np.ndarray, 
         identity: dict[int, str] = {}
         for line in path.read_text("utf-8", "replace").splitlines():
             fields = line.rstrip("\n").split("\t") if "\t" in line else line.split()
-            if len(fields) >= 2 and fields[0].strip().isdigit():
+            if len(fields) >= 2 and re.fullmatch("[0-9]{1,18}", fields[0].strip()):
                 identity[int(fields[0])] = _identity_field(fields[1:])
         chosen = [identity.get(int(key), "") for key in keys]
         if all(chosen) and len(set(chosen)) > 1:
             console.warn(f"{about}; identities are taken from {path.name} instead")
-            numbers = all(name.isdigit() for name in chosen) and len({int(name) for name in chosen}) == len(set(chosen))
+            numbers = all(re.fullmatch("[0-9]{1,18}", name) for name in chosen) and len({int(name) for name in chosen}) == len(set(chosen))
             found = sorted(set(chosen), key=int if numbers else str)
             place = {name: number for number, name in enumerate(found)}
             return np.array([place[name] for name in chosen], np.int64), found

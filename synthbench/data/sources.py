@@ -21,7 +21,7 @@ from platformdirs import user_data_path
 
 from synthbench import console
 from synthbench.config import did_you_mean
-from synthbench.data import looking
+from synthbench.data import looking, walk
 from synthbench.data.catalogue import CATALOGUE, Entry, Source
 from synthbench.data.readers import file_digest, full_stamp, source_digest, source_files, stamp
 from synthbench.files import require_itself
@@ -134,11 +134,15 @@ def add(name: str, path: Path | str, kind: str | None = None, colour: str | None
     if pairs and kind != "pairs":
         raise UserError(f"{name}: a pair list goes with kind pairs, not {kind}")
     path = Path(path).expanduser().absolute()
-    if not path.exists():
-        raise UserError(f"{path} does not exist")
+    walk.require_there(path)
     options: dict[str, Any] = {"pairs": str(Path(pairs).expanduser().absolute())} if pairs else {}
+<<<<<<< HEAD
     for file in (path, *map(Path, options.values())):
         require_itself(file)
+=======
+    for file in options.values():
+        walk.require_there(Path(file))
+>>>>>>> h-safe
     if kind == "weights":
         options["colour"] = looking.colour_order(name, known, colour)
     console.note(f"reading all of {path}, to see what it holds and for its digest")

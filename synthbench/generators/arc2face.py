@@ -11,7 +11,6 @@ most; the ControlNet for pose, which needs EMOCA; LCM-LoRA.
 from __future__ import annotations
 
 import importlib.util
-import json
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -34,6 +33,7 @@ from synthbench.models.checkpoints import load_checkpoint
 from synthbench.models.encoder import Encoder, read_tensors
 from synthbench.plugin import Context, Traits
 from synthbench.seeds import torch_generator
+from synthbench.store import parse_json
 from synthbench.types import FaceBatch, Slot, UserError, Volume
 
 # ---------------------------------------------------------------------------------------------------------------- config
@@ -256,7 +256,7 @@ def load(path: Path, device: torch.device) -> Parts:
 def tokens(path: Path) -> Tensor:
     """(2, LENGTH) int64 from CLIP's vocabulary: the empty prompt, and the prompt; each of its words is one token."""
     try:
-        vocabulary = json.loads(path.read_text("utf-8"))
+        vocabulary = parse_json(path.read_text("utf-8"))
         begin, end = vocabulary["<|startoftext|>"], vocabulary["<|endoftext|>"]
         words = [vocabulary[f"{word}</w>"] for word in PROMPT]
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -19,7 +18,7 @@ from synthbench.device import fp32, ready, send, side_by_side
 from synthbench.models.iresnet import IRSE, IResNet
 from synthbench.models.small import SmallNet
 from synthbench.seeds import derive
-from synthbench.store import write_json, writing
+from synthbench.store import parse_json, write_json, writing
 from synthbench.types import Progress, UserError
 
 AGAIN = "Delete it, and run the command that made it again"
@@ -232,11 +231,11 @@ def untrained(folder: Path, seed: int, faces: Images, device: torch.device | str
 def _described(folder: Path) -> tuple[dict[str, Any], nn.Module]:
     """encoder.json, and a network as it says with the weights that it begins with."""
     try:
-        spec = json.loads((folder / "encoder.json").read_text())
+        spec = parse_json((folder / "encoder.json").read_text())
         return spec, build({**spec["architecture"], "dropout": 0.0}, int(spec["resolution"]), int(spec["dim"]))
     except FileNotFoundError:
         raise UserError(f"{folder} holds no encoder: encoder.json is missing") from None
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / 'encoder.json'} is damaged or of another version: {error!r:.200}. {AGAIN}") from None
 
 

@@ -25,7 +25,7 @@ from synthbench.results.comparable import labels, sides
 from synthbench.results.comparison import floor_row
 from synthbench.results.inference import estimate
 from synthbench.results.record import COLUMNS, SHORT, Result, read_run, training_log, values
-from synthbench.store import Store, read_json
+from synthbench.store import Store, parse_json, read_json
 from synthbench.types import UserError
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def read_log(folder: Path) -> list[dict[str, float]]:
     path = training_log(folder)
     for text in path.read_text("utf-8").splitlines() if path.is_file() else ():
         try:
-            line = json.loads(text)
+            line = parse_json(text)
         except ValueError:
             continue
         if isinstance(line, dict) and isinstance(line.get("step"), (int, float)):

@@ -17,7 +17,7 @@ from typing import Any
 from synthbench import console
 from synthbench.config import did_you_mean
 from synthbench.results.record import Result, cell, damaged, read_run
-from synthbench.store import Store, read_json
+from synthbench.store import Store, parse_json, read_json
 from synthbench.types import UserError
 
 PLACES = {"run": ("results", "run.json"), "comparison": ("comparisons", "comparison.json"), "sweep": ("sweeps", "sweep.json")}
@@ -131,7 +131,7 @@ def _asked(store: Store) -> Iterator[dict[str, Any]]:
         return
     for text in lines:
         with contextlib.suppress(ValueError):
-            line = json.loads(text)
+            line = parse_json(text)
             if isinstance(line, dict) and isinstance(line.get("time"), float) and {"kind", "name"} <= line.keys():
                 yield line
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from synthbench import console
 from synthbench.results import leak
-from synthbench.store import Stage, Store, content_key, is_name, read_json, write_json
+from synthbench.store import Stage, Store, content_key, is_inside, is_name, read_json, write_json
 from synthbench.types import UserError
 
 Result = dict[str, Any]  # the JSON contract
@@ -110,9 +110,9 @@ def read_run(path: Path) -> Result | None:
     whole = whole and is_name(result["run"]) and all(is_name(row["name"]) and is_name(row["key"]) for row in result["stages"])
     if not (whole and isinstance(result["artifacts"], dict) and all(isinstance(place, str) for place in result["artifacts"].values())):
         return None
-    places = result["artifacts"] = _moved(result["artifacts"], path)
-    here = [Path(place) for place in places.values()]
-    if not all(place.is_relative_to(path.parents[2]) and ".." not in place.parts for place in here):
+    result["artifacts"] = _moved(result["artifacts"], path)
+    places, root = map(Path, result["artifacts"].values()), path.parents[2]  # which may be /here/../runs
+    if not all(place.is_relative_to(root) and is_inside(str(place.relative_to(root))) for place in places):
         return None
     return result  # type: ignore[no-any-return]
 

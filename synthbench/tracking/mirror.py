@@ -8,7 +8,6 @@ experiment synthbench-stages   a run per stage that was built: cost and training
 from __future__ import annotations
 
 import contextlib
-import json
 import platform
 import re
 import subprocess
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from synthbench import console
 from synthbench.results import leak
 from synthbench.results.record import Result, cell, read_run, training_log
-from synthbench.store import Store, content_key, read_json
+from synthbench.store import Store, content_key, parse_json, read_json
 from synthbench.tracking import client as mlflow_client
 from synthbench.tracking.client import RESULTS, STAGES, Data
 from synthbench.types import UserError
@@ -241,7 +240,7 @@ def _curves(path: Path, end: float) -> list[Metric]:
     lines: dict[int, dict[str, Any]] = {}
     for text in path.read_text("utf-8", errors="replace").splitlines() if path.is_file() else ():
         with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):  # a line cut short by a crash
-            line = json.loads(text)
+            line = parse_json(text)
             lines[int(line.pop("step"))] = line
     steps = sorted(lines)
     kept = steps[:: max(1, -(-len(steps) // POINTS))]

@@ -1,0 +1,139 @@
+"""Small files that ask for much: refused in a sentence, before there is room for what they ask."""
+
+from __future__ import annotations
+
+import lzma
+import pickle
+import struct
+import sys
+import time
+import tracemalloc
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from synthbench.data import pairs, readers
+from synthbench.store import parse_json, read_json
+from synthbench.types import UserError, Volume
+
+
+@contextmanager
+def frugal(limit: int = 10**7) -> Iterator[None]:
+    """Neither much memory nor much time."""
+    began = time.process_time()
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < limit
+    finally:
+        tracemalloc.stop()
+    assert time.process_time() - began < 10
+
+
+def doubled(end: bytes) -> bytes:
+    """A tuple of 2^40 parts in memory for 41 tuples, then `end`."""
+    code = b"\x80\x04K\x07q\x00"  # 7, kept as 0
+    for i in range(40):
+        code += b"h" + bytes([i]) + b"h" + bytes([i]) + b"\x86q" + bytes([i + 1])
+    return code + end
+
+
+BOMBS: dict[str, tuple[bytes, str]] = {
+    "room for 2.5 GB": (b"\x80\x05\x96" + struct.pack("<Q", 2_500_000_000) + b".", ""),
+    "room for more than there is": (b"\x80\x05\x96" + struct.pack("<Q", 2**63) + b".", ""),
+    "bytes of 2.5 GB": (b"\x80\x04\x8e" + struct.pack("<Q", 2_500_000_000) + b".", ""),
+    "a frame of 2.5 GB": (b"\x80\x04\x95" + struct.pack("<Q", 2_500_000_000) + b"N.", ""),
+    "an endless message": (doubled(b"\x85q\x50]h\x50\x86."), "same or not is a|not a benchmark"),
+    "a key hashed for years": (doubled(b"}h(N" + b"s."), "uses opcode 125"),
+    "a set of it": (doubled(b"\x8fh(\x90."), "not a benchmark"),
+    "a kind of it": (b"\x80\x02cnumpy\ndtype\nq\xff0" + doubled(b"")[2:] + b"h\xffh(\x85R.", "not a benchmark"),
+    "one text made into bytes many times": (
+        b"\x80\x02c_codecs\nencode\nq\x00X" + struct.pack("<I", 20_000) + b"a" * 20_000 + b"q\x01](" + b"h\x00h\x01\x85R" * 5_000 + b"e.",
+        "it makes more bytes than it has",
+    ),
+    "a number of 5,000 digits": (b"(]" + b"(I" + b"9" * 5000 + b"\nltt.", ""),
+    "a long name": (b"c" + b"m" * 100_000 + b"\nn\n.", "asks for mmm"),
+    "nested": (b"]" * 1000 + b"a" * 999 + b".", ""),
+}
+
+
+@pytest.mark.parametrize("name", list(BOMBS))
+def test_a_benchmark_that_asks_for_much(tmp_path: Path, name: str) -> None:
+    (tmp_path / "x.bin").write_bytes(BOMBS[name][0])
+    with frugal(), pytest.raises(UserError, match=BOMBS[name][1]) as caught:
+        pairs.read_bin(tmp_path / "x.bin", 8)
+    assert len(str(caught.value)) < 500 + len(str(tmp_path)) and "Nothing in it was executed" in str(caught.value)
+
+
+def test_an_xz_that_unpacks_to_much(tmp_path: Path) -> None:
+    packer = lzma.LZMACompressor(preset=0)
+    (tmp_path / "x.bin.xz").write_bytes(b"".join([*(packer.compress(bytes(2**20)) for _ in range(65)), packer.flush()]))
+    with frugal(3 * 10**8), pytest.raises(UserError, match=r"x\.bin\.xz: unpacks to more than 64 MiB"):
+        pairs.read_bin(tmp_path / "x.bin.xz", 8)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+def test_a_zip_entry_that_is_longer_than_it_says(tmp_path: Path, method: int) -> None:
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("a/0.png", bytes(65 * 2**20))
+    with pytest.raises(UserError, match="68157440 bytes is no image of a face"):
+        readers.read_source(path).image(0)
+    path.write_bytes(path.read_bytes().replace(struct.pack("<I", 65 * 2**20), struct.pack("<I", 1000)))
+    with frugal(3 * 10**8), pytest.raises(UserError, match=r"a/0\.png: cannot be read \(Bad CRC-32"):
+        readers.read_source(path).image(0)
+
+
+def test_a_file_that_is_no_image_is_not_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "set" / "a" / "0.png"
+    path.parent.mkdir(parents=True)
+    with open(path, "wb") as file:
+        file.truncate(2**36)  # takes no room on the disk
+    with frugal(), pytest.raises(UserError, match=r"0\.png: 68719476736 bytes is no image of a face"):
+        readers.read_source(tmp_path / "set").image(0)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "[" * 100_000 + "]" * 100_000])
+def test_json_that_nests_deep(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.json").write_text(text)
+    assert read_json(tmp_path / "x.json") is None
+    with pytest.raises(ValueError, match="nests too deep"):
+        parse_json(text)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python reads them there")
+def test_json_with_a_number_of_5000_digits(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("9" * 5000)
+    assert read_json(tmp_path / "x.json") is None
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda path: pairs.parse_pair_list(path),
+        lambda path: Volume.parse(path.read_text().strip() + "x2"),
+        lambda path: readers.read_source(path.parent / "x.rec"),
+    ],
+)
+def test_numbers_of_5000_digits_in_text(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    from synthbench.data.recordio import RecordWriter, pack
+
+    writer = RecordWriter(tmp_path / "x")
+    for key in (1, 2):
+        writer.write(key, pack(0.0, key, b"image"))
+    writer.close()
+    (tmp_path / "x.lst").write_text("9" * 5000 + "\ta/0.jpg\n\u00b2\tb/1.jpg\n")
+    (tmp_path / "list.txt").write_text("9" * 5000 + "\n")
+    with pytest.raises(UserError):
+        read(tmp_path / "list.txt")
+
+
+def test_what_benchmarks_are_made_of_is_still_read() -> None:
+    from synthbench.data import unpickle
+
+    for protocol in range(6):
+        assert unpickle.pairs(pickle.dumps(([b"a\xff" * 300] * 2, [True]), protocol)) == ([b"a\xff" * 300] * 2, [True])
+        assert unpickle.pairs(pickle.dumps(([bytearray(b"\xfe")] * 2, [0]), max(protocol, 3))) == ([b"\xfe"] * 2, [False])
