@@ -136,13 +136,10 @@ def add(name: str, path: Path | str, kind: str | None = None, colour: str | None
     path = Path(path).expanduser().absolute()
     walk.require_there(path)
     options: dict[str, Any] = {"pairs": str(Path(pairs).expanduser().absolute())} if pairs else {}
-<<<<<<< HEAD
-    for file in (path, *map(Path, options.values())):
-        require_itself(file)
-=======
     for file in options.values():
         walk.require_there(Path(file))
->>>>>>> h-safe
+    for file in (path, *map(Path, options.values())):
+        require_itself(file)
     if kind == "weights":
         options["colour"] = looking.colour_order(name, known, colour)
     console.note(f"reading all of {path}, to see what it holds and for its digest")
