@@ -42,21 +42,21 @@ def doubled(end: bytes) -> bytes:
 
 
 BOMBS: dict[str, tuple[bytes, str]] = {
-    "room for 2.5 GB": (b"\x80\x05\x96" + struct.pack("<Q", 2_500_000_000) + b".", ""),
-    "room for more than there is": (b"\x80\x05\x96" + struct.pack("<Q", 2**63) + b".", ""),
-    "bytes of 2.5 GB": (b"\x80\x04\x8e" + struct.pack("<Q", 2_500_000_000) + b".", ""),
-    "a frame of 2.5 GB": (b"\x80\x04\x95" + struct.pack("<Q", 2_500_000_000) + b"N.", ""),
-    "an endless message": (doubled(b"\x85q\x50]h\x50\x86."), "same or not is a|not a benchmark"),
+    "room for 2.5 GB": (b"\x80\x05\x96" + struct.pack("<Q", 2_500_000_000) + b".", "not a benchmark"),
+    "room for more than there is": (b"\x80\x05\x96" + struct.pack("<Q", 2**63) + b".", "not a benchmark"),
+    "bytes of 2.5 GB": (b"\x80\x04\x8e" + struct.pack("<Q", 2_500_000_000) + b".", "not a benchmark"),
+    "a frame of 2.5 GB": (b"\x80\x04\x95" + struct.pack("<Q", 2_500_000_000) + b"N.", "not a benchmark"),
+    "an endless message": (doubled(b"\x85q\x50]h\x50\x86."), "same or not is a tuple"),
     "a key hashed for years": (doubled(b"}h(N" + b"s."), "uses opcode 125"),
-    "a set of it": (doubled(b"\x8fh(\x90."), "not a benchmark"),
-    "a kind of it": (b"\x80\x02cnumpy\ndtype\nq\xff0" + doubled(b"")[2:] + b"h\xffh(\x85R.", "not a benchmark"),
+    "a set of it": (doubled(b"\x8f(h(\x90."), "uses opcode 143"),
+    "a kind of it": (b"\x80\x02cnumpy\ndtype\nq\xff" + doubled(b"")[2:] + b"h\xffh(\x85R.", "an array of no known kind"),
     "one text made into bytes many times": (
         b"\x80\x02c_codecs\nencode\nq\x00X" + struct.pack("<I", 20_000) + b"a" * 20_000 + b"q\x01](" + b"h\x00h\x01\x85R" * 5_000 + b"e.",
         "it makes more bytes than it has",
     ),
-    "a number of 5,000 digits": (b"(]" + b"(I" + b"9" * 5000 + b"\nltt.", ""),
+    "a number of 5,000 digits": (b"(]" + b"(I" + b"9" * 5000 + b"\nltt.", "not a benchmark"),
     "a long name": (b"c" + b"m" * 100_000 + b"\nn\n.", "asks for mmm"),
-    "nested": (b"]" * 1000 + b"a" * 999 + b".", ""),
+    "nested": (b"]" * 1000 + b"a" * 999 + b".", "not a benchmark"),
 }
 
 
