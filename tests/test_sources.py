@@ -17,9 +17,13 @@ import pytest
 import torch
 from PIL import Image
 
+from synthbench.data import faces as faces_module
 from synthbench.data import sources
+from synthbench.data.faces import open_faces
 from synthbench.data.pairs import pairs_from_source
 from synthbench.models.encoder import build
+from synthbench.pipeline.steps import execute, import_step, read_benchmark
+from synthbench.store import Store
 from synthbench.types import DataMissing, UserError
 
 
@@ -250,3 +254,79 @@ def test_a_source_is_told_about_and_forgotten(faces: Path, home: Path) -> None:
 )
 def test_the_command_that_adds_a_source(name: str, kind: str, command: str) -> None:
     assert sources.add_command(name, kind) == command
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for i in range(6):
+        path = tmp_path / "set" / "people" / f"p{i // 2}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(i))
+    return tmp_path / "set"
+
+
+def test_pixels_written_over_are_not_imported_as_what_was_registered(folder: Path, tmp_path: Path) -> None:
+    entry, path = sources.add("mine", folder, kind="faces"), folder / "people" / "p0" / "0.png"
+    times = [(place, place.stat().st_mtime_ns) for place in (folder, folder / "people", folder / "people" / "p0")]
+    store = Store(tmp_path / "runs")
+
+    def imported() -> int:
+        """The first red of the first image."""
+        step = import_step(store, 8, "real", sources.find("mine"))
+        execute([step], store)
+        return int(open_faces(step.stage.folder).images([0])[0, 0, 0, 0])
+
+    path.write_bytes(png(99))
+    assert [(place, place.stat().st_mtime_ns) for place, _ in times] == times
+    assert state("mine") == "changed"
+    with pytest.raises(
+        UserError, match=rf"SHA-256 .*, was {entry.digest[:12]}; .*p0/0\.png.* run `synthbench data add mine {folder} --kind f"
+    ):
+        imported()
+    path.write_bytes(png(0))
+    os.utime(path, (1, 1))
+    assert imported() == np.asarray(Image.open(io.BytesIO(png(0))))[0, 0, 0] and state("mine") == "registered"
+
+
+def test_what_is_written_during_an_import_is_not_kept(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources.add("mine", folder, kind="faces")
+    whole, store = faces_module.import_faces, Store(tmp_path / "runs")
+    step = import_step(store, 8, "real", sources.find("mine"))
+
+    def meanwhile(*given, **more):
+        found = whole(*given, **more)
+        (folder / "people" / "p0" / "0.png").write_bytes(png(99))
+        return found
+
+    monkeypatch.setattr(faces_module, "import_faces", meanwhile)
+    with pytest.raises(UserError, match="was written to while it was read"):
+        execute([step], store)
+    assert not step.stage.folder.exists()
+
+
+def test_a_benchmark_written_over_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.bin"
+    path.write_bytes(pickle.dumps(([png(i) for i in range(24)], [True, False] * 6)))
+    sources.add("mine", path, kind="pairs")
+    assert len(read_benchmark("mine", 8)) == 12
+    path.write_bytes(pickle.dumps(([png(i + 50) for i in range(24)], [True, False] * 6)))
+    with pytest.raises(UserError, match="has changed since it was registered"):
+        read_benchmark("mine", 8)
+
+
+def test_a_broken_source_is_in_nobodys_way(folder: Path, tmp_path: Path, faces: Path) -> None:
+    (folder / "README").write_text("first")
+    for name, path in (("good", faces), ("linked", folder)):
+        sources.add(name, path, kind="faces")
+    before = sources.fingerprint()
+    (folder / "people").rename(tmp_path / "elsewhere")
+    (folder / "people").symlink_to(tmp_path / "nowhere")
+    (folder / "README").unlink()
+    (folder / "README").symlink_to(tmp_path / "nowhere")
+    assert (state("good"), state("linked")) == ("registered", "changed") and sources.fingerprint() != before
+    assert sources.find("good").images == 6
+    with pytest.raises(UserError, match="cannot be read"):
+        sources.find("linked")
+    (folder / "a.rec").touch()
+    (folder / "b.rec").touch()
+    assert state("linked") == "unreadable" and sources.show("linked")["state"] == "unreadable"

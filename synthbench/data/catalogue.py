@@ -45,6 +45,7 @@ class Entry:
     identities: int = 0
     pairs: int = 0
     note: str = ""
+    full_stamp: str = ""  # sign of change of every file; empty where an earlier version registered it
     options: dict[str, Any] = field(default_factory=dict)  # weights: colour; pair lists: pairs, the path of the list
 
 

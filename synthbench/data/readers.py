@@ -338,8 +338,14 @@ def stamp(path: Path | str) -> str:
         entries = top(path)
         if len(entries) == 1 and entries[0].is_dir():
             entries = top(entries[0])
-    stats = [(entry.name, entry.stat()) for entry in entries]
-    lines = [f"{name}\t{stat.st_size}\t{stat.st_mtime_ns}" for name, stat in stats]
+    lines = []
+    for entry in entries:
+        try:
+            stat = entry.stat()
+        except FileNotFoundError:  # a link that leads nowhere; who reads it will say so
+            lines.append(entry.name)
+        else:
+            lines.append(f"{entry.name}\t{stat.st_size}\t{stat.st_mtime_ns}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:20]
 
 

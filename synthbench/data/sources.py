@@ -5,11 +5,13 @@ The catalogue is fixed. What the user registers is kept in `sources.json`, see `
 
 from __future__ import annotations
 
+import calendar
 import contextlib
 import hashlib
 import json
 import os
 import re
+import shlex
 import time
 from collections.abc import Collection, Iterator
 from contextvars import ContextVar
@@ -30,6 +32,10 @@ from synthbench.types import DataMissing, UserError
 
 KINDS = ("faces", "pairs", "weights")
 REGISTRY = "sources.json"
+
+
+class Overwritten(UserError):
+    """A source was written to while it was read."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,10 @@ def _stamp(entry_paths: list[Path]) -> str:
     return "-".join(stamp(path) for path in entry_paths)
 
 
+def _full_stamp(entry_paths: list[Path]) -> str:
+    return "-".join(full_stamp(path) for path in entry_paths)
+
+
 def _digest(paths: list[Path]) -> str:
     if len(paths) == 1:
         return source_digest(paths[0])
@@ -139,8 +149,9 @@ def add(name: str, path: Path | str, kind: str | None = None, colour: str | None
     if kind == "weights":
         options["colour"] = looking.colour_order(name, known, colour)
     console.note(f"reading all of {path}, to see what it holds and for its digest")
-    looked = {"faces": looking.faces, "pairs": looking.pairs, "weights": looking.weights}[kind](path, options, known)
     paths = [path, Path(options["pairs"])] if pairs else [path]
+    before = _full_stamp(paths)
+    looked = {"faces": looking.faces, "pairs": looking.pairs, "weights": looking.weights}[kind](path, options, known)
     entry = Entry(
         name=name,
         kind=kind,
@@ -148,6 +159,7 @@ def add(name: str, path: Path | str, kind: str | None = None, colour: str | None
         path=path,
         digest=_digest(paths),
         stamp=_stamp(paths),
+        full_stamp=before,
         size=sum(file.stat().st_size for file in source_files(path)),
         added=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         options=options,
@@ -156,6 +168,8 @@ def add(name: str, path: Path | str, kind: str | None = None, colour: str | None
     )
     if known and known.sha256 and not entry.digest.startswith(known.sha256):
         raise UserError(f"{path} is not {known.title}: its SHA-256 begins {entry.digest[:8]}, not {known.sha256}. Fetch it at {known.url}")
+    if _full_stamp(paths) != before:
+        raise Overwritten(f"{path} was written to while it was read; run the same command when that has ended")
     _save(name, entry)
     return entry
 
@@ -305,36 +319,80 @@ def verify(name: str) -> Entry:
     entry = _entry(name)
     if entry is None:
         return find(name)
-    for path in _paths(entry):
+    paths = _paths(entry)
+    for path in paths:
         if not path.exists():
             raise DataMissing(f"{entry.title} was registered at {path} but is not there any more. Run `synthbench data add {name} PATH`")
-    now = _digest(_paths(entry))
+    quick, full, now = _stamp(paths), _full_stamp(paths), _digest(paths)
     if now != entry.digest:
         raise UserError(
-            f"{name} at {entry.path} has changed since it was registered on {entry.added}: SHA-256 {now[:12]}, was {entry.digest[:12]}. "
-            f"If the new content is what you want, run `synthbench data add {name} {entry.path}` again"
+            f"{name} at {entry.path} has changed since it was registered on {entry.added}: SHA-256 {now[:12]}, was {entry.digest[:12]}"
+            f"{_younger(entry)}. If the new content is what you want, run `{_again(entry)}` again"
         )
-    current = Entry(**{**asdict(entry), "stamp": _stamp(_paths(entry))})
-    if current.stamp != entry.stamp:  # touched or copied, not changed
+    current = replace(entry, stamp=quick, full_stamp=full)
+    if current != entry:  # touched or copied, not changed
         _save(name, current)
     return current
 
 
-def status() -> list[dict[str, str]]:
-    """A row per source: the catalogue, then the user's own. state: registered, changed (by date or size), gone, missing."""
+def _younger(entry: Entry) -> str:
+    """Which files were written since `entry` was registered, for a message."""
+    began = calendar.timegm(time.strptime(entry.added, "%Y-%m-%dT%H:%M:%SZ"))
+    files = [file for path in _paths(entry) for file in source_files(path)]
+    younger = [str(file) for file in files if file.stat().st_mtime >= began]
+    return f"; {console.counted(len(younger), 'file')} of {len(files):,} written since, such as {younger[0]}" if younger else ""
+
+
+def _again(entry: Entry) -> str:
+    """The command that registers the files of `entry` anew."""
+    kind = [] if entry.name in CATALOGUE else ["--kind", entry.kind]
+    said = {key: value for key, value in entry.options.items() if not (key == "colour" and entry.name in CATALOGUE)}
+    options = [part for key, value in said.items() for part in (f"--{key}", str(value))]
+    return shlex.join(["synthbench", "data", "add", entry.name, str(entry.path), *kind, *options])
+
+
+@contextlib.contextmanager
+def unchanged(entry: Entry) -> Iterator[None]:
+    """What is read meanwhile is what `entry.digest` names: a file written in place changes neither names nor times of folders.
+
+    Raises UserError when a file is not what was registered, or was written to meanwhile.
+    """
+    before = _full_stamp(_paths(entry))
+    if before != entry.full_stamp and verify(entry.name).digest != entry.digest:
+        raise UserError(f"{entry.name} was registered anew since this command began; run it again")
+    yield
+    if _full_stamp(_paths(entry)) != before:
+        raise Overwritten(f"{entry.name} at {entry.path} was written to while it was read. Register what is there now: `{_again(entry)}`")
+
+
+def _state(entry: Entry | None, every_file: bool) -> str:
+    """registered, changed (by date or size), gone, missing, or unreadable: one that is broken says so, and is in nobody's way."""
+    if entry is None:
+        return "missing"
+    try:
+        paths = _paths(entry)
+        if not all(path.exists() for path in paths):
+            return "gone"
+        same = _stamp(paths) == entry.stamp and not (every_file and entry.full_stamp and _full_stamp(paths) != entry.full_stamp)
+        return "registered" if same else "changed"
+    except (OSError, UserError):
+        return "unreadable"
+
+
+def status(every_file: bool = True) -> list[dict[str, str]]:
+    """A row per source: the catalogue, then the user's own; for its state see `_state`.
+
+    every_file: look at the date and size of each, which takes seconds for a folder of a million; else at those on top.
+    """
     found = _registry()
     rows = []
     for name in [*CATALOGUE, *sorted(set(found) - set(CATALOGUE))]:
         known, entry = CATALOGUE.get(name), _entry(name)
-        state = "missing" if entry is None else "registered"
-        if entry is not None:
-            here = all(path.exists() for path in _paths(entry))
-            state = "gone" if not here else "registered" if _stamp(_paths(entry)) == entry.stamp else "changed"
         rows.append(
             {
                 "name": name,
                 "kind": entry.kind if entry else known.kind if known else "",
-                "state": state,
+                "state": _state(entry, every_file),
                 "title": known.title if known else name,
                 "path": str(entry.path) if entry else "",
                 "holds": holds(entry) if entry else "",
@@ -349,5 +407,5 @@ def status() -> list[dict[str, str]]:
 
 def fingerprint() -> str:
     """Changes when anything registered does: part of the answer to `is this the same command on the same data`."""
-    rows = [(row["name"], row["state"], _registry().get(row["name"], {}).get("digest")) for row in status()]
+    rows = [(row["name"], row["state"], _registry().get(row["name"], {}).get("digest")) for row in status(every_file=False)]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:20]
