@@ -46,7 +46,8 @@ class Entry:
     pairs: int = 0
     note: str = ""
     full_stamp: str = ""  # sign of change of every file; empty where an earlier version registered it
-    options: dict[str, Any] = field(default_factory=dict)  # weights: colour; pair lists: pairs, the path of the list
+    options: dict[str, Any] = field(default_factory=dict)  # weights: colour; pair lists: pairs, the list's path; faces: `Source.reading`
+    read: str = ""  # of faces: what was understood, in words; empty where an earlier version registered it
 
 
 CATALOGUE = {

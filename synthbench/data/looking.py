@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from synthbench.data.catalogue import CATALOGUE, Source
-from synthbench.data.readers import read_source
+from synthbench.data.readers import left_out, read_source
 from synthbench.types import DataMissing, UserError
 
 NOWHERE = Path("not registered")  # where stand-ins lie
+LOOKED = 24  # images that are decoded, evenly spread
+PICTURES = (".avif", ".heic", ".heif", ".jfif", ".jpe", ".jp2", ".jxl", ".psd", ".raw", ".svg", ".tga", ".pgm", ".pnm", ".npy")
 
 
 def stands_in(path: Path | str) -> bool:
@@ -26,14 +30,38 @@ def colour_order(name: str, known: Source | None, colour: str | None) -> str:
     return chosen
 
 
-def faces(path: Path, options: dict[str, Any], known: Source | None) -> dict[str, int]:
+def faces(path: Path, options: dict[str, Any], known: Source | None) -> dict[str, Any]:
+    """Fields of the Entry of a set of faces, and `doubts`: what may have been meant otherwise."""
     from synthbench.data.faces import chosen_rows
 
-    source = read_source(path)
-    rows = chosen_rows(source, labelled=False)
-    for row in (*rows[:2], rows[-1]):
-        source.image(int(row))
-    return {"images": len(source), "identities": len(source.names) if len(source.names) > 1 else 0}  # one tells nobody apart
+    source = read_source(path, reading=options)
+    rows = np.sort(chosen_rows(source, labelled=False))
+    few = rows[np.unique(np.linspace(0, len(rows) - 1, LOOKED).astype(int))]
+    shapes = sorted({source.image(int(row)).shape[1::-1] for row in few})
+    people = len(source.names) if len(source.names) > 1 else 0  # one tells nobody apart
+    counts = np.bincount(source.label[rows])[np.unique(source.label[rows])] if people else np.array([len(rows)])
+    ignored = left_out(path, source.kind)
+    doubts = list(source.doubts)
+    if people and counts.max() == 1:
+        doubts.insert(
+            0, f"every identity has exactly one image: {', '.join(source.read) or 'is it people that the folders are named after'}?"
+        )
+    if len(shapes) > 1:
+        doubts.append(f"the images are of several sizes, from {_size(shapes[0])} to {_size(shapes[-1])}; were they aligned?")
+    told = f"{sum(ignored.values()):,} files ignored ({', '.join(ending for ending, _ in ignored.most_common(4))})" if ignored else ""
+    if pictures := [ending for ending in ignored if ending in PICTURES]:
+        doubts.append(
+            f"{sum(ignored[ending] for ending in pictures):,} files ({', '.join(pictures)}) are pictures that cannot be read here"
+        )
+    spread = f"{counts.min():,} to {counts.max():,} each" if people else "without labels"
+    who = f"{len(rows):,} images of {people:,} identities ({spread})" if people else f"{len(rows):,} images {spread}"
+    size = _size(shapes[0]) + (f" to {_size(shapes[-1])}" if len(shapes) > 1 else "")
+    read = ", ".join(filter(None, [who, *source.read, size, told.replace("1 files", "1 file", 1) if told.startswith("1 ") else told]))
+    return {"images": len(source), "identities": people, "options": dict(source.reading), "read": read, "doubts": doubts}
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]} x {shape[1]}"
 
 
 def pairs(path: Path, options: dict[str, Any], known: Source | None) -> dict[str, int]:

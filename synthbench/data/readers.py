@@ -1,4 +1,4 @@
-"""Labelled images as others publish them: image folder, zip, RecordIO, Parquet, LMDB. One Source for all, read lazily."""
+"""Labelled images as others publish them: which form they have; image folder, zip and LMDB. One Source for all, read lazily."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import hashlib
 import os
 import unicodedata
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,22 @@ import numpy as np
 from synthbench import console
 from synthbench.data import pixels
 from synthbench.data.labelled import Source, by_name
+from synthbench.data.parquet import read_parquet
 from synthbench.data.recordio import read_rec, rec_files
 from synthbench.types import UserError
 
 MAX_BYTES = 256 * 2**20  # one encoded image; more than this in an archive is a bomb
-LABELS = ("label", "identity", "id", "class", "labels")  # column of a Parquet file, first found
-IMAGES = ("image", "img", "jpg", "png", "images")
+JUNK = (".", "__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found")  # how names begin of what systems leave behind
 SHOWN = 3  # examples in a message
 
 
 def kind_of(path: Path | str) -> str:
-    """folder, zip, rec, parquet or lmdb, by suffix or by what the folder holds; `file` for a file of another kind."""
+    """folder, zip, rec, parquet, webdataset or lmdb, by suffix or by what the folder holds; `file` for a file of another kind."""
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path} does not exist")
     if path.is_file():
-        kinds = {".zip": "zip", ".rec": "rec", ".parquet": "parquet", ".mdb": "lmdb", ".lmdb": "lmdb"}
+        kinds = {".zip": "zip", ".rec": "rec", ".parquet": "parquet", ".tar": "webdataset", ".mdb": "lmdb", ".lmdb": "lmdb"}
         return kinds.get(path.suffix.lower(), "file")
     if not path.is_dir():
         raise UserError(f"{path} is neither a file nor a folder")
@@ -40,28 +41,45 @@ def kind_of(path: Path | str) -> str:
         return "lmdb"
     if any(path.glob("*.parquet")) or any(path.glob("data/*.parquet")):
         return "parquet"
-    return "folder"
+    found = _first_kind(path, {"folder": pixels.SUFFIXES, "parquet": (".parquet",)}, 3)
+    return found or _first_kind(path, {"webdataset": (".tar",)}, 3) or "folder"  # a .tar beside folders of images may be anything
 
 
-def read_source(path: Path | str, kind: str | None = None) -> Source:
+def _first_kind(path: Path, kinds: Mapping[str, Sequence[str]], depth: int) -> str:
+    """What the first file that tells it says, going down at most `depth` folders: in an image folder that is soon an image."""
+    entries = sorted(path.iterdir())
+    endings = {entry.suffix.lower() for entry in entries}
+    here = (kind for kind, known in kinds.items() if endings & set(known))
+    below = (_first_kind(entry, kinds, depth - 1) for entry in entries if depth and entry.is_dir() and not entry.name.startswith(JUNK))
+    return next(here, "") or next((kind for kind in below if kind), "")
+
+
+def read_source(path: Path | str, kind: str | None = None, reading: Mapping[str, str] | None = None) -> Source:
     """Open labelled images; `kind` overrides what `kind_of` sees. Identities are in the order of their sorted names.
 
+    reading: what to read where there is a choice, as in `Source.reading`: column (Parquet), split (Parquet), labels
+    (a list, for an image folder or zip).
     Labels are read at once, images when asked for. Raises UserError for what is missing, damaged or ambiguous.
     """
-    readers = {"folder": read_folder, "zip": read_zip, "rec": read_rec, "parquet": read_parquet, "lmdb": read_lmdb}
-    path = Path(path)
+    path, wishes = Path(path), reading or {}
     chosen = kind or kind_of(path)
     if not path.exists():
         raise UserError(f"{path} does not exist")
-    if chosen not in readers:
-        raise UserError(f"{path}: not a data set known here; known are an image folder, .zip, .rec, .parquet (file or folder) and LMDB")
-    return readers[chosen](path)
+    if chosen not in FORMS:
+        raise UserError(
+            f"{path}: not a data set known here; known are an image folder, .zip, .rec, .parquet and WebDataset's .tar (files or folders), "
+            "and LMDB"
+        )
+    takes = {"parquet": ("column", "split", "unlabelled"), "folder": ("labels",), "zip": ("labels",)}.get(chosen, ())
+    if odd := [name for name in wishes if name not in takes]:
+        raise UserError(f"{path} ({chosen}): nothing to choose with --{odd[0]}" + (f"; there is --{takes[0]}" if takes else ""))
+    return FORMS[chosen](path, wishes) if takes else FORMS[chosen](path)
 
 
 # ---- image folder and zip: <identity>/<image>, or images alone, without labels ----
 
 
-def read_folder(path: Path) -> Source:
+def read_folder(path: Path, reading: Mapping[str, str] | None = None) -> Source:
     files = list_folder(path)
     label, names = _identities(path, files)
     return Source(path, "folder", label, names, lambda row: file_bytes(path / files[row]), lambda row: str(path / files[row]))
@@ -74,7 +92,7 @@ def file_bytes(path: Path) -> bytes:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def read_zip(path: Path) -> Source:
+def read_zip(path: Path, reading: Mapping[str, str] | None = None) -> Source:
     archive, files = list_zip(path)
     order = sorted(files)
     label, names = _identities(path, order)
@@ -94,7 +112,7 @@ def list_folder(path: Path) -> list[str]:
     def scan(folder: Path, prefix: str, depth: int) -> Iterator[str]:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.startswith((".", "__MACOSX")):
+                if entry.name.startswith(JUNK):
                     continue
                 if entry.is_dir():
                     if depth < 3:  # links are followed, so the depth is bounded
@@ -117,7 +135,7 @@ def list_zip(path: Path) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
         parts = name.split("/")
         if name.startswith("/") or ".." in parts or ":" in parts[0]:
             raise UserError(f"{path}: entry {entry.filename!r} points outside the archive; this file is not to be trusted")
-        if entry.is_dir() or any(part.startswith((".", "__MACOSX")) for part in parts) or not name.lower().endswith(pixels.SUFFIXES):
+        if entry.is_dir() or any(part.startswith(JUNK) for part in parts) or not name.lower().endswith(pixels.SUFFIXES):
             continue
         if entry.flag_bits & 1:
             raise UserError(f"{path}: the archive is encrypted; unpack it with its password and give the folder")
@@ -167,88 +185,6 @@ def _identities(path: Path, files: Sequence[str]) -> tuple[np.ndarray, list[str]
     return np.array([number[folder] for folder in folders], np.int64), names
 
 
-# ---- Parquet: an image column and a label column ----
-
-
-def read_parquet(path: Path) -> Source:
-    """One file, or a folder of them (also in `data/`); image as struct {bytes, path} or binary, label as number or text."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    paths = [path] if path.is_file() else sorted(path.glob("*.parquet")) or sorted(path.glob("data/*.parquet"))
-    if not paths:
-        raise UserError(f"{path}: no .parquet files")
-    labels: list[np.ndarray] = []
-    groups: list[tuple[int, int]] = []  # (file, row group)
-    first = [0]  # first row of each group
-    opened = []
-    for number, file_path in enumerate(paths):
-        try:
-            file = pq.ParquetFile(file_path)
-            image, label = _parquet_columns(file.schema_arrow, file_path)
-            values = file.read([label]).column(label)
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{file_path}: not a whole Parquet file ({error})") from None
-        if values.null_count:
-            raise UserError(f"{file_path}: column {label!r} has {values.null_count} empty labels")
-        kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
-        numbers = pa.types.is_integer(kind) or (pa.types.is_floating(kind) and all(number.is_integer() for number in values.to_pylist()))
-        if not (numbers or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise UserError(f"{file_path}: column {label!r} holds {kind}; an identity is a whole number or text")
-        labels.append(values.to_numpy())
-        opened.append((file, image))
-        for group in range(file.num_row_groups):
-            groups.append((number, group))
-            first.append(first[-1] + file.metadata.row_group(group).num_rows)
-    if "label2" in opened[0][0].schema_arrow.names:
-        console.warn(f"{path}: the soft labels (columns label2, weight) are not read; an image of two people counts as the first")
-    starts = np.array(first)
-    held: dict[int, Any] = {}  # the row group read last
-
-    def where(row: int) -> str:
-        group = int(np.searchsorted(starts, row, "right")) - 1
-        number = groups[group][0]
-        return f"{paths[number]}, row {row - starts[next(g for g, (n, _) in enumerate(groups) if n == number)]}"
-
-    def encoded(row: int) -> bytes:
-        group = int(np.searchsorted(starts, row, "right")) - 1
-        if group not in held:
-            held.clear()
-            file, image = opened[groups[group][0]]
-            try:
-                held[group] = file.read_row_group(groups[group][1], [image]).column(image)
-            except (OSError, pa.ArrowException) as error:
-                raise UserError(f"{where(row)}: cannot be read ({error})") from None
-        value = held[group][int(row - starts[group])].as_py()
-        value = value.get("bytes") if isinstance(value, dict) else value
-        if not value:
-            raise UserError(f"{where(row)}: no image bytes. Files that only name a path are not read; embed the images")
-        return value
-
-    if len({values.dtype.kind for values in labels}) > 1:
-        labels = [values.astype(str) for values in labels]
-    dense, names = by_name(np.concatenate(labels))
-    return Source(path, "parquet", dense, names, encoded, where)
-
-
-def _parquet_columns(schema: Any, path: Path) -> tuple[str, str]:
-    import pyarrow.types as types
-
-    def binary(kind: Any) -> bool:
-        return types.is_binary(kind) or types.is_large_binary(kind)
-
-    def holds_images(kind: Any) -> bool:
-        return binary(kind) or (types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and binary(kind.field("bytes").type))
-
-    images = sorted((f.name for f in schema if holds_images(f.type)), key=lambda n: IMAGES.index(n) if n in IMAGES else len(IMAGES))
-    labels = [name for name in LABELS if name in schema.names and name not in images]
-    if not images or not labels:
-        raise UserError(
-            f"{path}: needs an image column (binary, or struct with bytes) and one of {', '.join(LABELS)}; it has {', '.join(schema.names)}"
-        )
-    return images[0], labels[0]
-
-
 # ---- LMDB of SOTA-FR and HSFace: __len__, __keys__, and msgpack((image bytes, label)) under every key ----
 
 
@@ -286,6 +222,15 @@ def read_lmdb(path: Path) -> Source:
     return Source(path, "lmdb", label, names, lambda row: entry(keys[row])[0], lambda row: f"{path}, entry {keys[row]!r}")
 
 
+FORMS: dict[str, Callable[..., Source]] = {
+    "folder": read_folder,
+    "zip": read_zip,
+    "rec": read_rec,
+    "parquet": read_parquet,
+    "lmdb": read_lmdb,
+}
+
+
 # ---- digests ----
 
 
@@ -297,7 +242,25 @@ def source_files(path: Path | str) -> list[Path]:
     if path.is_file():
         return [path]
     found = (Path(folder) / name for folder, _, files in os.walk(path, followlinks=True) for name in files if not name.startswith("."))
-    return sorted(found, key=lambda file: file.relative_to(path).as_posix())
+    return sorted(found, key=Path.as_posix)
+
+
+def left_out(path: Path, kind: str) -> Counter[str]:
+    """Endings of the files that lie among the images of a folder or zip and are none that is read, with how many there are."""
+    if kind == "folder":
+        names = [file.relative_to(path).as_posix() for file in source_files(path)]
+    elif kind == "zip":
+        with zipfile.ZipFile(path) as archive:
+            names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
+    else:
+        return Counter()
+    read = set(list_folder(path) if kind == "folder" else list_zip(path)[1])
+    rest = [name for name in names if name.replace("\\", "/") not in read]
+    return Counter("in " + junk if (junk := _junk(name)) else Path(name).suffix.lower() or "without ending" for name in rest)
+
+
+def _junk(name: str) -> str:
+    return next((part for part in name.replace("\\", "/").split("/")[:-1] if part.startswith(JUNK)), "")
 
 
 def file_digest(path: Path) -> str:

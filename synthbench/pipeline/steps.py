@@ -141,7 +141,8 @@ def _import_faces(source: sources.Entry, exclude: list[str], resolution: int, la
 
     try:
         with sources.unchanged(source):
-            import_faces(source.path, folder, resolution, exclude=exclude, progress=progress, labelled=labelled)
+            how = source.options if source.kind == "faces" else None  # the images of a pair list are a set too
+            import_faces(source.path, folder, resolution, exclude=exclude, progress=progress, labelled=labelled, reading=how)
     except sources.Overwritten:
         shutil.rmtree(folder)  # its first faces may be of other files than its last
         raise
