@@ -17,7 +17,7 @@ from synthbench import console
 from synthbench.config import did_you_mean
 from synthbench.data import pixels
 from synthbench.data.labelled import Source
-from synthbench.data.readers import read_source, source_digest
+from synthbench.data.readers import read_registered, read_source, source_digest
 from synthbench.data.shards import ShardWriter, damaged, index, read_shards
 from synthbench.store import read_json, write_json
 from synthbench.system import locked
@@ -268,12 +268,7 @@ def import_faces(
     `exclude` are names of identities to leave out. Images that are not square lose their ends (`pixels.fit`), which is said once, as is
     how many had to be enlarged. Raises UserError for a set that cannot train anything: no image, one image; with `labelled` one identity.
     """
-    source = read_source(path, kind, reading)
-    if reading is not None and dict(source.reading) != dict(reading):
-        raise UserError(
-            f"{path} was registered by an earlier version, which read it otherwise than it is read now ({', '.join(source.read)}); "
-            "register it anew with `synthbench data add`, and it is said what is read"
-        )
+    source = read_source(path, kind, reading) if reading is None else read_registered(path, reading)
     rows = chosen_rows(source, exclude, labelled)
     plan = {"source": source.kind, "images": len(rows), "resolution": resolution, "labels": _labels_digest(source, rows)}
     writer = ShardWriter(folder, rows_per_shard)

@@ -65,7 +65,7 @@ def in_split(path: Path, files: Sequence[Path], wish: str | None) -> tuple[list[
     for kind, found in (("splits", set(split)), ("folders", set(rest))):
         if len(found) > 1:
             shown = ", ".join(sorted(name or "(none)" for name in found))
-            doubts.append(f"the {kind} {shown} are read as one set; --split {max(found, key=list(split + rest).count)} reads one of them")
+            doubts.append(f"the {kind} {shown} are read as one set; --split NAME reads one of them")
     shown = sorted(set(split)) if any(split) else []
     return list(files), [f"split{'s' if len(shown) > 1 else ''} {' and '.join(filter(None, shown))}"] if shown else [], doubts
 

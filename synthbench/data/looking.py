@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from synthbench import console
 from synthbench.data.catalogue import CATALOGUE, Source
 from synthbench.data.readers import left_out, read_source
 from synthbench.types import DataMissing, UserError
@@ -37,27 +38,30 @@ def faces(path: Path, options: dict[str, Any], known: Source | None) -> dict[str
     source = read_source(path, reading=options)
     rows = np.sort(chosen_rows(source, labelled=False))
     few = rows[np.unique(np.linspace(0, len(rows) - 1, LOOKED).astype(int))]
-    shapes = sorted({source.image(int(row)).shape[1::-1] for row in few})
+    shapes = [source.image(int(row)).shape[1::-1] for row in few]
+    sizes = [_size(shape) for shape in dict.fromkeys((min(shapes), max(shapes)))]
     people = len(source.names) if len(source.names) > 1 else 0  # one tells nobody apart
-    counts = np.bincount(source.label[rows])[np.unique(source.label[rows])] if people else np.array([len(rows)])
+    images = np.bincount(source.label[rows]) if people else np.array([len(rows)])  # of each identity
+    who = f"of {people:,} identities ({images.min():,} to {images.max():,} each)" if people else "without labels"
     ignored = left_out(path, source.kind)
+    files = f"{console.counted(ignored.total(), 'file')} ignored ({', '.join(sorted(ignored))})" if ignored else ""
+    read = [f"{console.counted(len(rows), 'image')} {who}", *source.read, " to ".join(sizes), files]
     doubts = list(source.doubts)
-    if people and counts.max() == 1:
-        doubts.insert(
-            0, f"every identity has exactly one image: {', '.join(source.read) or 'is it people that the folders are named after'}?"
-        )
-    if len(shapes) > 1:
-        doubts.append(f"the images are of several sizes, from {_size(shapes[0])} to {_size(shapes[-1])}; were they aligned?")
-    told = f"{sum(ignored.values()):,} files ignored ({', '.join(ending for ending, _ in ignored.most_common(4))})" if ignored else ""
+    if people and images.max() == 1:
+        doubts.append(f"every identity has exactly one image; is {' and '.join(source.read) or 'a folder'} what tells people apart?")
+    if len(sizes) > 1:
+        doubts.append("the images are of several sizes; were they aligned?")
     if pictures := [ending for ending in ignored if ending in PICTURES]:
         doubts.append(
-            f"{sum(ignored[ending] for ending in pictures):,} files ({', '.join(pictures)}) are pictures that cannot be read here"
+            f"{console.counted(sum(ignored[ending] for ending in pictures), 'picture')} of a kind that is not read ({', '.join(pictures)})"
         )
-    spread = f"{counts.min():,} to {counts.max():,} each" if people else "without labels"
-    who = f"{len(rows):,} images of {people:,} identities ({spread})" if people else f"{len(rows):,} images {spread}"
-    size = _size(shapes[0]) + (f" to {_size(shapes[-1])}" if len(shapes) > 1 else "")
-    read = ", ".join(filter(None, [who, *source.read, size, told.replace("1 files", "1 file", 1) if told.startswith("1 ") else told]))
-    return {"images": len(source), "identities": people, "options": dict(source.reading), "read": read, "doubts": doubts}
+    return {
+        "images": len(source),
+        "identities": people,
+        "options": dict(source.reading),
+        "read": ", ".join(filter(None, read)),
+        "doubts": doubts,
+    }
 
 
 def _size(shape: tuple[int, ...]) -> str:

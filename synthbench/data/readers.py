@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import unicodedata
@@ -16,8 +17,10 @@ import numpy as np
 from synthbench import console
 from synthbench.data import pixels
 from synthbench.data.labelled import Source, by_name
+from synthbench.data.lists import read_labels
 from synthbench.data.parquet import read_parquet
 from synthbench.data.recordio import read_rec, rec_files
+from synthbench.data.tars import read_webdataset
 from synthbench.types import UserError
 
 MAX_BYTES = 256 * 2**20  # one encoded image; more than this in an archive is a bomb
@@ -57,8 +60,8 @@ def _first_kind(path: Path, kinds: Mapping[str, Sequence[str]], depth: int) -> s
 def read_source(path: Path | str, kind: str | None = None, reading: Mapping[str, str] | None = None) -> Source:
     """Open labelled images; `kind` overrides what `kind_of` sees. Identities are in the order of their sorted names.
 
-    reading: what to read where there is a choice, as in `Source.reading`: column (Parquet), split (Parquet), labels
-    (a list, for an image folder or zip).
+    reading: what to read where there is a choice, as in `Source.reading`: column and split (Parquet, WebDataset), labels (a list, for an
+    image folder or zip).
     Labels are read at once, images when asked for. Raises UserError for what is missing, damaged or ambiguous.
     """
     path, wishes = Path(path), reading or {}
@@ -70,19 +73,39 @@ def read_source(path: Path | str, kind: str | None = None, reading: Mapping[str,
             f"{path}: not a data set known here; known are an image folder, .zip, .rec, .parquet and WebDataset's .tar (files or folders), "
             "and LMDB"
         )
-    takes = {"parquet": ("column", "split", "unlabelled"), "folder": ("labels",), "zip": ("labels",)}.get(chosen, ())
+    columns = ("column", "split", "unlabelled")
+    takes = {"parquet": columns, "webdataset": columns, "folder": ("labels",), "zip": ("labels",)}.get(chosen, ())
     if odd := [name for name in wishes if name not in takes]:
         raise UserError(f"{path} ({chosen}): nothing to choose with --{odd[0]}" + (f"; there is --{takes[0]}" if takes else ""))
     return FORMS[chosen](path, wishes) if takes else FORMS[chosen](path)
+
+
+def read_registered(path: Path, reading: Mapping[str, str]) -> Source:
+    """A registered set as it was read when it was registered. Raises UserError where this version reads it otherwise."""
+    source = read_source(path, reading=reading)
+    if dict(source.reading) != dict(reading):
+        raise UserError(
+            f"{path} was registered by an earlier version, which read it otherwise than it is read now ({', '.join(source.read)}); run "
+            "`synthbench data add` with the same name again: it says what is read, and how to choose"
+        )
+    return source
 
 
 # ---- image folder and zip: <identity>/<image>, or images alone, without labels ----
 
 
 def read_folder(path: Path, reading: Mapping[str, str] | None = None) -> Source:
-    files = list_folder(path)
-    label, names = _identities(path, files)
-    return Source(path, "folder", label, names, lambda row: file_bytes(path / files[row]), lambda row: str(path / files[row]))
+    files, about = _labelled(path, list_folder(path), reading or {})
+    return Source(path, "folder", *about[:2], lambda row: file_bytes(path / files[row]), lambda row: str(path / files[row]), *about[2:])
+
+
+def _labelled(path: Path, files: list[str], reading: Mapping[str, str]) -> tuple[list[str], tuple[Any, ...]]:
+    """The images that are read, and label, names, then ordered, read, ... of a Source: by folders, or by the list `labels`."""
+    if "labels" not in reading or not files:
+        return files, _identities(path, files)
+    listing = Path(reading["labels"])
+    rows, label, names, doubts = read_labels(listing, files, path)
+    return [files[row] for row in rows], (label, names, None, (f"labels of {listing.name}",), tuple(doubts), {"labels": str(listing)})
 
 
 def file_bytes(path: Path) -> bytes:
@@ -93,17 +116,13 @@ def file_bytes(path: Path) -> bytes:
 
 
 def read_zip(path: Path, reading: Mapping[str, str] | None = None) -> Source:
-    archive, files = list_zip(path)
-    order = sorted(files)
-    label, names = _identities(path, order)
-    return Source(
-        path,
-        "zip",
-        label,
-        names,
-        lambda row: zip_bytes(archive, files[order[row]], path),
-        lambda row: f"{path}, {order[row]}",
-    )
+    archive, entries = list_zip(path)
+    files, about = _labelled(path, sorted(entries), reading or {})
+
+    def encoded(row: int) -> bytes:
+        return zip_bytes(archive, entries[files[row]], path)
+
+    return Source(path, "zip", *about[:2], encoded, lambda row: f"{path}, {files[row]}", *about[2:])
 
 
 def list_folder(path: Path) -> list[str]:
@@ -227,6 +246,7 @@ FORMS: dict[str, Callable[..., Source]] = {
     "zip": read_zip,
     "rec": read_rec,
     "parquet": read_parquet,
+    "webdataset": functools.partial(read_webdataset, by_folder=_identities),
     "lmdb": read_lmdb,
 }
 

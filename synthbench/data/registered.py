@@ -21,6 +21,7 @@ from synthbench.types import UserError
 
 REGISTRY = "sources.json"
 LISTS = ("pairs", "labels")  # options that are files
+READING = ("column", "split", "unlabelled")  # of `Source.reading`, beside them
 _KNOWN = {item.name for item in fields(Entry)}
 _NEEDED = {item.name for item in fields(Entry) if item.default is MISSING and item.default_factory is MISSING}
 
@@ -75,7 +76,7 @@ def content_of(entry: Entry) -> str:
 def _with_reading(digest: str, entry: Entry) -> str:
     for path in paths_of(entry)[1:]:
         digest = hashlib.sha256(f"{file_digest(path)}\n{digest}".encode()).hexdigest()
-    how = {key: value for key, value in entry.options.items() if key not in LISTS} if entry.kind == "faces" else {}
+    how = {key: entry.options[key] for key in READING if key in entry.options}
     return hashlib.sha256(f"{digest}\n{json.dumps(how, sort_keys=True)}".encode()).hexdigest() if how else digest
 
 
@@ -98,7 +99,7 @@ def digest_of(source: Entry | Path | str) -> str:
     path = Path(source)
     if looking.stands_in(path):
         return str(path)
-    if kind_of(path) == "parquet" and (how := dict(read_source(path).reading)):  # not as earlier versions did
+    if kind_of(path) in ("parquet", "webdataset") and (how := dict(read_source(path).reading)):  # not as earlier versions did
         return _with_reading(_kept_digest(path), Entry("", "faces", "", path, "", "", 0, "", options=how))
     return _kept_digest(path)
 

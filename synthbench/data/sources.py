@@ -22,7 +22,8 @@ from synthbench import console
 from synthbench.config import did_you_mean
 from synthbench.data import looking
 from synthbench.data.catalogue import CATALOGUE, Entry, Source
-from synthbench.data.readers import source_files
+from synthbench.data.labelled import Source as LabelledSet
+from synthbench.data.readers import read_registered, read_source, source_files
 from synthbench.data.registered import (
     LISTS,
     content_of,
@@ -194,6 +195,11 @@ def _find(name: str, kind: str | None) -> Entry:
     return entry
 
 
+def open_set(found: Entry | Path) -> LabelledSet:
+    """The faces of a registered source, or of one at a path of the user's."""
+    return read_registered(found.path, found.options) if isinstance(found, Entry) else read_source(found)
+
+
 def add_command(name: str, kind: str | None = None) -> str:
     """The command that registers `name`; only what lies on the user's disk is left to fill in."""
     known = CATALOGUE.get(name)
@@ -232,6 +238,14 @@ def holds(entry: Entry) -> str:
     parts = [f"{getattr(entry, field):,} {word}" for field, word in counts if getattr(entry, field)]
     unlabelled = ["no labels"] if entry.kind == "faces" and not entry.identities else []
     return ", ".join([*parts, *unlabelled, console.size(entry.size)])
+
+
+def understood(name: str) -> str:
+    """What was read of the registered faces `name`, in words; empty for what is not registered."""
+    entry = entry_of(name)
+    if entry is None:
+        return ""
+    return entry.read or f"registered by an earlier version; `{_again(entry)}` says what is read of it"
 
 
 def lpips_files() -> tuple[Path, Path]:
