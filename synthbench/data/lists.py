@@ -32,11 +32,13 @@ def read_text(path: Path) -> str:
 
 
 def lines_of(path: Path) -> list[Line]:
-    """The fields of each line, cut at tabs, else commas or semicolons, else spaces; empty lines and those of # are left out."""
-    text = read_text(path)
-    rows = text.splitlines()
-    first = next((row for row in rows if row.strip() and not row.startswith("#")), "")
-    mark = next((mark for mark in ("\t", ",", ";") if mark in first), None)
+    """The fields of each line, cut at tabs, commas or semicolons where most lines have them, else at spaces.
+
+    Empty lines and those that begin with # are left out.
+    """
+    rows = read_text(path).splitlines()
+    full = sum(bool(row.strip()) for row in rows)
+    mark = next((mark for mark in ("\t", ",", ";") if 2 * sum(mark in row for row in rows) > full), None)
     found = []
     for number, row in enumerate(rows, 1):
         if not row.strip() or row.startswith("#"):
