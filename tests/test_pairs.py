@@ -50,10 +50,9 @@ def variants() -> dict[str, bytes]:
     found |= {f"arrays protocol {p}": pickle.dumps((arrays, np.array(SAME).tolist()), p) for p in (2, 4, 5)}
     found["numpy truths"] = pickle.dumps((IMAGES, [np.bool_(value) for value in SAME]), 4)
     for p in (2, 4, 5):
-        found |= {
-            f"{kind} of truths, protocol {p}": pickle.dumps((IMAGES, np.array(SAME, kind)), p) for kind in ("?", "u1", "<i8", ">i4", "O")
-        }
-        found[f"array of image files, protocol {p}"] = pickle.dumps((np.array(arrays + [None], object)[:-1], np.array(SAME)), p)
+        truths = {kind: np.array(SAME, kind) for kind in ("?", "u1", "<i8", ">i4", "O")}
+        found |= {f"{kind} of truths, protocol {p}": pickle.dumps((IMAGES, same), p) for kind, same in truths.items()}
+        found[f"array of image files, protocol {p}"] = pickle.dumps((np.array([*arrays, None], object)[:-1], np.array(SAME)), p)
         found[f"pixels, protocol {p}"] = pickle.dumps(([picture(seed) for seed in (0, 1, 0, 2)], np.array(SAME)), p)
         found[f"an array of pixels, protocol {p}"] = pickle.dumps((np.stack([picture(seed) for seed in (0, 1, 0, 2)]), SAME), p)
     found["old numpy"] = pickle.dumps((arrays, SAME), 2).replace(b"numpy._core", b"numpy.core")
@@ -138,7 +137,7 @@ def test_a_file_cannot_change_how_the_next_is_read(tmp_path: Path) -> None:
         (pickle.dumps((IMAGES, [True, 7])), "same or not is 7"),
         (pickle.dumps(([1, 2, 3, 4], SAME)), "an image is a int"),
         (pickle.dumps(([*IMAGES[:3], b"no image"], SAME)), "image 3: the image cannot be decoded"),
-        (pickle.dumps(([np.zeros(3), *IMAGES[1:]], SAME)), "not of bytes"),
+        (pickle.dumps(([np.zeros(3), *IMAGES[1:]], SAME)), "neither of bytes"),
         (b"", "not a benchmark"),
     ],
 )
@@ -179,12 +178,8 @@ def test_list_of_paths(people: Path, tmp_path: Path) -> None:
     assert read_pair_list(tmp_path / "list.txt", people, 8).same.tolist() == [True, False]
 
 
-PATHS = (
-    ("Ann_Lee/Ann_Lee_0001", "Ann_Lee/Ann_Lee_0003"),
-    ("Bo/Bo_0001", "Bo/Bo_0002"),
-    ("Ann_Lee/Ann_Lee_0002", "Bo/Bo_0001"),
-    ("Ann_Lee/Ann_Lee_0001", "Bo/Bo_0002"),
-)  # of LIST
+A, B = "Ann_Lee/Ann_Lee_", "Bo/Bo_"
+PATHS = ((f"{A}0001", f"{A}0003"), (f"{B}0001", f"{B}0002"), (f"{A}0002", f"{B}0001"), (f"{A}0001", f"{B}0002"))  # of LIST
 TRUE = (1, 1, 0, 0)
 FORMS = {
     "BOM, CRLF": b"\xef\xbb\xbf" + LIST.replace("\n", "\r\n").encode(),

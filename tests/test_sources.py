@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from synthbench.cli import app
 from synthbench.data import faces as faces_module
 from synthbench.data import sources
 from synthbench.data.faces import open_faces
@@ -330,3 +331,17 @@ def test_a_broken_source_is_in_nobodys_way(folder: Path, tmp_path: Path, faces: 
     (folder / "a.rec").touch()
     (folder / "b.rec").touch()
     assert state("linked") == "unreadable" and sources.show("linked")["state"] == "unreadable"
+
+
+def test_the_home_in_what_is_typed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("SYNTHBENCH_RUNS", "~/elsewhere")
+    monkeypatch.setattr(sys, "argv", ["synthbench", "data", "add", "mine", "~/set", "--kind=faces"])
+    assert app._guarded() == 0 and sources.find("mine").path == folder
+    monkeypatch.setattr(sys, "argv", ["synthbench", "list", "runs"])
+    assert app._guarded() == 0 and not (Path.cwd() / "~").exists()
+    seen: list[tuple] = []
+    monkeypatch.setattr(app.cli.commands["show"], "callback", lambda **given: seen.append(given["name"]))
+    monkeypatch.setattr(sys, "argv", ["synthbench", "show", "~/mine.py"])
+    assert app._guarded() == 0 and seen == [(str(tmp_path / "mine.py"),)]
