@@ -268,7 +268,7 @@ def import_faces(
     `exclude` are names of identities to leave out. Images that are not square lose their ends (`pixels.fit`), which is said once, as is
     how many had to be enlarged. Raises UserError for a set that cannot train anything: no image, one image; with `labelled` one identity.
     """
-    source = read_source(path, kind, reading) if reading is None else read_registered(path, reading)
+    source = read_source(path, kind, reading) if reading is None else read_registered(Path(path), reading)
     rows = chosen_rows(source, exclude, labelled)
     plan = {"source": source.kind, "images": len(rows), "resolution": resolution, "labels": _labels_digest(source, rows)}
     writer = ShardWriter(folder, rows_per_shard)

@@ -62,12 +62,12 @@ def in_split(path: Path, files: Sequence[Path], wish: str | None) -> tuple[list[
             raise UserError(f"{path}: no split {wish!r}; there is {', '.join(there) or 'none: the names of the files tell no splits'}")
         return chosen, [f"split {wish}"], []
     doubts = []
-    for kind, found in (("splits", set(split)), ("folders", set(rest))):
-        if len(found) > 1:
-            shown = ", ".join(sorted(name or "(none)" for name in found))
+    for kind, several in (("splits", set(split)), ("folders", set(rest))):
+        if len(several) > 1:
+            shown = ", ".join(sorted(name or "(none)" for name in several))
             doubts.append(f"the {kind} {shown} are read as one set; --split NAME reads one of them")
-    shown = sorted(set(split)) if any(split) else []
-    return list(files), [f"split{'s' if len(shown) > 1 else ''} {' and '.join(filter(None, shown))}"] if shown else [], doubts
+    told = sorted({name for name in split if name})
+    return list(files), [f"{'splits' if len(told) > 1 else 'split'} {' and '.join(told)}"] if told else [], doubts
 
 
 def by_name(labels: Sequence[Any] | np.ndarray) -> tuple[np.ndarray, list[str]]:

@@ -73,16 +73,16 @@ def read_labels(path: Path, files: Sequence[str], images: Path) -> tuple[np.ndar
         end = name.rpartition("/")[2]
         ends[end] = -1 if end in ends else row  # -1: of several
     label: dict[int, str] = {}
-    absent = []
+    absent: list[str] = []
     for number, fields in lines:
         image, who = _cut(fields, f"{path}, line {number}")
-        row = at.get(image, ends.get(image.rpartition("/")[2]))
-        if row == -1:
+        found = at.get(image, ends.get(image.rpartition("/")[2]))
+        if found == -1:
             raise UserError(f"{path}, line {number}: several images are called {image.rpartition('/')[2]}; give their folders too")
-        if row is None:
+        if found is None:
             absent.append(image)
-        elif label.setdefault(row, who) != who:
-            raise UserError(f"{path}, line {number}: {image} is {who} here and {label[row]} before")
+        elif label.setdefault(found, who) != who:
+            raise UserError(f"{path}, line {number}: {image} is {who} here and {label[found]} before")
     if not label:
         raise UserError(f"{path}: none of its {len(lines):,} images, such as {absent[0]}, is in {images}, which has {files[0]}")
     rows = np.array(sorted(label), np.int64)

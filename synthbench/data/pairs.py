@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -90,7 +90,7 @@ class _Array:
         """Of a list of truths."""
         if self.items is not None:
             return self.items
-        order = "big" if self.big else "little"
+        order: Literal["big", "little"] = "big" if self.big else "little"
         return [int.from_bytes(self.raw[at : at + self.width], order) for at in range(0, len(self.raw), self.width)]
 
 

@@ -206,7 +206,8 @@ class _Images:
         self.starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)  # the first row of each group
         counts = [file.metadata.num_rows for file in opened]
         self.begins = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)  # of each file
-        self.group, self.first, self.batch = -1, 0, None  # what is held: a batch of a group, from row `first`
+        self.group, self.first = -1, 0  # what is held: a batch of a group, from row `first`
+        self.batch: Any = None
         self.rest: Iterator[Any] = iter(())
 
     def where(self, row: int) -> str:

@@ -95,17 +95,19 @@ def read_registered(path: Path, reading: Mapping[str, str]) -> Source:
 
 
 def read_folder(path: Path, reading: Mapping[str, str] | None = None) -> Source:
-    files, about = _labelled(path, list_folder(path), reading or {})
-    return Source(path, "folder", *about[:2], lambda row: file_bytes(path / files[row]), lambda row: str(path / files[row]), *about[2:])
+    files, who = _labelled(path, list_folder(path), reading or {})
+    return Source(path, "folder", encoded=lambda row: file_bytes(path / files[row]), where=lambda row: str(path / files[row]), **who)
 
 
-def _labelled(path: Path, files: list[str], reading: Mapping[str, str]) -> tuple[list[str], tuple[Any, ...]]:
-    """The images that are read, and label, names, then ordered, read, ... of a Source: by folders, or by the list `labels`."""
+def _labelled(path: Path, files: list[str], reading: Mapping[str, str]) -> tuple[list[str], dict[str, Any]]:
+    """The images that are read, and who is on them as fields of a Source: by their folders, or by the list `labels`."""
     if "labels" not in reading or not files:
-        return files, _identities(path, files)
+        label, names = _identities(path, files)
+        return files, {"label": label, "names": names}
     listing = Path(reading["labels"])
     rows, label, names, doubts = read_labels(listing, files, path)
-    return [files[row] for row in rows], (label, names, None, (f"labels of {listing.name}",), tuple(doubts), {"labels": str(listing)})
+    chosen = {"read": (f"labels of {listing.name}",), "doubts": tuple(doubts), "reading": {"labels": str(listing)}}
+    return [files[row] for row in rows], {"label": label, "names": names, **chosen}
 
 
 def file_bytes(path: Path) -> bytes:
@@ -117,12 +119,12 @@ def file_bytes(path: Path) -> bytes:
 
 def read_zip(path: Path, reading: Mapping[str, str] | None = None) -> Source:
     archive, entries = list_zip(path)
-    files, about = _labelled(path, sorted(entries), reading or {})
+    files, who = _labelled(path, sorted(entries), reading or {})
 
     def encoded(row: int) -> bytes:
         return zip_bytes(archive, entries[files[row]], path)
 
-    return Source(path, "zip", *about[:2], encoded, lambda row: f"{path}, {files[row]}", *about[2:])
+    return Source(path, "zip", encoded=encoded, where=lambda row: f"{path}, {files[row]}", **who)
 
 
 def list_folder(path: Path) -> list[str]:

@@ -84,7 +84,7 @@ def _members(files: Sequence[Path]) -> Iterator[Member]:
         try:
             with tarfile.open(path, "r:") as tar:
                 while (member := tar.next()) is not None:
-                    tar.members = []  # of a million they would fill the memory
+                    tar.members = []  # type: ignore[attr-defined]  # of a million they would fill the memory
                     if member.isreg() and not any(part.startswith(".") for part in member.name.removeprefix("./").split("/")):
                         yield Member(number, member.name.removeprefix("./"), member.offset_data, member.size)
         except (tarfile.TarError, OSError, EOFError) as error:

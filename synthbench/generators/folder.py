@@ -13,6 +13,7 @@ from pydantic import Field
 from synthbench import console
 from synthbench.config import Settings
 from synthbench.data import sources
+from synthbench.data.catalogue import Entry
 from synthbench.data.faces import chosen_rows, read_images
 from synthbench.data.finite import rows_of, slots_of
 from synthbench.data.labelled import Source
@@ -54,7 +55,7 @@ class Folder(Generator[FolderConfig]):
             yield FaceBatch(torch.from_numpy(stacked).permute(0, 3, 1, 2), torch.tensor([slot.identity for slot in part]))
 
     @functools.cached_property
-    def _found(self) -> sources.Entry | Path:
+    def _found(self) -> Entry | Path:
         path = self.config.sample.path
         if not path:
             raise UserError("say which set: --set sample.path=DIR (image folder, zip, .rec, .parquet, WebDataset or LMDB)")

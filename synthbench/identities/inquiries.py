@@ -199,10 +199,10 @@ def candidates(settings: Inquiries, context: Context, most: int) -> tuple[int, I
     source = read(settings.source)
     rows = np.unique(source.label, return_index=True)[1] if source.names else np.arange(len(source))  # without labels every image
 
-    def paint(some: np.ndarray) -> Tensor:
+    def shown(some: np.ndarray) -> Tensor:
         return data.read_pixels(source, rows[some], context.resolution)
 
-    return len(rows), _blocks(len(rows), paint, lambda row: source.names[source.label[rows[row]]] if source.names else f"image {row}")
+    return len(rows), _blocks(len(rows), shown, lambda row: source.names[source.label[rows[row]]] if source.names else f"image {row}")
 
 
 def mean_codes(source: str, context: Context) -> Tensor:
