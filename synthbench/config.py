@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -149,7 +150,7 @@ def parse_set(assignments: Iterable[str]) -> Layer:
         if not equals or not all(keys):
             raise UserError(f"--set {text!r}: expected NAME=VALUE, such as --set sample.m=0.2")
         try:
-            parsed = yaml.load(value, _Loader)
+            parsed = yaml.load(os.path.expanduser(value) if value.startswith("~/") else value, _Loader)
         except (yaml.YAMLError, ValueError, RecursionError):
             raise UserError(f"--set {text!r}: the value is not valid YAML; quote it") from None
         target = data
@@ -355,7 +356,28 @@ def file_beside(name: str, *suffixes: str) -> str:
 
 # --------------------------------------------------------------------------------------------------------------- files
 
+FILES = (".yaml", ".yml", ".py", ".zip", ".rec", ".parquet", ".tar", ".lmdb", ".safetensors", ".pt", ".pth", ".ckpt", ".onnx")
+
 CONFIGS = Path(str(resources.files("synthbench") / "configs"))
+
+
+def located(value: Any, folder: Path) -> Any:
+    """`value`, of a YAML file in `folder`, with its paths as they are from here: `~` is the home, others are relative to the file.
+
+    A text is a path where something of that name is beside the file, and it has a `/` or an ending of FILES.
+    """
+    if isinstance(value, Mapping):
+        return {_located_text(name, folder) if str(name).endswith(".py") else name: located(item, folder) for name, item in value.items()}
+    if isinstance(value, list):
+        return [located(item, folder) for item in value]
+    return _located_text(value, folder) if isinstance(value, str) else value
+
+
+def _located_text(text: str, folder: Path) -> str:
+    if text.startswith("~/"):
+        return os.path.expanduser(text)
+    a_path = len(text) < 1000 and "\n" not in text and ("/" in text or text.lower().endswith(FILES))
+    return str(folder / text) if a_path and folder != Path() and (folder / text).exists() else text
 
 
 def config_names(kind: str) -> list[str]:
@@ -366,9 +388,9 @@ def config_names(kind: str) -> list[str]:
 def config_path(kind: str, name: str) -> Path:
     """The YAML file called `name`: a shipped one, or a path that ends in .yaml. Raises UserError with the nearest name."""
     if name.endswith((".yaml", ".yml")):
-        if not Path(name).is_file():
+        if not (path := Path(name).expanduser()).is_file():
             raise UserError(f"{name} does not exist")
-        return Path(name)
+        return path
     if name not in config_names(kind):
         hint = file_beside(name, ".yaml", ".yml") or did_you_mean(name, config_names(kind), show_all=True)
         raise UserError(f"unknown {kind.removesuffix('s')} {name!r}{hint}")

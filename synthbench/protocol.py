@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
-from synthbench.config import Settings, build, config_path, read_layer
+from synthbench.config import Layer, Settings, build, config_path, located, read_layer
 from synthbench.data import sources
 from synthbench.types import UserError
 
@@ -165,10 +165,17 @@ def _origin(network: Network) -> Network | str:
     return network.weights if isinstance(network, PublicNetwork) else network
 
 
+def read_protocol(name: str) -> Layer:
+    """The settings of a protocol as they are in its file, with its paths as they are from here."""
+    path = config_path("protocols", name)
+    layer = read_layer(path)
+    return Layer(located(layer.data, path.parent), layer.origin)
+
+
 def load_protocol(name: str) -> Protocol:
     """The shipped protocol called `name`, or the one in the file `name` (*.yaml)."""
-    path = config_path("protocols", name)
-    protocol = build(Protocol, read_layer(path))
+    layer, path = read_protocol(name), config_path("protocols", name)
+    protocol = build(Protocol, layer)
     if _origin(protocol.encoder) == _origin(protocol.judge):
         raise UserError(f"{path}: encoder and judge are the same network, or learnt from it; a judge must never be one that generators use")
     return protocol

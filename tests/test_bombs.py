@@ -135,5 +135,5 @@ def test_what_benchmarks_are_made_of_is_still_read() -> None:
     from synthbench.data import unpickle
 
     for protocol in range(6):
-        assert unpickle.pairs(pickle.dumps(([b"a\xff" * 300] * 2, [True]), protocol)) == ([b"a\xff" * 300] * 2, [True])
-        assert unpickle.pairs(pickle.dumps(([bytearray(b"\xfe")] * 2, [0]), max(protocol, 3))) == ([b"\xfe"] * 2, [False])
+        assert unpickle.pairs(pickle.dumps(([b"a\xff" * 300] * 2, [True]), protocol)) == ([b"a\xff" * 300] * 2, [True], False)
+        assert unpickle.pairs(pickle.dumps(([bytearray(b"\xfe")] * 2, [0]), max(protocol, 3))) == ([b"\xfe"] * 2, [False], False)

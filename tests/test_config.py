@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_protocol import write_protocol
 from pydantic import Field
 
 from synthbench import config
 from synthbench.config import Layer, Settings, build, did_you_mean, in_full, load_yaml, merge, parse_set, read_layer
+from synthbench.protocol import load_protocol
 from synthbench.types import UserError
 
 
@@ -308,3 +310,28 @@ def test_options_and_papers_words_are_known_as_settings_hints() -> None:
         with pytest.raises(UserError) as error:
             build(Some, parse_set([text]))
         assert said in str(error.value) and "\n" not in str(error.value), error.value
+
+
+def test_paths_in_a_protocol_are_relative_to_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    for place in ("home/faces.zip", "protocols/recipe.yaml", "protocols/sets/people.zip", "protocols/real", "here/x"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch()
+    write_protocol(tmp_path / "protocols")
+    with open(tmp_path / "protocols" / "tiny.yaml", "a") as file:
+        file.write(
+            "generators:\n  cemiface: {enroll: {source: sets/people.zip}}\n  vec2face: {enroll: {source: real}}\n"
+            "  folder: {sample: {path: ~/faces.zip}}\n  dcface: {enroll: {source: sets/none.zip}}\n"
+        )
+    monkeypatch.chdir(tmp_path / "here")
+    for name in ("../protocols/tiny.yaml", "~/../protocols/tiny.yaml"):
+        found = load_protocol(name)
+        sources = {generator: settings.get("enroll", {}).get("source") for generator, settings in found.generators.items()}
+        assert Path(found.recipe).resolve() == tmp_path / "protocols" / "recipe.yaml"
+        assert Path(sources["cemiface"]).resolve() == tmp_path / "protocols" / "sets" / "people.zip"
+        assert sources["vec2face"] == "real" and sources["dcface"] == "sets/none.zip"  # nothing of that name is beside the file
+        assert found.generators["folder"]["sample"]["path"] == str(tmp_path / "home" / "faces.zip")
+    monkeypatch.chdir(tmp_path / "protocols")
+    assert load_protocol("tiny.yaml").recipe == "recipe.yaml"  # as it was, and so in no new key
+    assert parse_set(["sample.path=~/faces.zip"]).data == {"sample": {"path": str(tmp_path / "home" / "faces.zip")}}

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from synthbench import sweep
-from synthbench.data import sources
+from synthbench.data import registered, sources
 from synthbench.pipeline import compare, default_protocol, run
 from synthbench.pipeline.request import read
 from synthbench.protocol import load_protocol, missing
@@ -81,7 +81,7 @@ def test_the_demo_needs_no_word(photos: Path, generator: str, settings: tuple[st
 @pytest.mark.parametrize("name", ["digiface-1m", "arc2face"])
 def test_registered_sets_and_weights_of_a_generator_are_not_for_the_demo(photos: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     entry = sources.add("people", photos, kind="faces")
-    sources._save(name, entry)
+    registered.save(name, entry)
     generator = {"digiface-1m": "digiface_1m"}.get(name, name)
     with pytest.raises(UserError, match=f"={name} is a registered source"):
         default_protocol.choose(None, generator)

@@ -36,7 +36,7 @@ def value(result: dict, metric: str = AVG) -> float:
 
 
 def test_a_run_its_folder_and_a_registered_copy_score_as_the_run_did(made: dict, capsys: pytest.CaptureFixture[str]) -> None:
-    sources.add("mine", weights(made), "weights", "rgb")
+    sources.add("mine", weights(made), "weights", colour="rgb")
     capsys.readouterr()
     names = (made["run"], str(weights(made)), "mine")
     results = evaluation.evaluate(Request(names, Path("runs"), protocol="tiny.yaml"))

@@ -16,7 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-from synthbench.data.pairs import PairSet, open_pairs, parse_pair_list, read_bin, read_pair_list, require_usable, save_pairs
+from synthbench.data.pairlists import parse_pair_list
+from synthbench.data.pairs import PairSet, open_pairs, read_bin, read_pair_list, require_usable, save_pairs
 from synthbench.types import UserError
 
 DATA = Path(os.environ.get("SYNTHBENCH_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -48,6 +49,12 @@ def variants() -> dict[str, bytes]:
     found = {f"bytes protocol {p}": pickle.dumps((IMAGES, SAME), p) for p in (0, 2, 3, 4, 5)}
     found |= {f"arrays protocol {p}": pickle.dumps((arrays, np.array(SAME).tolist()), p) for p in (2, 4, 5)}
     found["numpy truths"] = pickle.dumps((IMAGES, [np.bool_(value) for value in SAME]), 4)
+    for p in (2, 4, 5):
+        truths = {kind: np.array(SAME, kind) for kind in ("?", "u1", "<i8", ">i4", "O")}
+        found |= {f"{kind} of truths, protocol {p}": pickle.dumps((IMAGES, same), p) for kind, same in truths.items()}
+        found[f"array of image files, protocol {p}"] = pickle.dumps((np.array([*arrays, None], object)[:-1], np.array(SAME)), p)
+        found[f"pixels, protocol {p}"] = pickle.dumps(([picture(seed) for seed in (0, 1, 0, 2)], np.array(SAME)), p)
+        found[f"an array of pixels, protocol {p}"] = pickle.dumps((np.stack([picture(seed) for seed in (0, 1, 0, 2)]), SAME), p)
     found["old numpy"] = pickle.dumps((arrays, SAME), 2).replace(b"numpy._core", b"numpy.core")
     found["lists, 0 and 1"] = pickle.dumps([IMAGES, [1, 0]])
     found["python 2"] = python2(IMAGES, SAME)
@@ -130,7 +137,7 @@ def test_a_file_cannot_change_how_the_next_is_read(tmp_path: Path) -> None:
         (pickle.dumps((IMAGES, [True, 7])), "same or not is 7"),
         (pickle.dumps(([1, 2, 3, 4], SAME)), "an image is a int"),
         (pickle.dumps(([*IMAGES[:3], b"no image"], SAME)), "image 3: the image cannot be decoded"),
-        (pickle.dumps(([np.zeros(3), *IMAGES[1:]], SAME)), "not of bytes"),
+        (pickle.dumps(([np.zeros(3), *IMAGES[1:]], SAME)), "neither of bytes"),
         (b"", "not a benchmark"),
     ],
 )
@@ -171,9 +178,49 @@ def test_list_of_paths(people: Path, tmp_path: Path) -> None:
     assert read_pair_list(tmp_path / "list.txt", people, 8).same.tolist() == [True, False]
 
 
+A, B = "Ann_Lee/Ann_Lee_", "Bo/Bo_"
+PATHS = ((f"{A}0001", f"{A}0003"), (f"{B}0001", f"{B}0002"), (f"{A}0002", f"{B}0001"), (f"{A}0001", f"{B}0002"))  # of LIST
+TRUE = (1, 1, 0, 0)
+FORMS = {
+    "BOM, CRLF": b"\xef\xbb\xbf" + LIST.replace("\n", "\r\n").encode(),
+    "padded": LIST.replace("\t1", "\t0001").encode(),
+    "endings": "".join(f"{a}.png {b}.png {t}\n" for (a, b), t in zip(PATHS, TRUE)).encode(),
+    "no endings": "".join(f"{a} {b} {t}\n" for (a, b), t in zip(PATHS, TRUE)).encode(),
+    "no folders": "".join(f"{a.split('/')[1]} {b.split('/')[1]}.png {t}\n" for (a, b), t in zip(PATHS, TRUE)).encode(),
+    "label first, -1": "".join(f"{2 * t - 1}\t{a}.png\t{b}.png\n" for (a, b), t in zip(PATHS, TRUE)).encode(),
+    "CSV, True": ("left,right,same\n" + "".join(f"{a}.png,{b}.png,{bool(t)}\n" for (a, b), t in zip(PATHS, TRUE))).encode(),
+    "Kaggle": b"name,imagenum1,imagenum2,\nAnn_Lee,1,3,\nBo,1,2,\nAnn_Lee,2,Bo,1\nAnn_Lee,1,Bo,2\n",
+    "names of files": b"Ann_Lee Ann_Lee_0001.png Ann_Lee_0003.png\nBo Bo_0001.png Bo_0002.png\nAnn_Lee Ann_Lee_0002.png Bo Bo_0001.png\n"
+    b"Ann_Lee Ann_Lee_0001.png Bo Bo_0002.png\n",
+    "a line an image": "".join(f"{a}.png {t}\n{b}.png {t}\n" for (a, b), t in zip(PATHS, TRUE)).encode(),
+}
+
+
+@pytest.mark.parametrize("form", list(FORMS))
+def test_every_form_of_a_list_says_the_same(people: Path, tmp_path: Path, form: str) -> None:
+    (tmp_path / "pairs.txt").write_text(LIST)
+    (tmp_path / "other.txt").write_bytes(FORMS[form])
+    expected, found = (read_pair_list(tmp_path / name, people, 8) for name in ("pairs.txt", "other.txt"))
+    assert found.digest == expected.digest and found.same.tolist() == [bool(truth) for truth in TRUE]
+
+
+def test_names_of_other_alphabets_and_numbers_without_zeros(tmp_path: Path) -> None:
+    for name, number in (("Zoë", 1), ("Zoë", 2), ("Bo", 1), ("Bo", 2)):
+        (tmp_path / "set" / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / name / f"{name}_{number}.png").write_bytes(png(len(name) * 10 + number))
+    (tmp_path / "pairs.txt").write_bytes("Zoë\t1\t2\nZoë\t1\tBo\t2\n".encode("latin-1"))
+    pairs = read_pair_list(tmp_path / "pairs.txt", tmp_path / "set", 8)
+    assert np.array_equal(pairs.images.images(pairs.right)[1].permute(1, 2, 0), picture(22))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("a.png b.png 1\nc.png d.png 0\ne.png f.png -1\n", "0 and -1"),
+        ("Bo/Bo_0001.png 1\nBo/Bo_0002.png 0\n", "line 1: this line and the next are a pair"),
+        ("Bo/Bo_0001.png 1\nBo/Bo_0002.png 1\nBo/Bo_0002.png 1\n", "3 lines .* one is missing"),
+        ("Bo/Bo_0001.png Bo/Bo_0002.png 0.7\n", "line 1"),
+        ("000001 000002 1\n", "line 1: no image 000001/000001_0002"),
         ("2\t1\n" + LIST + "Bo\t1\t1\n", "header promises 4 pairs, the file has 5"),
         (LIST + "Bo\tone\t2\n", r"pairs\.txt, line 5: 'Bo\\tone"),
         (LIST + "Bo\t1\n", r"line 5"),

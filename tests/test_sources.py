@@ -17,11 +17,16 @@ import pytest
 import torch
 from PIL import Image
 
+from synthbench.cli import app
+from synthbench.data import faces as faces_module
 from synthbench.data import sources
+from synthbench.data.faces import open_faces
 from synthbench.data.pairs import pairs_from_source
 from synthbench.data.readers import read_source
 from synthbench.models.checkpoints import load_checkpoint
 from synthbench.models.encoder import build
+from synthbench.pipeline.steps import execute, import_step, read_benchmark
+from synthbench.store import Store
 from synthbench.types import DataMissing, UserError
 
 
@@ -198,9 +203,9 @@ def test_what_cannot_be_used_is_not_registered(tmp_path: Path, faces: Path) -> N
         archive.writestr("a/0.png", png(0))
     with pytest.raises(UserError, match="one image"):
         sources.add("mine", tmp_path / "one.zip", kind="faces")
-    shutil.copy(faces, tmp_path / "faces.tar")
+    shutil.copy(faces, tmp_path / "faces.7z")
     with pytest.raises(UserError, match="not a data set known here"):
-        sources.add("mine", tmp_path / "faces.tar", kind="faces")
+        sources.add("mine", tmp_path / "faces.7z", kind="faces")
     assert sources.names_registered() == []
 
 
@@ -254,6 +259,96 @@ def test_the_command_that_adds_a_source(name: str, kind: str, command: str) -> N
     assert sources.add_command(name, kind) == command
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for i in range(6):
+        path = tmp_path / "set" / "people" / f"p{i // 2}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(i))
+    return tmp_path / "set"
+
+
+def test_pixels_written_over_are_not_imported_as_what_was_registered(folder: Path, tmp_path: Path) -> None:
+    entry, path = sources.add("mine", folder, kind="faces"), folder / "people" / "p0" / "0.png"
+    times = [(place, place.stat().st_mtime_ns) for place in (folder, folder / "people", folder / "people" / "p0")]
+    store = Store(tmp_path / "runs")
+
+    def imported() -> int:
+        """The first red of the first image."""
+        step = import_step(store, 8, "real", sources.find("mine"))
+        execute([step], store)
+        return int(open_faces(step.stage.folder).images([0])[0, 0, 0, 0])
+
+    path.write_bytes(png(99))
+    assert [(place, place.stat().st_mtime_ns) for place, _ in times] == times
+    assert state("mine") == "changed"
+    with pytest.raises(
+        UserError, match=rf"SHA-256 .*, was {entry.digest[:12]}; .*p0/0\.png.* run `synthbench data add mine {folder} --kind f"
+    ):
+        imported()
+    path.write_bytes(png(0))
+    os.utime(path, (1, 1))
+    assert imported() == np.asarray(Image.open(io.BytesIO(png(0))))[0, 0, 0] and state("mine") == "registered"
+
+
+def test_what_is_written_during_an_import_is_not_kept(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources.add("mine", folder, kind="faces")
+    whole, store = faces_module.import_faces, Store(tmp_path / "runs")
+    step = import_step(store, 8, "real", sources.find("mine"))
+
+    def meanwhile(*given, **more):
+        found = whole(*given, **more)
+        (folder / "people" / "p0" / "0.png").write_bytes(png(99))
+        return found
+
+    monkeypatch.setattr(faces_module, "import_faces", meanwhile)
+    with pytest.raises(UserError, match="was written to while it was read"):
+        execute([step], store)
+    assert not step.stage.folder.exists()
+
+
+def test_a_benchmark_written_over_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.bin"
+    path.write_bytes(pickle.dumps(([png(i) for i in range(24)], [True, False] * 6)))
+    sources.add("mine", path, kind="pairs")
+    assert len(read_benchmark("mine", 8)) == 12
+    path.write_bytes(pickle.dumps(([png(i + 50) for i in range(24)], [True, False] * 6)))
+    with pytest.raises(UserError, match="has changed since it was registered"):
+        read_benchmark("mine", 8)
+
+
+def test_a_broken_source_is_in_nobodys_way(folder: Path, tmp_path: Path, faces: Path) -> None:
+    (folder / "README").write_text("first")
+    for name, path in (("good", faces), ("linked", folder)):
+        sources.add(name, path, kind="faces")
+    before = sources.fingerprint()
+    (folder / "people").rename(tmp_path / "elsewhere")
+    (folder / "people").symlink_to(tmp_path / "nowhere")
+    (folder / "README").unlink()
+    (folder / "README").symlink_to(tmp_path / "nowhere")
+    assert (state("good"), state("linked")) == ("registered", "changed") and sources.fingerprint() != before
+    assert sources.find("good").images == 6
+    with pytest.raises(UserError, match="cannot be read"):
+        sources.find("linked")
+    (folder / "a.rec").touch()
+    (folder / "b.rec").touch()
+    assert state("linked") == "unreadable" and sources.show("linked")["state"] == "unreadable"
+
+
+def test_the_home_in_what_is_typed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("SYNTHBENCH_RUNS", "~/elsewhere")
+    monkeypatch.setattr(sys, "argv", ["synthbench", "data", "add", "mine", "~/set", "--kind=faces"])
+    assert app._guarded() == 0 and sources.find("mine").path == folder
+    monkeypatch.setattr(sys, "argv", ["synthbench", "list", "runs"])
+    assert app._guarded() == 0 and not (Path.cwd() / "~").exists()
+    seen: list[tuple] = []
+    monkeypatch.setattr(app.cli.commands["show"], "callback", lambda **given: seen.append(given["name"]))
+    monkeypatch.setattr(sys, "argv", ["synthbench", "show", "~/mine.py"])
+    assert app._guarded() == 0 and seen == [(str(tmp_path / "mine.py"),)]
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -268,7 +363,7 @@ def test_the_command_that_adds_a_source(name: str, kind: str, command: str) -> N
 def test_what_a_failed_download_leaves_is_recognized(tmp_path, content, said, name, kind):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=said):
-        sources.add("mine", tmp_path / name, kind, colour="rgb" if kind == "weights" else None)
+        sources.add("mine", tmp_path / name, kind, **({"colour": "rgb"} if kind == "weights" else {}))
     if kind == "weights":
         with pytest.raises(UserError, match=said):
             load_checkpoint(tmp_path / name, colour="rgb")

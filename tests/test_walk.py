@@ -51,7 +51,7 @@ def test_pipes_sockets_and_devices_are_never_waited_for(tmp_path: Path, monkeypa
         lambda: readers.read_source(tmp_path / "pipe", "zip"),
         lambda: readers.file_digest(tmp_path / "pipe"),
         lambda: readers.file_bytes(folder / "a" / "2.png"),
-        lambda: sources.add("own", tmp_path / "pipe", "weights", "rgb"),
+        lambda: sources.add("own", tmp_path / "pipe", "weights", colour="rgb"),
         lambda: sources.add("own", folder, "pairs", pairs=tmp_path / "pipe"),
     ):
         with pytest.raises(UserError, match="neither a file nor a folder; from a pipe"):

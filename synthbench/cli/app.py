@@ -24,7 +24,13 @@ DISK = FULL + REFUSED
 NO_ARGUMENTS: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())  # of click 8.2; before, its help ends with 0
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class _Group(click.Group):
+    def parse_args(self, context: click.Context, words: list[str]) -> list[str]:
+        """A ~ in quotes, which the shell has left, is the home too: of generators in files, say."""
+        return super().parse_args(context, [os.path.expanduser(word) if word.startswith("~/") else word for word in words])
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="synthbench")
 def cli() -> None:
     """Compare generators of synthetic faces by how well a recognizer trained on their images recognizes real faces.

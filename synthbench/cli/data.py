@@ -41,7 +41,7 @@ def data_status(protocol: str | None, as_json: bool) -> None:
 
 
 FORMS = {
-    "faces": "faces: folder, zip, .rec, .parquet or LMDB; one folder or label per person",
+    "faces": "faces: folder, zip, .rec, .parquet, WebDataset or LMDB; one folder or label per person",
     "pairs": "pairs: .bin; or images in a folder or zip, and --pairs pairs.txt",
     "weights": "weights: the checkpoint; COLOUR is rgb or bgr, as it was trained",
 }
@@ -93,13 +93,18 @@ def _needs(name: str, as_json: bool) -> None:
 @click.option("--kind", type=click.Choice(["faces", "pairs", "weights"]), help="Needed for a name that is not in `data status`.")
 @click.option("--colour", type=click.Choice(["rgb", "bgr"]), help="Colour order a checkpoint was trained with; a file does not tell.")
 @click.option("--pairs", type=FOLDER, help="Pair list (LFW's pairs.txt) that goes with a folder or zip of images.")
+@click.option("--column", metavar="NAME", help="Column of a Parquet set that says who is on an image.")
+@click.option("--split", metavar="NAME", help="Split to read, where a set has several: train, test, ...")
+@click.option("--labels", type=FOLDER, metavar="FILE", help="List of `image label` lines that goes with a folder or zip of images.")
 def data_add(name: str, path: Path, **options: Any) -> None:
-    """Register PATH (folder, zip, .rec, .bin, .parquet, .lmdb, checkpoint) as NAME, after looking into it.
+    """Register PATH (folder, zip, .rec, .bin, .parquet, .tar, .lmdb, checkpoint) as NAME, after looking into it.
 
     \b
     synthbench data add casia-webface faces_webface_112x112/train.rec
     synthbench data add lfw lfw.bin
     synthbench data add lfw lfw_aligned.zip --pairs pairs.txt
+    synthbench data add celeba img_align_celeba --labels identity_CelebA.txt
+    synthbench data add mine hub/people --kind faces --column person_id --split train
     synthbench data add adaface-ir50-casia adaface_ir50_casia.ckpt --colour bgr
     """
     from synthbench.data import sources
@@ -107,8 +112,10 @@ def data_add(name: str, path: Path, **options: Any) -> None:
     entry = sources.add(name, path, **{key: value for key, value in options.items() if value is not None})
     title = "" if entry.title == name else f"{entry.title}, "
     console.note(f"registered {name}: {title}{sources.holds(entry)}, sha256 {entry.digest[:16]}…")
-    if entry.note:
-        console.warn(f"{name}: {entry.note}")
+    if entry.read:
+        console.note(f"{name} is read as {entry.read}")
+    for doubt in entry.note.split("; ") if entry.note else []:
+        console.warn(f"{name}: {doubt}")
 
 
 @data_group.command("inspect")

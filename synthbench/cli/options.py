@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
 from synthbench import console
 from synthbench.cli import complete
 
-FOLDER = click.Path(path_type=Path)
+
+class _Path(click.Path):
+    """One that may begin with ~, which the shell leaves as it is behind `=`, in quotes and in variables of the environment."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        return super().convert(os.path.expanduser(value), parameter, context)
+
+
+FOLDER = _Path(path_type=Path)
 RUNS = click.option(
     "--runs",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=_Path(path_type=Path, file_okay=False),
     default=Path("runs"),
     envvar="SYNTHBENCH_RUNS",
     show_default=True,

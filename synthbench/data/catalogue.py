@@ -45,7 +45,9 @@ class Entry:
     identities: int = 0
     pairs: int = 0
     note: str = ""
-    options: dict[str, Any] = field(default_factory=dict)  # weights: colour; pair lists: pairs, the path of the list
+    full_stamp: str = ""  # sign of change of every file; empty where an earlier version registered it
+    options: dict[str, Any] = field(default_factory=dict)  # weights: colour; pair lists: pairs, the list's path; faces: `Source.reading`
+    read: str = ""  # of faces: what was understood, in words; empty where an earlier version registered it
 
 
 CATALOGUE = {

@@ -16,7 +16,7 @@ from synthbench import console
 from synthbench.config import did_you_mean
 from synthbench.data import pixels
 from synthbench.data.labelled import Source
-from synthbench.data.readers import read_source, source_digest
+from synthbench.data.readers import read_registered, read_source, source_digest
 from synthbench.data.shards import ShardWriter, damaged, index, read_shards
 from synthbench.store import read_json, write_json, writing
 from synthbench.system import locked
@@ -256,13 +256,15 @@ def import_faces(
     kind: str | None = None,
     rows_per_shard: int = 10_000,
     labelled: bool = True,
+    reading: Mapping[str, str] | None = None,
 ) -> FaceSet:
     """Faces of any kind `read_source` knows as shards in `folder`, each `resolution` pixels square; resumes.
 
+    reading: how a registered set is read, as for `read_source`; what is read must be that.
     `exclude` are names of identities to leave out. Images that are not square lose their ends (`pixels.fit`), which is said once, as is
     how many had to be enlarged. Raises UserError for a set that cannot train anything: no image, one image; with `labelled` one identity.
     """
-    source = read_source(path, kind)
+    source = read_source(path, kind, reading) if reading is None else read_registered(Path(path), reading)
     rows = chosen_rows(source, exclude, labelled)
     plan = {"source": source.kind, "images": len(rows), "resolution": resolution, "labels": _labels_digest(source, rows)}
     writer = ShardWriter(folder, rows_per_shard)
@@ -323,17 +325,18 @@ def copy_faces(source: Source, rows: np.ndarray, resolution: int, writer: ShardW
     return odd
 
 
-def read_images(source: Source, rows: Iterable[int], resolution: int) -> Iterable[tuple[np.ndarray, tuple[int, int]]]:
+def read_images(source: Source, rows: Sequence[int] | np.ndarray, resolution: int) -> Iterable[tuple[np.ndarray, tuple[int, int]]]:
     """((R, R, 3) uint8, height and width that it had) of each row, in order; bytes are read here, decoded on every core."""
 
     def one(item: tuple[bytes, int]) -> tuple[np.ndarray, tuple[int, int]]:
         image = pixels.decode(item[0], source.where(item[1]))
         return pixels.fit(image, resolution), (image.shape[0], image.shape[1])
 
-    return iter(pixels.in_threads(one, ((source.encoded(int(row)), int(row)) for row in rows)))
+    chosen = np.asarray(rows, np.int64)
+    return iter(pixels.in_threads(one, zip(source.stream(chosen), chosen.tolist())))
 
 
-def read_pixels(source: Source, rows: Iterable[int], resolution: int) -> torch.Tensor:
+def read_pixels(source: Source, rows: Sequence[int] | np.ndarray, resolution: int) -> torch.Tensor:
     """The images of `rows` as (B, 3, R, R) uint8, as FaceSet.images gives them."""
     return torch.from_numpy(np.stack([image for image, _ in read_images(source, rows, resolution)])).permute(0, 3, 1, 2)
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from synthbench import console
 from synthbench.data.catalogue import CATALOGUE, Source
-from synthbench.data.readers import read_source
+from synthbench.data.readers import left_out, read_source
 from synthbench.types import DataMissing, UserError
 
 NOWHERE = Path("not registered")  # where stand-ins lie
+LOOKED = 24  # images that are decoded, evenly spread
+PICTURES = (".avif", ".heic", ".heif", ".jfif", ".jpe", ".jp2", ".jxl", ".psd", ".raw", ".svg", ".tga", ".pgm", ".pnm", ".npy")
 
 
 def stands_in(path: Path | str) -> bool:
@@ -26,14 +31,41 @@ def colour_order(name: str, known: Source | None, colour: str | None) -> str:
     return chosen
 
 
-def faces(path: Path, options: dict[str, Any], known: Source | None) -> dict[str, int]:
+def faces(path: Path, options: dict[str, Any], known: Source | None) -> dict[str, Any]:
+    """Fields of the Entry of a set of faces, and `doubts`: what may have been meant otherwise."""
     from synthbench.data.faces import chosen_rows
 
-    source = read_source(path)
-    rows = chosen_rows(source, labelled=False)
-    for row in (*rows[:2], rows[-1]):
-        source.image(int(row))
-    return {"images": len(source), "identities": len(source.names) if len(source.names) > 1 else 0}  # one tells nobody apart
+    source = read_source(path, reading=options)
+    rows = np.sort(chosen_rows(source, labelled=False))
+    few = rows[np.unique(np.linspace(0, len(rows) - 1, LOOKED).astype(int))]
+    shapes = [source.image(int(row)).shape[1::-1] for row in few]
+    sizes = [_size(shape) for shape in dict.fromkeys((min(shapes), max(shapes)))]
+    people = len(source.names) if len(source.names) > 1 else 0  # one tells nobody apart
+    images = np.bincount(source.label[rows]) if people else np.array([len(rows)])  # of each identity
+    who = f"of {people:,} identities ({images.min():,} to {images.max():,} each)" if people else "without labels"
+    ignored = left_out(path, source.kind)
+    files = f"{console.counted(ignored.total(), 'file')} ignored ({', '.join(sorted(ignored))})" if ignored else ""
+    read = [f"{console.counted(len(rows), 'image')} {who}", *source.read, " to ".join(sizes), files]
+    doubts = list(source.doubts)
+    if people and images.max() == 1:
+        doubts.append(f"every identity has exactly one image; is {' and '.join(source.read) or 'a folder'} what tells people apart?")
+    if len(sizes) > 1:
+        doubts.append("the images are of several sizes; were they aligned?")
+    if pictures := [ending for ending in ignored if ending in PICTURES]:
+        doubts.append(
+            f"{console.counted(sum(ignored[ending] for ending in pictures), 'picture')} of a kind that is not read ({', '.join(pictures)})"
+        )
+    return {
+        "images": len(source),
+        "identities": people,
+        "options": dict(source.reading),
+        "read": ", ".join(filter(None, read)),
+        "doubts": doubts,
+    }
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]} x {shape[1]}"
 
 
 def pairs(path: Path, options: dict[str, Any], known: Source | None) -> dict[str, int]:

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from synthbench import console
 from synthbench.data import pixels, unpickle, walk
 from synthbench.data.faces import FaceSet
+from synthbench.data.pairlists import PairLine, image_key, parse_pair_list
 from synthbench.data.readers import file_bytes, file_digest, list_folder, list_zip, source_digest, strip_top, zip_bytes
 from synthbench.store import is_name, read_json, write_json, writing
 from synthbench.types import UserError
@@ -69,7 +71,9 @@ def read_bin(path: Path | str, resolution: int, name: str | None = None, title: 
     Raises UserError for a hostile or damaged file, counts that disagree, an image that cannot be decoded (with its number).
     """
     path = Path(path)
-    encoded, same = _load_bin(path)
+    encoded, same, of_pixels = _load_bin(path)
+    if of_pixels:
+        console.warn(f"{path}: its images are pixels, not files, and no order of colours is told: they are taken for RGB")
     if len(encoded) != 2 * len(same):
         raise UserError(f"{path}: {len(encoded)} images for {len(same)} pairs; there must be two per pair. The file is damaged")
     if not same:
@@ -80,7 +84,8 @@ def read_bin(path: Path | str, resolution: int, name: str | None = None, title: 
     return rows.pairs(plain, title or plain, at[0::2], at[1::2], same, resolution, file_digest(path))
 
 
-def _load_bin(path: Path) -> tuple[list[bytes], list[bool]]:
+def _load_bin(path: Path) -> tuple[list[bytes], list[bool], bool]:
+    """(images, same, whether the images were pixels)."""
     try:
         with walk.opened(path) as file:
             if path.suffix == ".xz":
@@ -128,17 +133,10 @@ class _Rows:
 # ---- pair lists ----
 
 
-@dataclass(frozen=True)
-class PairLine:
-    line: int
-    left: str  # image without its ending: Name/Name_0001
-    right: str
-    same: bool
-
-
 def read_pair_list(pairs: Path | str, images: Path | str, resolution: int, name: str | None = None, title: str | None = None) -> PairSet:
-    """LFW's pairs.txt (with header or without), or lines `image image 0|1`, over a folder or zip of `<Name>/<Name>_NNNN.jpg`.
+    """A list of pairs in any form of pairlists.py over a folder or zip of images, such as LFW's `<Name>/<Name>_NNNN.jpg`.
 
+    An image is known by its name without ending; where none is called so, numbers may be padded otherwise or the folder be left out.
     Raises UserError with the line number for a malformed line or an image that is not there.
     """
     pairs, images = Path(pairs), Path(images)
@@ -146,62 +144,20 @@ def read_pair_list(pairs: Path | str, images: Path | str, resolution: int, name:
     files = find_images(images)
     rows = _Rows()
 
+    loose = _loose(files)
+
     def row(line: PairLine, image: str) -> int:
-        if image not in files:
-            raise UserError(f"{pairs}, line {line.line}: no image {image} in {images}")
-        return rows.add(image, files[image], f"{images}, {image}")
+        found = image if image in files else loose.get(_bare(image), "")
+        if not found:
+            several = "several images like" if _bare(image) in loose else "no image"
+            raise UserError(f"{pairs}, line {line.line}: {several} {image} in {images}")
+        return rows.add(found, files[found], f"{images}, {found}")
 
     left = np.array([row(line, line.left) for line in lines], np.int64)
     right = np.array([row(line, line.right) for line in lines], np.int64)
     source = hashlib.sha256(f"{file_digest(pairs)}\n{source_digest(images)}".encode()).hexdigest()
     plain = name or pairs.stem
     return rows.pairs(plain, title or plain, left, right, [line.same for line in lines], resolution, source)
-
-
-def parse_pair_list(path: Path | str) -> list[PairLine]:
-    """The pairs of a list: `Name i j` (same), `Name i Name j` (different), or `image image 0|1`; an LFW header is checked."""
-    path = Path(path)
-    try:
-        with walk.opened(path) as file:
-            text = file.read().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as text ({error})") from None
-    found: list[PairLine] = []
-    expected = None
-    for number, line in enumerate(text.splitlines(), 1):
-        fields = [part.strip() for part in (line.split("\t") if "\t" in line else line.split())]
-        if not any(fields) or line.startswith("#"):
-            continue
-        if not found and expected is None and len(fields) <= 2 and all(map(_number, fields)):
-            expected = 2 * int(fields[-1]) * (int(fields[0]) if len(fields) == 2 else 1)  # folds x (same + different)
-            continue
-        pair = _pair(fields)
-        if pair is None:
-            raise UserError(f"{path}, line {number}: {line[:80]!r} is neither `name i j`, `name i name j` nor `image image 0|1`")
-        found.append(PairLine(number, *pair))
-    if not found:
-        raise UserError(f"{path}: no pairs")
-    if expected not in (None, len(found)):
-        raise UserError(f"{path}: the header promises {expected} pairs, the file has {len(found)}. It was cut short or edited")
-    return found
-
-
-def _number(text: str) -> bool:
-    return re.fullmatch("[0-9]{1,9}", text) is not None
-
-
-def _pair(fields: list[str]) -> tuple[str, str, bool] | None:
-    def image(person: str, number: str) -> str:
-        return f"{person}/{person}_{int(number):04d}"
-
-    if len(fields) == 3 and fields[2] in ("0", "1") and all(Path(part).suffix.lower() in pixels.SUFFIXES for part in fields[:2]):
-        left, right = (part.replace("\\", "/").removeprefix("./").rsplit(".", 1)[0] for part in fields[:2])
-        return left, right, fields[2] == "1"
-    if len(fields) == 3 and _number(fields[1]) and _number(fields[2]):
-        return image(fields[0], fields[1]), image(fields[0], fields[2]), True
-    if len(fields) == 4 and _number(fields[1]) and _number(fields[3]):
-        return image(fields[0], fields[1]), image(fields[2], fields[3]), False
-    return None
 
 
 def find_images(images: Path) -> dict[str, Callable[[], bytes]]:
@@ -219,7 +175,21 @@ def find_images(images: Path) -> dict[str, Callable[[], bytes]]:
 
 
 def _plain(name: str, top: int) -> str:
-    return name.split("/", top)[-1].rsplit(".", 1)[0]
+    return image_key(name.split("/", top)[-1])
+
+
+def _bare(name: str) -> str:
+    """A name without zeros in front of its numbers."""
+    return re.sub("(?<![0-9])0+(?=[0-9])", "", name)
+
+
+def _loose(files: Iterable[str]) -> dict[str, str]:
+    """How else an image may be named -> its name: without zeros, and without its folder; empty where that means several."""
+    found: dict[str, str] = {}
+    for name in files:
+        for other in {_bare(name), _bare(name.rpartition("/")[2])}:
+            found[other] = "" if other in found else name
+    return found
 
 
 # ---- by name ----

@@ -1,13 +1,15 @@
-"""Labelled images as others publish them: image folder, zip, RecordIO, Parquet, LMDB. One Source for all, read lazily."""
+"""Labelled images as others publish them: which form they have; image folder, zip and LMDB. One Source for all, read lazily."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import struct
 import unicodedata
 import zipfile
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +18,25 @@ import numpy as np
 from synthbench import console
 from synthbench.data import pixels, walk
 from synthbench.data.labelled import Source, by_name
+from synthbench.data.lists import read_labels
+from synthbench.data.parquet import read_parquet
 from synthbench.data.recordio import read_rec, rec_files
+from synthbench.data.tars import read_webdataset
 from synthbench.files import require_itself
 from synthbench.types import UserError
 
 MAX_BYTES = 64 * 2**20  # one encoded image: a BMP of the largest that `pixels` reads; more than this in an archive is a bomb
 META = struct.Struct("<16sII16sI44s48xQQ")  # a meta page of LMDB: header, magic, version, ..., page size, ..., last page, transaction
-LABELS = ("label", "identity", "id", "class", "labels")  # column of a Parquet file, first found
-IMAGES = ("image", "img", "jpg", "png", "images")
+JUNK = (".", "__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found")  # how names begin of what systems leave behind
 SHOWN = 3  # examples in a message
 
 
 def kind_of(path: Path | str) -> str:
-    """folder, zip, rec, parquet or lmdb, by suffix or by what the folder holds; `file` for a file of another kind."""
+    """folder, zip, rec, parquet, webdataset or lmdb, by suffix or by what the folder holds; `file` for a file of another kind."""
     path = Path(path)
     walk.require_there(path)
     if path.is_file():
-        kinds = {".zip": "zip", ".rec": "rec", ".parquet": "parquet", ".mdb": "lmdb", ".lmdb": "lmdb"}
+        kinds = {".zip": "zip", ".rec": "rec", ".parquet": "parquet", ".tar": "webdataset", ".mdb": "lmdb", ".lmdb": "lmdb"}
         return kinds.get(path.suffix.lower(), "file")
     if any(file.is_file() for file in path.glob("*.rec")):
         return "rec"
@@ -40,33 +44,72 @@ def kind_of(path: Path | str) -> str:
         return "lmdb"
     if any(file.is_file() for place in ("*.parquet", "data/*.parquet") for file in path.glob(place)):
         return "parquet"
-    return "folder"
+    found = _first_kind(path, {"folder": pixels.SUFFIXES, "parquet": (".parquet",)}, 3)
+    return found or _first_kind(path, {"webdataset": (".tar",)}, 3) or "folder"  # a .tar beside folders of images may be anything
 
 
-def read_source(path: Path | str, kind: str | None = None) -> Source:
+def _first_kind(path: Path, kinds: Mapping[str, Sequence[str]], depth: int) -> str:
+    """What the first file that tells it says, going down at most `depth` folders: in an image folder that is soon an image."""
+    entries = sorted(path.iterdir())
+    endings = {entry.suffix.lower() for entry in entries}
+    here = (kind for kind, known in kinds.items() if endings & set(known))
+    below = (_first_kind(entry, kinds, depth - 1) for entry in entries if depth and entry.is_dir() and not entry.name.startswith(JUNK))
+    return next(here, "") or next((kind for kind in below if kind), "")
+
+
+def read_source(path: Path | str, kind: str | None = None, reading: Mapping[str, str] | None = None) -> Source:
     """Open labelled images; `kind` overrides what `kind_of` sees. Identities are in the order of their sorted names.
 
+    reading: what to read where there is a choice, as in `Source.reading`: column and split (Parquet, WebDataset), labels (a list, for an
+    image folder or zip).
     Labels are read at once, images when asked for. Raises UserError for what is missing, damaged or ambiguous.
     """
+    walk.require_there(Path(path))
     require_itself(Path(path))
-    readers = {"folder": read_folder, "zip": read_zip, "rec": read_rec, "parquet": read_parquet, "lmdb": read_lmdb}
-    path = Path(path)
-    walk.require_there(path)
+    path, wishes = Path(path), reading or {}
     chosen = kind or kind_of(path)
-    if chosen not in readers:
-        raise UserError(f"{path}: not a data set known here; known are an image folder, .zip, .rec, .parquet (file or folder) and LMDB")
-    return readers[chosen](path)
+    if chosen not in FORMS:
+        raise UserError(
+            f"{path}: not a data set known here; known are an image folder, .zip, .rec, .parquet and WebDataset's .tar (files or folders), "
+            "and LMDB"
+        )
+    columns = ("column", "split", "unlabelled")
+    takes = {"parquet": columns, "webdataset": columns, "folder": ("labels",), "zip": ("labels",)}.get(chosen, ())
+    if odd := [name for name in wishes if name not in takes]:
+        raise UserError(f"{path} ({chosen}): nothing to choose with --{odd[0]}" + (f"; there is --{takes[0]}" if takes else ""))
+    return FORMS[chosen](path, wishes) if takes else FORMS[chosen](path)
+
+
+def read_registered(path: Path, reading: Mapping[str, str]) -> Source:
+    """A registered set as it was read when it was registered. Raises UserError where this version reads it otherwise."""
+    source = read_source(path, reading=reading)
+    if dict(source.reading) != dict(reading):
+        raise UserError(
+            f"{path} was registered by an earlier version, which read it otherwise than it is read now ({', '.join(source.read)}); run "
+            "`synthbench data add` with the same name again: it says what is read, and how to choose"
+        )
+    return source
 
 
 # ---- image folder and zip: <identity>/<image>, or images alone, without labels ----
 
 
-def read_folder(path: Path) -> Source:
-    files = list_folder(path)
-    label, names = _identities(path, files)
+def read_folder(path: Path, reading: Mapping[str, str] | None = None) -> Source:
+    files, who = _labelled(path, list_folder(path), reading or {})
     return Source(
-        path, "folder", label, names, lambda row: file_bytes(path / files[row]), lambda row: walk.readable(str(path / files[row]))
+        path, "folder", encoded=lambda row: file_bytes(path / files[row]), where=lambda row: walk.readable(str(path / files[row])), **who
     )
+
+
+def _labelled(path: Path, files: list[str], reading: Mapping[str, str]) -> tuple[list[str], dict[str, Any]]:
+    """The images that are read, and who is on them as fields of a Source: by their folders, or by the list `labels`."""
+    if "labels" not in reading or not files:
+        label, names = _identities(path, files)
+        return files, {"label": label, "names": names}
+    listing = Path(reading["labels"])
+    rows, label, names, doubts = read_labels(listing, files, path)
+    chosen = {"read": (f"labels of {listing.name}",), "doubts": tuple(doubts), "reading": {"labels": str(listing)}}
+    return [files[row] for row in rows], {"label": label, "names": names, **chosen}
 
 
 def file_bytes(path: Path) -> bytes:
@@ -79,24 +122,20 @@ def file_bytes(path: Path) -> bytes:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def read_zip(path: Path) -> Source:
-    archive, files = list_zip(path)
-    order = sorted(files)
-    label, names = _identities(path, order)
-    return Source(
-        path,
-        "zip",
-        label,
-        names,
-        lambda row: zip_bytes(archive, files[order[row]], path),
-        lambda row: f"{path}, {order[row]}",
-    )
+def read_zip(path: Path, reading: Mapping[str, str] | None = None) -> Source:
+    archive, entries = list_zip(path)
+    files, who = _labelled(path, sorted(entries), reading or {})
+
+    def encoded(row: int) -> bytes:
+        return zip_bytes(archive, entries[files[row]], path)
+
+    return Source(path, "zip", encoded=encoded, where=lambda row: f"{path}, {files[row]}", **who)
 
 
 def list_folder(path: Path) -> list[str]:
     """Image files below `path`, at most three levels down, as sorted relative names with `/`. Hidden ones are left out."""
     names = (name.split("/") for name in walk.files(path) if name.lower().endswith(pixels.SUFFIXES) and name.count("/") <= 3)
-    return ["/".join(parts) for parts in sorted(names) if not any(part.startswith((".", "__MACOSX")) for part in parts)]
+    return ["/".join(parts) for parts in sorted(names) if not any(part.startswith(JUNK) for part in parts)]
 
 
 def list_zip(path: Path) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
@@ -111,7 +150,7 @@ def list_zip(path: Path) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
         parts = name.split("/")
         if name.startswith("/") or ".." in parts or ":" in parts[0]:
             raise UserError(f"{path}: entry {entry.filename!r} points outside the archive; this file is not to be trusted")
-        if entry.is_dir() or any(part.startswith((".", "__MACOSX")) for part in parts) or not name.lower().endswith(pixels.SUFFIXES):
+        if entry.is_dir() or any(part.startswith(JUNK) for part in parts) or not name.lower().endswith(pixels.SUFFIXES):
             continue
         if entry.flag_bits & 1:
             raise UserError(f"{path}: the archive is encrypted; unpack it with its password and give the folder")
@@ -161,89 +200,6 @@ def _identities(path: Path, files: Sequence[str]) -> tuple[np.ndarray, list[str]
         seen[plain] = name
     number = {name: label for label, name in enumerate(names)}
     return np.array([number[folder] for folder in folders], np.int64), names
-
-
-# ---- Parquet: an image column and a label column ----
-
-
-def read_parquet(path: Path) -> Source:
-    """One file, or a folder of them (also in `data/`); image as struct {bytes, path} or binary, label as number or text."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    found = (sorted(file for file in path.glob(place) if file.is_file()) for place in ("*.parquet", "data/*.parquet"))
-    paths = [path] if path.is_file() else next(filter(None, found), [])
-    if not paths:
-        raise UserError(f"{path}: no .parquet files")
-    labels: list[np.ndarray] = []
-    groups: list[tuple[int, int]] = []  # (file, row group)
-    first = [0]  # first row of each group
-    opened = []
-    for number, file_path in enumerate(paths):
-        try:
-            file = pq.ParquetFile(file_path)
-            image, label = _parquet_columns(file.schema_arrow, file_path)
-            values = file.read([label]).column(label)
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{file_path}: not a whole Parquet file ({error})") from None
-        if values.null_count:
-            raise UserError(f"{file_path}: column {label!r} has {values.null_count} empty labels")
-        kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
-        numbers = pa.types.is_integer(kind) or (pa.types.is_floating(kind) and all(number.is_integer() for number in values.to_pylist()))
-        if not (numbers or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise UserError(f"{file_path}: column {label!r} holds {kind}; an identity is a whole number or text")
-        labels.append(values.to_numpy())
-        opened.append((file, image))
-        for group in range(file.num_row_groups):
-            groups.append((number, group))
-            first.append(first[-1] + file.metadata.row_group(group).num_rows)
-    if "label2" in opened[0][0].schema_arrow.names:
-        console.warn(f"{path}: the soft labels (columns label2, weight) are not read; an image of two people counts as the first")
-    starts = np.array(first)
-    held: dict[int, Any] = {}  # the row group read last
-
-    def where(row: int) -> str:
-        group = int(np.searchsorted(starts, row, "right")) - 1
-        number = groups[group][0]
-        return f"{paths[number]}, row {row - starts[next(g for g, (n, _) in enumerate(groups) if n == number)]}"
-
-    def encoded(row: int) -> bytes:
-        group = int(np.searchsorted(starts, row, "right")) - 1
-        if group not in held:
-            held.clear()
-            file, image = opened[groups[group][0]]
-            try:
-                held[group] = file.read_row_group(groups[group][1], [image]).column(image)
-            except (OSError, pa.ArrowException) as error:
-                raise UserError(f"{where(row)}: cannot be read ({error})") from None
-        value = held[group][int(row - starts[group])].as_py()
-        value = value.get("bytes") if isinstance(value, dict) else value
-        if not value:
-            raise UserError(f"{where(row)}: no image bytes. Files that only name a path are not read; embed the images")
-        return value
-
-    if len({values.dtype.kind for values in labels}) > 1:
-        labels = [values.astype(str) for values in labels]
-    dense, names = by_name(np.concatenate(labels))
-    return Source(path, "parquet", dense, names, encoded, where)
-
-
-def _parquet_columns(schema: Any, path: Path) -> tuple[str, str]:
-    import pyarrow.types as types
-
-    def binary(kind: Any) -> bool:
-        return types.is_binary(kind) or types.is_large_binary(kind)
-
-    def holds_images(kind: Any) -> bool:
-        return binary(kind) or (types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and binary(kind.field("bytes").type))
-
-    images = sorted((f.name for f in schema if holds_images(f.type)), key=lambda n: IMAGES.index(n) if n in IMAGES else len(IMAGES))
-    labels = [name for name in LABELS if name in schema.names and name not in images]
-    if not images or not labels:
-        raise UserError(
-            f"{path}: needs an image column (binary, or struct with bytes) and one of {', '.join(LABELS)}; it has {', '.join(schema.names)}"
-        )
-    return images[0], labels[0]
 
 
 # ---- LMDB of SOTA-FR and HSFace: __len__, __keys__, and msgpack((image bytes, label)) under every key ----
@@ -298,6 +254,16 @@ def _require_whole_lmdb(path: Path) -> None:
         raise UserError(f"{path}: cut short, {size} bytes where its first pages promise {wanted * pages}. Fetch it again")
 
 
+FORMS: dict[str, Callable[..., Source]] = {
+    "folder": read_folder,
+    "zip": read_zip,
+    "rec": read_rec,
+    "parquet": read_parquet,
+    "webdataset": functools.partial(read_webdataset, by_folder=_identities),
+    "lmdb": read_lmdb,
+}
+
+
 # ---- digests ----
 
 
@@ -309,6 +275,24 @@ def source_files(path: Path | str) -> list[Path]:
     if path.is_file():
         return [path]
     return [path / name for name in walk.files(path)]
+
+
+def left_out(path: Path, kind: str) -> Counter[str]:
+    """Endings of the files that lie among the images of a folder or zip and are none that is read, with how many there are."""
+    if kind == "folder":
+        names = [file.relative_to(path).as_posix() for file in source_files(path)]
+    elif kind == "zip":
+        with zipfile.ZipFile(path) as archive:
+            names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
+    else:
+        return Counter()
+    read = set(list_folder(path) if kind == "folder" else list_zip(path)[1])
+    rest = [name for name in names if name.replace("\\", "/") not in read]
+    return Counter("in " + junk if (junk := _junk(name)) else Path(name).suffix.lower() or "without ending" for name in rest)
+
+
+def _junk(name: str) -> str:
+    return next((part for part in name.replace("\\", "/").split("/")[:-1] if part.startswith(JUNK)), "")
 
 
 def file_digest(path: Path) -> str:
@@ -349,8 +333,7 @@ def stamp(path: Path | str) -> str:
         entries = top(path)
         if len(entries) == 1 and entries[0].is_dir():
             entries = top(entries[0])
-    stats = [(entry.name, _stat(entry)) for entry in entries]
-    lines = [f"{name}\t{stat.st_size}\t{stat.st_mtime_ns}" for name, stat in stats]
+    lines = [f"{entry.name}\t{_sign(entry)}" for entry in entries]
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()[:20]
 
 
@@ -358,13 +341,16 @@ def full_stamp(path: Path | str) -> str:
     """A sign of change anywhere in a set, without reading a file: names, sizes and times of all its files (20,000 in half a second)."""
     digest = hashlib.sha256()
     for file in source_files(path):
-        stat = _stat(file)
-        digest.update(f"{file}\t{stat.st_size}\t{stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+        digest.update(f"{file}\t{_sign(file)}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:20]
 
 
-def _stat(path: Path) -> os.stat_result:
+def _sign(path: Path) -> str:
+    """Size and time of a file. A link that leads nowhere has neither; who reads it will say so."""
     try:
-        return path.stat()
+        stat = path.stat()
+        return f"{stat.st_size}\t{stat.st_mtime_ns}"
+    except FileNotFoundError:
+        return ""
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None

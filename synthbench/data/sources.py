@@ -1,36 +1,61 @@
 """What real data and weights there are, what may be done with them, and where they lie on this machine. Nothing is downloaded.
 
-The catalogue is fixed. What the user registers is kept in `sources.json`, see `home`.
+The catalogue is fixed. What the user registers is kept in `sources.json`, see registered.py.
 """
 
 from __future__ import annotations
 
+import calendar
 import contextlib
 import hashlib
 import json
-import os
 import re
+import shlex
 import time
 from collections.abc import Collection, Iterator
 from contextvars import ContextVar
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-from platformdirs import user_data_path
 
 from synthbench import console
 from synthbench.config import did_you_mean
 from synthbench.data import looking, walk
 from synthbench.data.catalogue import CATALOGUE, Entry, Source
-from synthbench.data.readers import file_digest, full_stamp, source_digest, source_files, stamp
+from synthbench.data.labelled import Source as LabelledSet
+from synthbench.data.readers import read_registered, read_source, source_files
+from synthbench.data.registered import (
+    LISTS,
+    content_of,
+    digest_of,
+    entries,
+    entry_of,
+    full_stamp_of,
+    home,
+    names_registered,
+    paths_of,
+    save,
+    stamp_of,
+)
 from synthbench.files import require_itself
-from synthbench.store import read_json, write_json
-from synthbench.system import locked
 from synthbench.types import DataMissing, UserError
 
+__all__ = ["CATALOGUE", "digest_of", "home", "names_registered"]  # and what is defined here
+
 KINDS = ("faces", "pairs", "weights")
-REGISTRY = "sources.json"
+OPTIONS = {  # of `data add`, by kind
+    "faces": {
+        "column": "a column is chosen in a set of faces",
+        "split": "a split is chosen of a set of faces",
+        "labels": "a list of labels goes with a set of faces",
+    },
+    "pairs": {"pairs": "a pair list goes with kind pairs"},
+    "weights": {"colour": "only weights have a colour order"},
+}
+
+
+class Overwritten(UserError):
+    """A source was written to while it was read."""
 
 
 @dataclass(frozen=True)
@@ -45,78 +70,24 @@ class Lacking:
     command: str
 
 
-_KNOWN = {item.name for item in fields(Entry)}
-_NEEDED = {item.name for item in fields(Entry) if item.default is MISSING and item.default_factory is MISSING}
-
-
 _lacking: ContextVar[dict[str, Lacking] | None] = ContextVar("lacking", default=None)  # filled by `find` while `standing_in`
 _declared: ContextVar[Collection[str]] = ContextVar("declared", default=())
 
 
-def home() -> Path:
-    """The folder of the registry: $SYNTHBENCH_DATA, or the user's data folder, or ~/.synthbench where an earlier version began it."""
-    if wish := os.environ.get("SYNTHBENCH_DATA"):
-        return Path(wish).expanduser()
-    usual, earlier = user_data_path("synthbench", appauthor=False), Path.home() / ".synthbench"
-    return earlier if (earlier / REGISTRY).exists() and not (usual / REGISTRY).exists() else usual
-
-
-def _registry() -> dict[str, dict[str, Any]]:
-    path = home() / REGISTRY
-    found = read_json(path)
-    entries = list(found.values()) if isinstance(found, dict) else []
-    if path.exists() and (not isinstance(found, dict) or not all(isinstance(e, dict) and _NEEDED <= e.keys() <= _KNOWN for e in entries)):
-        raise UserError(f"{path} is not readable as JSON, or no list of sources; mend it, or delete it and register again")
-    return found or {}
-
-
-def _entry(name: str) -> Entry | None:
-    found = _registry().get(name)
-    return Entry(**{**found, "path": Path(found["path"])}) if found else None
-
-
-def names_registered() -> list[str]:
-    return sorted(_registry())
-
-
 def registered(name: str) -> bool:
     """Is it registered, and still there?"""
-    entry = _entry(name)
-    return entry is not None and all(path.exists() for path in _paths(entry))
+    entry = entry_of(name)
+    return entry is not None and all(path.exists() for path in paths_of(entry))
 
 
-def _paths(entry: Entry) -> list[Path]:
-    return [entry.path, Path(entry.options["pairs"])] if "pairs" in entry.options else [entry.path]
-
-
-def _stamp(entry_paths: list[Path]) -> str:
-    return "-".join(stamp(path) for path in entry_paths)
-
-
-def _digest(paths: list[Path]) -> str:
-    if len(paths) == 1:
-        return source_digest(paths[0])
-    images, pairs = paths
-    return hashlib.sha256(f"{file_digest(pairs)}\n{source_digest(images)}".encode()).hexdigest()
-
-
-def _save(name: str, entry: Entry | None) -> None:
-    """Write down what `name` is; None: nothing any more."""
-    folder = home()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / "sources.lock"):
-            found = {key: value for key, value in _registry().items() if entry or key != name}
-            write_json(folder / REGISTRY, found | ({name: {**asdict(entry), "path": str(entry.path)}} if entry else {}))
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); set SYNTHBENCH_DATA to another folder") from None
-
-
-def add(name: str, path: Path | str, kind: str | None = None, colour: str | None = None, pairs: Path | str | None = None) -> Entry:
+def add(name: str, path: Path | str, kind: str | None = None, **said: Any) -> Entry:
     """Look into `path` and register it as `name`. A name outside the catalogue needs `kind`, weights outside it need `colour`.
 
+    said: what the files do not tell, or several of them tell: colour (of weights), pairs (the list of a benchmark of images), and of faces
+    column, split, labels (`Source.reading`).
     Raises UserError when it cannot be read, is of another kind, or is known not to be what the catalogue means.
     """
+    options = {key: value for key, value in said.items() if value is not None}
     if not re.fullmatch(r"\w[\w .+-]{0,99}", name) or name.startswith("world-"):
         raise UserError(f"{name!r} cannot be a name: letters, digits, space, . + - _ may be in it, and world- is for the embedded world")
     known = CATALOGUE.get(name)
@@ -129,38 +100,36 @@ def add(name: str, path: Path | str, kind: str | None = None, colour: str | None
     kind = known.kind if known else str(kind)
     if kind not in KINDS:
         raise UserError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
-    if colour and kind != "weights":
-        raise UserError(f"{name}: only weights have a colour order")
-    if pairs and kind != "pairs":
-        raise UserError(f"{name}: a pair list goes with kind pairs, not {kind}")
+    for option in options:
+        if option not in OPTIONS[kind]:
+            why = next(known[option] for known in OPTIONS.values() if option in known)
+            raise UserError(f"{name}: {why}, and this is of kind {kind}")
     path = Path(path).expanduser().absolute()
     walk.require_there(path)
-    options: dict[str, Any] = {"pairs": str(Path(pairs).expanduser().absolute())} if pairs else {}
-    for file in options.values():
-        walk.require_there(Path(file))
-    for file in (path, *map(Path, options.values())):
+    options |= {key: str(Path(options[key]).expanduser().absolute()) for key in LISTS if key in options}
+    for file in (path, *(Path(options[key]) for key in LISTS if key in options)):
+        walk.require_there(file)
         require_itself(file)
     if kind == "weights":
-        options["colour"] = looking.colour_order(name, known, colour)
+        options["colour"] = looking.colour_order(name, known, options.get("colour"))
     console.note(f"reading all of {path}, to see what it holds and for its digest")
+    entry = Entry(name, kind, known.title if known else name, path, digest="", stamp="", size=0, added="", options=options)
+    before = full_stamp_of(entry)
     looked = {"faces": looking.faces, "pairs": looking.pairs, "weights": looking.weights}[kind](path, options, known)
-    paths = [path, Path(options["pairs"])] if pairs else [path]
-    entry = Entry(
-        name=name,
-        kind=kind,
-        title=known.title if known else name,
-        path=path,
-        digest=_digest(paths),
-        stamp=_stamp(paths),
+    doubts = [*filter(None, [looking.difference(known, looked)]), *looked.pop("doubts", ())]
+    entry = replace(entry, note="; ".join(doubts), added=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **looked)
+    entry = replace(
+        entry,
+        digest=content_of(entry),
+        stamp=stamp_of(entry),
+        full_stamp=before,
         size=sum(file.stat().st_size for file in source_files(path)),
-        added=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        options=options,
-        note=looking.difference(known, looked),
-        **looked,
     )
     if known and known.sha256 and not entry.digest.startswith(known.sha256):
         raise UserError(f"{path} is not {known.title}: its SHA-256 begins {entry.digest[:8]}, not {known.sha256}. Fetch it at {known.url}")
-    _save(name, entry)
+    if full_stamp_of(entry) != before:
+        raise Overwritten(f"{path} was written to while it was read; run the same command when that has ended")
+    save(name, entry)
     return entry
 
 
@@ -186,12 +155,12 @@ def find(name: str, kind: str | None = None) -> Entry:
     try:
         return _find(name, kind)
     except UserError as error:
-        if lacking is None or not (isinstance(error, DataMissing) or (name in _declared.get() and _entry(name) is None)):
+        if lacking is None or not (isinstance(error, DataMissing) or (name in _declared.get() and entry_of(name) is None)):
             raise
     known = CATALOGUE.get(name) or Source(name, kind or "", name, "the user's", "")
     lacking[name] = Lacking(name, known.kind, known.title, known.licence, known.url, _command(known))
     images = known.images or 2 * known.pairs
-    if entry := _entry(name):  # registered, and gone
+    if entry := entry_of(name):  # registered, and gone
         return replace(entry, path=looking.NOWHERE / name)
     return Entry(
         name, known.kind, known.title, looking.NOWHERE / name, digest=f"lacking {name}", stamp="", size=0, added="",
@@ -207,7 +176,7 @@ def _command(known: Source) -> str:
 
 
 def _find(name: str, kind: str | None) -> Entry:
-    entry = _entry(name)
+    entry = entry_of(name)
     known = CATALOGUE.get(name)
     if entry is None and known is None:
         hint = did_you_mean(name, {*CATALOGUE, *names_registered()}) or "."
@@ -221,12 +190,17 @@ def _find(name: str, kind: str | None) -> Entry:
     assert entry is not None
     if kind and entry.kind != kind:
         raise UserError(f"{name} is registered as {entry.kind}, but {kind} are needed here")
-    for path in _paths(entry):
+    for path in paths_of(entry):
         if not path.exists():
             raise DataMissing(f"{entry.title} was registered at {path} but is not there any more. Run `synthbench data add {name} PATH`")
-    if _stamp(_paths(entry)) != entry.stamp:
+    if stamp_of(entry) != entry.stamp:
         return verify(name)
     return entry
+
+
+def open_set(found: Entry | Path) -> LabelledSet:
+    """The faces of a registered source, or of one at a path of the user's."""
+    return read_registered(found.path, found.options) if isinstance(found, Entry) else read_source(found)
 
 
 def add_command(name: str, kind: str | None = None) -> str:
@@ -239,10 +213,10 @@ def add_command(name: str, kind: str | None = None) -> str:
 
 def remove(name: str) -> Entry:
     """Forget the registered source `name`; its files stay where they are. Raises UserError when nothing of the name is registered."""
-    entry = _entry(name)
+    entry = entry_of(name)
     if entry is None:
         raise UserError(f"nothing is registered as {name!r}" + did_you_mean(name, names_registered(), show_all=True))
-    _save(name, None)
+    save(name, None)
     return entry
 
 
@@ -251,10 +225,10 @@ def show(name: str) -> dict[str, str]:
     rows = {row["name"]: row for row in status()}
     if name not in rows:
         raise UserError(f"no data or weights are called {name!r}" + did_you_mean(name, rows))
-    row, entry = rows[name], _entry(name)
+    row, entry = rows[name], entry_of(name)
     facts = {key: row[key] for key in ("name", "kind", "title", "state", "path")}
     if entry:
-        facts |= {"holds": holds(entry), "sha256": entry.digest, "registered": entry.added, "note": entry.note}
+        facts |= {"holds": holds(entry), "read as": entry.read, "sha256": entry.digest, "registered": entry.added, "note": entry.note}
         facts |= {key: str(value) for key, value in entry.options.items()}
     else:
         facts["to add it"] = add_command(name)
@@ -269,6 +243,14 @@ def holds(entry: Entry) -> str:
     return ", ".join([*parts, *unlabelled, console.size(entry.size)])
 
 
+def understood(name: str) -> str:
+    """What was read of the registered faces `name`, in words; empty for what is not registered."""
+    entry = entry_of(name)
+    if entry is None:
+        return ""
+    return entry.read or f"registered by an earlier version; `{_again(entry)}` says what is read of it"
+
+
 def lpips_files() -> tuple[Path, Path]:
     """The registered weights of VGG-16 and of the heads. Raises DataMissing."""
     try:
@@ -280,65 +262,83 @@ def lpips_files() -> tuple[Path, Path]:
     return backbone, heads
 
 
-def digest_of(path: Path | str) -> str:
-    """`source_digest` of a set that need not be registered; read again only when one of its files has another size or time."""
-    if looking.stands_in(path):
-        return str(path)
-    place, now = str(Path(path).absolute()), full_stamp(path)
-    cache = home() / "digests.json"
-    if (entry := _digests(cache).get(place)) and entry[0] == now:
-        return entry[1]
-    digest = source_digest(path)
-    if full_stamp(path) == now:  # nobody has written meanwhile
-        with contextlib.suppress(OSError):  # where nothing can be kept, it is read each time
-            home().mkdir(parents=True, exist_ok=True)
-            with locked(home() / "sources.lock"):
-                write_json(cache, {**_digests(cache), place: [now, digest]})
-    return digest
-
-
-def _digests(cache: Path) -> dict[str, list[str]]:
-    """Path -> (full stamp, digest)."""
-    found = read_json(cache)
-    entries = found.items() if isinstance(found, dict) else ()
-    return {place: entry for place, entry in entries if isinstance(entry, list) and len(entry) == 2}
-
-
 def verify(name: str) -> Entry:
     """Hash again. Raises UserError when the content is not what was registered, DataMissing when it is gone."""
-    entry = _entry(name)
+    entry = entry_of(name)
     if entry is None:
         return find(name)
-    for path in _paths(entry):
+    for path in paths_of(entry):
         if not path.exists():
             raise DataMissing(f"{entry.title} was registered at {path} but is not there any more. Run `synthbench data add {name} PATH`")
-    now = _digest(_paths(entry))
+    quick, full, now = stamp_of(entry), full_stamp_of(entry), content_of(entry)
     if now != entry.digest:
         raise UserError(
-            f"{name} at {entry.path} has changed since it was registered on {entry.added}: SHA-256 {now[:12]}, was {entry.digest[:12]}. "
-            f"If the new content is what you want, run `synthbench data add {name} {entry.path}` again"
+            f"{name} at {entry.path} has changed since it was registered on {entry.added}: SHA-256 {now[:12]}, was {entry.digest[:12]}"
+            f"{_younger(entry)}. If the new content is what you want, run `{_again(entry)}` again"
         )
-    current = Entry(**{**asdict(entry), "stamp": _stamp(_paths(entry))})
-    if current.stamp != entry.stamp:  # touched or copied, not changed
-        _save(name, current)
+    current = replace(entry, stamp=quick, full_stamp=full)
+    if current != entry:  # touched or copied, not changed
+        save(name, current)
     return current
 
 
-def status() -> list[dict[str, str]]:
-    """A row per source: the catalogue, then the user's own. state: registered, changed (by date or size), gone, missing."""
-    found = _registry()
+def _younger(entry: Entry) -> str:
+    """Which files were written since `entry` was registered, for a message."""
+    began = calendar.timegm(time.strptime(entry.added, "%Y-%m-%dT%H:%M:%SZ"))
+    files = [file for path in paths_of(entry) for file in source_files(path)]
+    younger = [str(file) for file in files if file.stat().st_mtime >= began]
+    return f"; {console.counted(len(younger), 'file')} of {len(files):,} written since, such as {younger[0]}" if younger else ""
+
+
+def _again(entry: Entry) -> str:
+    """The command that registers the files of `entry` anew."""
+    kind = [] if entry.name in CATALOGUE else ["--kind", entry.kind]
+    said = {key: value for key, value in entry.options.items() if not (key == "colour" and entry.name in CATALOGUE)}
+    options = [part for key, value in said.items() for part in (f"--{key}", str(value))]
+    return shlex.join(["synthbench", "data", "add", entry.name, str(entry.path), *kind, *options])
+
+
+@contextlib.contextmanager
+def unchanged(entry: Entry) -> Iterator[None]:
+    """What is read meanwhile is what `entry.digest` names: a file written in place changes neither names nor times of folders.
+
+    Raises UserError when a file is not what was registered, or was written to meanwhile.
+    """
+    before = full_stamp_of(entry)
+    if before != entry.full_stamp and verify(entry.name).digest != entry.digest:
+        raise UserError(f"{entry.name} was registered anew since this command began; run it again")
+    yield
+    if full_stamp_of(entry) != before:
+        raise Overwritten(f"{entry.name} at {entry.path} was written to while it was read. Register what is there now: `{_again(entry)}`")
+
+
+def _state(entry: Entry | None, every_file: bool) -> str:
+    """registered, changed (by date or size), gone, missing, or unreadable: one that is broken says so, and is in nobody's way."""
+    if entry is None:
+        return "missing"
+    try:
+        if not all(path.exists() for path in paths_of(entry)):
+            return "gone"
+        same = stamp_of(entry) == entry.stamp and not (every_file and entry.full_stamp and full_stamp_of(entry) != entry.full_stamp)
+        return "registered" if same else "changed"
+    except (OSError, UserError):
+        return "unreadable"
+
+
+def status(every_file: bool = True) -> list[dict[str, str]]:
+    """A row per source: the catalogue, then the user's own; for its state see `_state`.
+
+    every_file: look at the date and size of each, which takes seconds for a folder of a million; else at those on top.
+    """
+    found = entries()
     rows = []
     for name in [*CATALOGUE, *sorted(set(found) - set(CATALOGUE))]:
-        known, entry = CATALOGUE.get(name), _entry(name)
-        state = "missing" if entry is None else "registered"
-        if entry is not None:
-            here = all(path.exists() for path in _paths(entry))
-            state = "gone" if not here else "registered" if _stamp(_paths(entry)) == entry.stamp else "changed"
+        known, entry = CATALOGUE.get(name), entry_of(name)
         rows.append(
             {
                 "name": name,
                 "kind": entry.kind if entry else known.kind if known else "",
-                "state": state,
+                "state": _state(entry, every_file),
                 "title": known.title if known else name,
                 "path": str(entry.path) if entry else "",
                 "holds": holds(entry) if entry else "",
@@ -353,5 +353,5 @@ def status() -> list[dict[str, str]]:
 
 def fingerprint() -> str:
     """Changes when anything registered does: part of the answer to `is this the same command on the same data`."""
-    rows = [(row["name"], row["state"], _registry().get(row["name"], {}).get("digest")) for row in status()]
+    rows = [(row["name"], row["state"], entries().get(row["name"], {}).get("digest")) for row in status(every_file=False)]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:20]

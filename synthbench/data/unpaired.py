@@ -6,7 +6,8 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-from synthbench.data.pairs import parse_pair_list
+from synthbench.data.lists import plain
+from synthbench.data.pairlists import parse_pair_list
 from synthbench.data.readers import read_source
 from synthbench.store import writing
 from synthbench.types import UserError
@@ -31,7 +32,7 @@ def copy_unpaired(images: Path, pairs: Path, out: Path) -> Kept:
     source = read_source(images)
     if source.kind not in ("folder", "zip") or not source.names:
         raise UserError(f"{images}: a folder or zip with one folder per person is needed; who is in a pair is known by the names of those")
-    free = [row for row, label in enumerate(source.label) if source.names[label] not in paired]
+    free = [row for row, label in enumerate(source.label) if plain(source.names[label]) not in paired]
     kept, everyone = {source.names[source.label[row]] for row in free}, source.names
     if not kept or len(kept) == len(everyone):
         who = "everybody" if not kept else "nobody"

@@ -6,9 +6,14 @@ Known are numbers, bytes, text, lists, tuples and stand-ins for byte arrays. Nei
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import struct
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
+
+from synthbench.data import pixels
 
 # Mappings and sets are not among them: their keys are hashed, and (x, x) of (x, x) of ... hashes for years.
 OPCODES = """
@@ -18,17 +23,40 @@ OPCODES = """
 """.split()  # noqa: SIM905
 
 
-def pairs(data: bytes) -> tuple[list[bytes], list[bool]]:
-    """(encoded images, same) of a pickle. Raises what a damaged or hostile one leads to, UnpicklingError when it is told in words."""
+def pairs(data: bytes) -> tuple[list[bytes], list[bool], bool]:
+    """(encoded images, same, whether the images were pixels) of a pickle; pixels become PNG files.
+
+    Raises what a damaged or hostile one leads to, UnpicklingError when it is told in words.
+    """
     images, same = _Unpickler(data).load()
-    return [_image_bytes(item) for item in images], [_truth(value) for value in same]
+    listed = _listed(images)
+    of_pixels = any(isinstance(item, _Array) and len(item.shape) > 2 for item in (images, *listed))
+    return [_image_bytes(item) for item in listed], [_truth(value) for value in _listed(same)], of_pixels
+
+
+def _listed(values: Any) -> Any:
+    """A list, or an array for one."""
+    if isinstance(values, _Array) and len(values.shape) == 4 and values.width == 1:  # pixels of all images
+        size = math.prod(values.shape[1:])
+        return [_pixels(values.raw[at * size : (at + 1) * size], values.shape[1:]) for at in range(values.shape[0])]
+    return values.values() if isinstance(values, _Array) else values
+
+
+def _pixels(raw: bytes, shape: tuple[int, ...]) -> bytes:
+    """An image file, PNG, of the RGB pixels (H, W, 3)."""
+    if shape[2] != 3 or not raw:
+        raise pickle.UnpicklingError(f"an image of {' x '.join(map(str, shape))}; pixels are height x width x 3")
+    return pixels.encode(np.frombuffer(raw, np.uint8).reshape(shape))
 
 
 def _image_bytes(item: Any) -> bytes:
     if isinstance(item, bytes):
         return item
-    if isinstance(item, _Array):
-        return item.raw
+    if isinstance(item, _Array) and item.items is None and item.width == 1:
+        if len(item.shape) == 3:
+            return _pixels(item.raw, item.shape)
+        if len(item.shape) <= 2:
+            return item.raw
     raise pickle.UnpicklingError(f"an image is a {type(item).__name__}, not bytes")
 
 
@@ -40,15 +68,35 @@ def _truth(value: Any) -> bool:
 
 
 class _Array:
-    """Stands in for a numpy array: keeps the raw bytes, runs nothing."""
+    """Stands in for a numpy array: keeps the raw bytes, or the list of an array of objects; runs nothing."""
 
-    raw = b""
+    raw: bytes = b""
+    items: list[Any] | None = None  # of an array of objects
+    width = 1  # bytes of a number
+    big = False  # the order of these
+    shape: tuple[int, ...] = ()
 
     def __setstate__(self, state: Any) -> None:
         _, shape, kind, _, raw = state
-        if not isinstance(kind, _Kind) or kind.code not in ("u1", "b1", "i1") or len(shape) > 2 or not isinstance(raw, bytes):
+        if not isinstance(kind, _Kind) or len(shape) > 4 or not all(isinstance(side, int) and side >= 0 for side in shape):
             raise pickle.UnpicklingError("an array that is not of bytes")
-        self.raw = raw
+        self.shape = tuple(shape)
+        if kind.code == "O8" and isinstance(raw, list) and len(shape) == 1 and len(raw) == shape[0]:
+            self.items = raw
+        elif kind.code in _WIDTHS and isinstance(raw, bytes) and len(raw) == _WIDTHS[kind.code] * math.prod(shape):
+            self.raw, self.width, self.big = raw, _WIDTHS[kind.code], kind.big
+        else:
+            raise pickle.UnpicklingError("an array that is neither of bytes nor of whole numbers")
+
+    def values(self) -> list[Any]:
+        """Of a list of truths."""
+        if self.items is not None:
+            return self.items
+        order: Literal["big", "little"] = "big" if self.big else "little"
+        return [int.from_bytes(self.raw[at : at + self.width], order) for at in range(0, len(self.raw), self.width)]
+
+
+_WIDTHS = {"u1": 1, "b1": 1, "i1": 1, "i2": 2, "u2": 2, "i4": 4, "u4": 4, "i8": 8, "u8": 8}  # bytes of bool and whole numbers
 
 
 class _Kind:
@@ -58,9 +106,10 @@ class _Kind:
         if not isinstance(code, (str, bytes)) or len(code) > 9:
             raise pickle.UnpicklingError("an array of no known kind")
         self.code = (code.decode("ascii", "replace") if isinstance(code, bytes) else code).lstrip("|<>=")
+        self.big = False
 
     def __setstate__(self, state: Any) -> None:
-        pass
+        self.big = isinstance(state, tuple) and len(state) > 1 and state[1] in (">", b">")
 
 
 def _frombuffer(raw: Any, kind: Any, shape: Any, order: Any) -> _Array:

@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from synthbench import console
 from synthbench.config import Settings
 from synthbench.data import sources
-from synthbench.data.faces import chosen_rows, read_images, read_source
+from synthbench.data.catalogue import Entry
+from synthbench.data.faces import chosen_rows, read_images
 from synthbench.data.finite import rows_of, slots_of
 from synthbench.data.labelled import Source
 from synthbench.plugin import Context, Generator, Traits
@@ -22,7 +24,7 @@ from synthbench.types import FaceBatch, Slot, UserError, Volume
 class Sample(Settings):
     path: str = Field(
         default="",
-        description="image folder, zip, .rec, .parquet (file or folder) or LMDB with an identity per image, or a registered name",
+        description="image folder, zip, .rec, .parquet, WebDataset or LMDB with an identity per image, or a registered name",
     )
     exclude: tuple[str, ...] = Field(default=(), description="identities left out, by their name in the set")
 
@@ -38,28 +40,31 @@ class Folder(Generator[FolderConfig]):
     traits = Traits(paper="any published set", licence="that of the set", real_photographs="unknown", finite=True)
 
     def sources(self, resolution: int) -> dict[str, str]:
-        return {"folder": sources.digest_of(self._path())}
+        return {"folder": sources.digest_of(self._found)}
 
     def slots(self, volume: Volume, context: Context) -> list[Slot]:
-        return slots_of(volume, np.bincount(self._identity), f"{self._path()} ({self._source.kind})")
+        return slots_of(volume, np.bincount(self._identity), f"{self._source.path} ({self._source.kind})")
 
     def generate(self, slots: Sequence[Slot], context: Context) -> Iterator[FaceBatch]:
+        for doubt in self._source.doubts:
+            console.warn(f"{self._source.path}: {doubt}")
         batches = [(part, self._rows[places]) for part, places in rows_of(slots, self._identity, context.batch_size)]
         images = iter(read_images(self._source, np.concatenate([rows for _, rows in batches]) if batches else [], context.resolution))
         for part, _ in batches:
             stacked = np.stack([next(images)[0] for _ in part])
             yield FaceBatch(torch.from_numpy(stacked).permute(0, 3, 1, 2), torch.tensor([slot.identity for slot in part]))
 
-    def _path(self) -> str:
-        if not self.config.sample.path:
-            raise UserError("say which set: --set sample.path=DIR (image folder, zip, .rec, .parquet or LMDB)")
+    @functools.cached_property
+    def _found(self) -> Entry | Path:
         path = self.config.sample.path
+        if not path:
+            raise UserError("say which set: --set sample.path=DIR (image folder, zip, .rec, .parquet, WebDataset or LMDB)")
         registered = path in (*sources.CATALOGUE, *sources.names_registered()) and not Path(path).exists()
-        return str(sources.find(path, "faces").path) if registered else path
+        return sources.find(path, "faces") if registered else Path(path)
 
     @functools.cached_property
     def _source(self) -> Source:
-        return read_source(self._path())
+        return sources.open_set(self._found)
 
     @functools.cached_property
     def _rows(self) -> np.ndarray:

@@ -16,6 +16,8 @@ from torch import Tensor
 from synthbench import console
 from synthbench.config import Settings
 from synthbench.data import faces as data
+from synthbench.data.catalogue import Entry
+from synthbench.data.labelled import Source as LabelledSet
 from synthbench.data.shards import ShardWriter
 from synthbench.device import send
 from synthbench.identities import sampling, unconditional
@@ -194,27 +196,27 @@ def candidates(settings: Inquiries, context: Context, most: int) -> tuple[int, I
             return len(faces), _blocks(len(faces), faces.images, lambda row: f"image {row}")
         rows = np.unique(faces.identity, return_index=True)[1]  # the first image of each identity
         return len(rows), _blocks(len(rows), lambda some: faces.images(rows[some]), lambda row: faces.names[row])
-    source = data.read_source(locate(settings.source))
+    source = read(settings.source)
     rows = np.unique(source.label, return_index=True)[1] if source.names else np.arange(len(source))  # without labels every image
 
-    def read(some: np.ndarray) -> Tensor:
+    def shown(some: np.ndarray) -> Tensor:
         return data.read_pixels(source, rows[some], context.resolution)
 
-    return len(rows), _blocks(len(rows), read, lambda row: source.names[source.label[rows[row]]] if source.names else f"image {row}")
+    return len(rows), _blocks(len(rows), shown, lambda row: source.names[source.label[rows[row]]] if source.names else f"image {row}")
 
 
 def mean_codes(source: str, context: Context) -> Tensor:
     """(N, dim): the mean raw embedding of each identity of the `source`, `real` or another; of each face when faces have no labels."""
     label = context.faces.identity
-    read: Callable[[np.ndarray], Tensor] = context.faces.images
+    show: Callable[[np.ndarray], Tensor] = context.faces.images
     if source != "real":
-        other = data.read_source(locate(source))
-        label, read = other.label, lambda rows: data.read_pixels(other, rows, context.resolution)
+        other = read(source)
+        label, show = other.label, lambda rows: data.read_pixels(other, rows, context.resolution)
     identity = torch.arange(len(label)) if label.max() < 0 else torch.from_numpy(np.unique(label, return_inverse=True)[1])
     total = torch.zeros(int(identity.max()) + 1, context.encoder.dim)
     with torch.inference_mode():
         for rows in np.array_split(np.arange(len(label)), -(-len(label) // BLOCK)):
-            codes = context.encoder(send(read(rows), context.device).float() / 127.5 - 1).float().cpu()
+            codes = context.encoder(send(show(rows), context.device).float() / 127.5 - 1).float().cpu()
             total.index_add_(0, identity[rows[0] : rows[-1] + 1], codes)
             context.progress(int(rows[-1]) + 1, len(label))
     return total / identity.bincount()[:, None]
@@ -225,11 +227,21 @@ def is_path(source: str) -> bool:
     return "/" in source or "\\" in source or Path(source).exists()
 
 
-def locate(source: str) -> Path:
-    """The path of a registered source, or `source` itself when it is a path. Raises UserError or DataMissing when neither."""
+def locate(source: str) -> Entry | Path:
+    """The registered source, or the path when `source` is one. Raises UserError or DataMissing when neither."""
     from synthbench.data import sources
 
-    return Path(source) if is_path(source) else Path(sources.find(source, "faces").path)
+    return Path(source) if is_path(source) else sources.find(source, "faces")
+
+
+def read(source: str) -> LabelledSet:
+    """The faces of `source`; what may have been meant otherwise is told."""
+    from synthbench.data import sources
+
+    found = sources.open_set(locate(source))
+    for doubt in found.doubts:
+        console.warn(f"{source}: {doubt}")
+    return found
 
 
 def digests(settings: Inquiries) -> dict[str, str]:

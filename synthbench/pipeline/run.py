@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from synthbench import __version__, console, registry
+from synthbench.data import sources
 from synthbench.data.sources import Lacking
 from synthbench.pipeline import facts, learning
 from synthbench.pipeline import plan as plans
@@ -90,6 +91,9 @@ def _tell(planned: list[plans.Planned], lacking: Mapping[str, Lacking], request:
 
 def _say(order: Order) -> None:
     console.note(f"protocol {order.protocol.name} {order.protocol.version}: {order.protocol.title} ({order.why})")
+    for need in order.protocol.needs():
+        if need.kind == "faces" and not need.generator and (read := sources.understood(need.name)):
+            _say_once(f"{need.role} {need.name}: {read}")
 
 
 @functools.cache

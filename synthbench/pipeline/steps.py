@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import shutil
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -84,7 +85,7 @@ def import_step(
     left_out = sorted(exclude)
     key = content_key({"stage": "faces", "source": source.digest, "exclude": left_out, "resolution": resolution, "version": 1})
     work = f"{source.title}, {source.images:,} faces, {resolution} px"
-    build_ = functools.partial(_import_faces, source.path, left_out, resolution, labelled)
+    build_ = functools.partial(_import_faces, source, left_out, resolution, labelled)
     return _faces(store.stage(name, key), work, build_, f"import faces {resolution}", source.images, resolution)
 
 
@@ -135,10 +136,16 @@ def _render_faces(faces: WorldFaces, resolution: int, folder: Path, progress: Pr
     open_faces(folder)
 
 
-def _import_faces(path: Path, exclude: list[str], resolution: int, labelled: bool, folder: Path, progress: Progress) -> None:
+def _import_faces(source: sources.Entry, exclude: list[str], resolution: int, labelled: bool, folder: Path, progress: Progress) -> None:
     from synthbench.data.faces import import_faces
 
-    import_faces(path, folder, resolution, exclude=exclude, progress=progress, labelled=labelled)
+    try:
+        with sources.unchanged(source):
+            how = source.options if source.kind == "faces" else None  # the images of a pair list are a set too
+            import_faces(source.path, folder, resolution, exclude=exclude, progress=progress, labelled=labelled, reading=how)
+    except sources.Overwritten:
+        shutil.rmtree(folder)  # its first faces may be of other files than its last
+        raise
 
 
 def read_benchmark(name: str, resolution: int) -> PairSet:
@@ -149,7 +156,9 @@ def read_benchmark(name: str, resolution: int) -> PairSet:
         from synthbench.world.pairs import WORLD_BENCHMARKS, world_pairs
 
         return pairs.PairSet.from_arrays(name, *world_pairs(name, resolution), title=WORLD_BENCHMARKS[name])
-    return pairs.require_usable(pairs.pairs_from_source(sources.find(name, "pairs"), resolution))
+    source = sources.find(name, "pairs")
+    with sources.unchanged(source):
+        return pairs.require_usable(pairs.pairs_from_source(source, resolution))
 
 
 def run_evaluators(evaluators: dict[str, Any], subject: Any, context: Context, progress: Progress) -> None:

@@ -20,7 +20,7 @@ from synthbench.pipeline import default_protocol, run
 from synthbench.pipeline import plan as plans
 from synthbench.pipeline.request import read
 from synthbench.pipeline.steps import Step
-from synthbench.protocol import load_protocol, missing
+from synthbench.protocol import load_protocol, missing, read_protocol
 from synthbench.reproduce.definition import Part, Row, Table, find, tables
 from synthbench.store import Store, writing
 from synthbench.types import DataMissing, UserError
@@ -136,7 +136,7 @@ def changed(base: str, change: dict[str, Any], folder: Path) -> str:
     if not change:
         return base
     leaves = [f"{key.rpartition('.')[2]}-{value}" for key, value in _flat(change)]
-    data, word = dict(read_layer(config_path("protocols", base)).data), re.sub(r"[^A-Za-z0-9.-]", "-", "-".join(leaves)).lower()
+    data, word = dict(read_protocol(base).data), re.sub(r"[^A-Za-z0-9.-]", "-", "-".join(leaves)).lower()
     if "recipe" in change:
         old = config_path("recipes", data["recipe"])
         recipe = merge((read_layer(old), Layer(change["recipe"]))).data

@@ -1,0 +1,111 @@
+"""A list that says who is on each image: CelebA's identity_CelebA.txt, or any file of `image label` lines."""
+
+from __future__ import annotations
+
+import csv
+import io
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from synthbench.data import pixels, walk
+from synthbench.data.labelled import by_name
+from synthbench.types import UserError
+
+Line = tuple[int, list[str]]  # number of the line, fields
+
+
+def read_text(path: Path) -> str:
+    """The text of a list, UTF-8 with a byte-order mark or without, else Latin-1. Raises UserError."""
+    with walk.opened(path) as file:
+        data = file.read()
+    if b"\0" in data:
+        raise UserError(f"{path}: not a text file")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
+def lines_of(path: Path) -> list[Line]:
+    """The fields of each line, cut at tabs, commas or semicolons where most lines have them, else at spaces.
+
+    Empty lines and those that begin with # are left out.
+    """
+    rows = read_text(path).splitlines()
+    full = sum(bool(row.strip()) for row in rows)
+    mark = next((mark for mark in ("\t", ",", ";") if 2 * sum(mark in row for row in rows) > full), None)
+    found = []
+    for number, row in enumerate(rows, 1):
+        if not row.strip() or row.startswith("#"):
+            continue
+        cut = next(csv.reader(io.StringIO(row), delimiter=mark)) if mark else row.split()
+        found.append((number, [field.strip() for field in cut]))
+    return found
+
+
+def is_image(field: str) -> bool:
+    return field.lower().endswith(pixels.SUFFIXES)
+
+
+def plain(name: str) -> str:
+    """An image's name as lists are compared by it."""
+    return unicodedata.normalize("NFC", name.replace("\\", "/").removeprefix("./"))
+
+
+def read_labels(path: Path, files: Sequence[str], images: Path) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
+    """(rows of `files` that the list names, (N,) labels, names, doubts). `files` are relative names with `/`.
+
+    A line names an image as the folder does, or by the end of its name where only one image has it. Raises UserError with the line.
+    """
+    lines = lines_of(path)
+    if lines and not any(is_image(field) for field in lines[0][1]):
+        lines = lines[1:]  # a heading, or CelebA's count
+    if not lines:
+        raise UserError(f"{path}: no lines of `image label`")
+    at = {plain(name): row for row, name in enumerate(files)}
+    ends: dict[str, int] = {}
+    for name, row in at.items():
+        end = name.rpartition("/")[2]
+        ends[end] = -1 if end in ends else row  # -1: of several
+    label: dict[int, str] = {}
+    absent: list[str] = []
+    for number, fields in lines:
+        image, who = _cut(fields, f"{path}, line {number}")
+        found = at.get(image, ends.get(image.rpartition("/")[2]))
+        if found == -1:
+            raise UserError(f"{path}, line {number}: several images are called {image.rpartition('/')[2]}; give their folders too")
+        if found is None:
+            absent.append(image)
+        elif label.setdefault(found, who) != who:
+            raise UserError(f"{path}, line {number}: {image} is {who} here and {label[found]} before")
+    if not label:
+        raise UserError(f"{path}: none of its {len(lines):,} images, such as {absent[0]}, is in {images}, which has {files[0]}")
+    rows = np.array(sorted(label), np.int64)
+    dense, names = by_name(_values([label[row] for row in rows.tolist()]))
+    doubts = []
+    if absent:
+        doubts.append(f"{len(absent):,} images of {path.name} are not there, such as {absent[0]}")
+    if len(rows) < len(files):
+        doubts.append(f"{len(files) - len(rows):,} images are not in {path.name} and are left out")
+    return rows, dense, names, doubts
+
+
+def _cut(fields: Sequence[str], where: str) -> tuple[str, str]:
+    """(image, label) of a line, whichever comes first; a name may have spaces."""
+    last = next((i for i in range(len(fields) - 1, -1, -1) if is_image(fields[i])), None)
+    if last is None or len(fields) < 2:
+        raise UserError(f"{where}: {' '.join(fields)[:80]!r} is not `image label`")
+    if len(fields) == 2:
+        return plain(fields[last]), fields[1 - last]
+    if last == len(fields) - 2:  # spaces in the name
+        return plain(" ".join(fields[: last + 1])), fields[-1]
+    raise UserError(f"{where}: {len(fields)} fields, {' '.join(fields)[:80]!r}; a line is `image label`, and no more")
+
+
+def _values(labels: list[str]) -> list[str] | list[int]:
+    """As numbers where all of them are, so that 10 comes after 9, and none is written in two ways."""
+    numbers = all(text.isascii() and text.isdecimal() and len(text) < 19 for text in labels)
+    return [int(text) for text in labels] if numbers and len({int(t) for t in labels}) == len(set(labels)) else labels

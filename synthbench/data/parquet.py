@@ -1,0 +1,260 @@
+"""Parquet and folders of it, Hugging Face's too: a column of images, and one that says who is on them."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from synthbench.data import columns
+from synthbench.data.labelled import Source, by_name, in_split
+from synthbench.types import UserError
+
+IMAGES = ("image", "img", "jpg", "png", "images")
+BATCH = 128  # rows of encoded images held at a time
+
+
+def parquet_files(path: Path) -> list[Path]:
+    """`path` itself, else the files on top of it, else in data/, else anywhere below (default/train/0000.parquet)."""
+    if path.is_file():
+        return [path]
+    patterns = ("*.parquet", "data/*.parquet", "**/*.parquet")
+    return next((found for pattern in patterns if (found := sorted(file for file in path.glob(pattern) if file.is_file()))), [])
+
+
+def read_parquet(path: Path, reading: Mapping[str, str] | None = None) -> Source:
+    """Image as struct {bytes, path} or binary, identity as whole number or text; `reading` may name `column` and `split`.
+
+    Class names come from the metadata that Hugging Face `datasets` writes. Rows of label -1, which marks a split without labels there, are
+    left out unless no row has another.
+    """
+    wishes = reading or {}
+    every = parquet_files(path)
+    if not every:
+        raise UserError(f"{path}: no .parquet files")
+    files, read, doubts = in_split(path, every, wishes.get("split"))
+    opened = [_open(file) for file in files]
+    images = [_image_column(file.schema_arrow, place) for file, place in zip(opened, files)]
+    tables = _candidates(opened, files, images, wishes.get("column"))
+    rows = sum(file.metadata.num_rows for file in opened)
+    distinct = {name: _distinct(table) for name, table in tables.items()}
+    column, more = columns.choose(distinct, rows, wishes.get("column"), str(path))
+    chosen = {"split": wishes["split"]} if "split" in wishes else {}
+    if column != _unasked(distinct, rows):
+        chosen["column"] = column
+    labels = _plain(tables.pop(column), column, files)
+    if "label2" in opened[0].schema_arrow.names:
+        doubts.append("the soft labels (columns label2, weight) are not read; an image of two people counts as the first")
+    kept = np.arange(len(labels))
+    if labels.dtype.kind in "iuf" and len(labels) and labels.min() == -1:
+        kept = np.flatnonzero(labels != -1)
+        if len(kept):
+            doubts.append(f"{len(labels) - len(kept):,} rows of label -1, which means none, are left out")
+            chosen["unlabelled"] = "left out"
+    stored = _Images(opened, files, images, path)
+    if not len(kept):  # nobody has a label
+        return Source(path, "parquet", np.full(len(labels), -1), [], stored.encoded, stored.where, stored.ordered, tuple(read))
+    dense, names = by_name(labels[kept])
+    if classes := _class_names(opened, files, column):
+        names = [classes[int(name)] if name.isdecimal() and int(name) < len(classes) else name for name in names]
+    return Source(
+        path,
+        "parquet",
+        dense,
+        names,
+        lambda row: stored.encoded(int(kept[row])),
+        lambda row: stored.where(int(kept[row])),
+        lambda some: stored.ordered(kept[some]),
+        (f"column {column}", *read),
+        (*more, *doubts),
+        chosen,
+    )
+
+
+def _unasked(distinct: Mapping[str, int], rows: int) -> str:
+    """The column that is read without a wish, where it is that of earlier versions too; else none."""
+    usual = next((name for name in columns.EARLIER if name in distinct), "")
+    try:
+        return usual if columns.choose(distinct, rows, None, "")[0] == usual else ""
+    except UserError:
+        return ""
+
+
+def _open(path: Path) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(path)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path}: not a whole Parquet file ({error})") from None
+
+
+def _image_column(schema: Any, path: Path) -> str:
+    import pyarrow.types as types
+
+    def binary(kind: Any) -> bool:
+        return types.is_binary(kind) or types.is_large_binary(kind)
+
+    def holds_images(kind: Any) -> bool:
+        return binary(kind) or (types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and binary(kind.field("bytes").type))
+
+    images = sorted((f.name for f in schema if holds_images(f.type)), key=lambda n: IMAGES.index(n) if n in IMAGES else len(IMAGES))
+    if not images:
+        raise UserError(f"{path}: needs an image column (binary, or struct with bytes); it has {', '.join(schema.names)}")
+    return str(images[0])
+
+
+def _value(kind: Any) -> Any:
+    import pyarrow.types as types
+
+    return kind.value_type if types.is_dictionary(kind) else kind
+
+
+def _candidates(opened: Sequence[Any], files: Sequence[Path], images: Sequence[str], wish: str | None) -> dict[str, list[Any]]:
+    """The columns that may hold identities, each as one chunked array per file: whole numbers and text, and what is named like them."""
+    import pyarrow as pa
+    import pyarrow.types as types
+
+    schema = opened[0].schema_arrow
+    names = []
+    for name in schema.names:
+        kind = _value(schema.field(name).type)
+        if name != images[0] and (types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind) or _named(name, wish)):
+            names.append(name)
+    if not names:
+        raise UserError(f"{files[0]}: no column says who is on an image; it has {', '.join(schema.names)}")
+    found: dict[str, list[Any]] = {name: [] for name in names}
+    for file, path in zip(opened, files):
+        if missing := [name for name in names if name not in file.schema_arrow.names]:
+            names = [name for name in names if name not in missing]
+            if not names:
+                raise UserError(f"{path}: it has none of the columns {', '.join(missing)} of {files[0].name}")
+        try:
+            table = file.read(names)
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(f"{path}: not a whole Parquet file ({error})") from None
+        for name in names:
+            found[name].append(table.column(name))
+    return {name: found[name] for name in names}
+
+
+def _named(name: str, wish: str | None) -> bool:
+    return name == wish or columns.rank(name) < len(columns.NAMES)
+
+
+def _distinct(chunks: Sequence[Any]) -> int:
+    """How many values they have together; 0 for what has no order, such as lists."""
+    import pyarrow as pa
+
+    try:
+        parts = [chunk.unique() for chunk in chunks]
+        if len({part.type for part in parts}) > 1:
+            parts = [part.cast(pa.string()) for part in parts]
+        return len(pa.chunked_array(parts).unique())
+    except (pa.ArrowException, TypeError):
+        return 0
+
+
+def _plain(chunks: Sequence[Any], name: str, files: Sequence[Path]) -> np.ndarray:
+    """(N,) the values of a column. Raises UserError for one that names no identities."""
+    import pyarrow.types as types
+
+    found = []
+    for values, path in zip(chunks, files):
+        if values.null_count:
+            raise UserError(f"{path}: column {name!r} has {values.null_count} empty labels")
+        kind = _value(values.type)
+        whole = types.is_integer(kind) or (types.is_floating(kind) and all(number.is_integer() for number in values.to_pylist()))
+        if not (whole or types.is_string(kind) or types.is_large_string(kind)):
+            raise UserError(f"{path}: column {name!r} holds {kind}; an identity is a whole number or text")
+        found.append(values.to_numpy())
+    if len({values.dtype.kind for values in found}) > 1:
+        found = [values.astype(str) for values in found]
+    return np.concatenate(found)
+
+
+def _class_names(opened: Sequence[Any], files: Sequence[Path], column: str) -> list[str]:
+    """The names of the labels, of Hugging Face's ClassLabel; empty where there are none. Raises UserError where files differ in them."""
+    found: dict[str, list[str]] = {}
+    for file, path in zip(opened, files):
+        try:
+            features = json.loads((file.schema_arrow.metadata or {})[b"huggingface"])["info"]["features"]
+            names = features[column]["names"]
+        except (KeyError, TypeError, ValueError):
+            names = []
+        found[str(path)] = names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
+    first, *others = found.items()
+    if other := next((item for item in others if item[1] != first[1]), None):
+        raise UserError(
+            f"the labels of column {column!r} stand for other people in {other[0]} than in {first[0]}; read one of them, --split NAME"
+        )
+    return first[1] if len(set(first[1])) == len(first[1]) else []
+
+
+class _Images:
+    """The encoded images of all files, row after row: at most one batch is held."""
+
+    def __init__(self, opened: Sequence[Any], files: Sequence[Path], columns: Sequence[str], path: Path) -> None:
+        self.opened, self.files, self.columns, self.path = opened, files, columns, path
+        self.groups = [(number, group) for number, file in enumerate(opened) for group in range(file.num_row_groups)]
+        sizes = [opened[number].metadata.row_group(group).num_rows for number, group in self.groups]
+        self.starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)  # the first row of each group
+        counts = [file.metadata.num_rows for file in opened]
+        self.begins = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)  # of each file
+        self.group, self.first = -1, 0  # what is held: a batch of a group, from row `first`
+        self.batch: Any = None
+        self.rest: Iterator[Any] = iter(())
+
+    def where(self, row: int) -> str:
+        file = int(np.searchsorted(self.begins, row, "right")) - 1
+        return f"{self.files[file]}, row {row - self.begins[file]}"
+
+    def encoded(self, row: int) -> bytes:
+        """Going on from row to row is quick; going back begins the row group anew."""
+        import pyarrow as pa
+
+        group = int(np.searchsorted(self.starts, row, "right")) - 1
+        number, own = self.groups[group]
+        try:
+            if group != self.group or row < self.first:
+                column = self.columns[number]
+                self.rest = self.opened[number].iter_batches(BATCH, row_groups=[own], columns=[column], use_threads=False)
+                self.group, self.first, self.batch = group, int(self.starts[group]), next(self.rest)
+            while row >= self.first + len(self.batch):
+                self.first += len(self.batch)
+                self.batch = next(self.rest)
+        except (OSError, pa.ArrowException, StopIteration) as error:
+            self.group = -1
+            raise UserError(f"{self.where(row)}: cannot be read ({error or 'the row group is shorter than it says'})") from None
+        value = self.batch.column(0)[row - self.first].as_py()
+        value = value.get("bytes") if isinstance(value, dict) else value
+        if not value:
+            raise UserError(f"{self.where(row)}: no image bytes. Files that only name a path are not read; embed the images")
+        return bytes(value)
+
+    def ordered(self, rows: np.ndarray) -> Iterator[bytes]:
+        """The bytes of `rows`. In the order of the files they are read as they come; else through a temporary file, each group once."""
+        if (np.diff(rows) > 0).all():
+            yield from (self.encoded(int(row)) for row in rows)
+            return
+        places: dict[int, tuple[int, int]] = {}
+        try:
+            with tempfile.TemporaryFile() as file:
+                for row in np.unique(rows):
+                    data = self.encoded(int(row))
+                    places[int(row)] = (file.tell(), len(data))
+                    file.write(data)
+                for row in rows:
+                    start, size = places[int(row)]
+                    file.seek(start)
+                    yield file.read(size)
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: its images are not in the order of people and are put into order in {tempfile.gettempdir()}, which cannot "
+                f"be written ({error.strerror}). Set TMPDIR to a folder with room for all of them"
+            ) from None
