@@ -121,7 +121,7 @@ def test_completion_knows_names_and_imports_no_plugin(tmp_path: Path) -> None:
     (tmp_path / "results" / "cemiface-1").mkdir(parents=True)
     (tmp_path / "results" / "cemiface-1" / "run.json").write_text("{}")
     cases = (
-        ("synthbench run cemi", {"cemiface"}, 2),
+        ("synthbench run cemi", {"cemiface", "cemiface_gpu"}, 2),
         ("synthbench run id", {"id3pm", "idiffface"}, 2),
         ("synthbench run cemiface --protocol d", {"demo"}, 4),
         ("synthbench export ", {"latest", "cemiface-1"}, 2),

@@ -104,7 +104,7 @@ MISTAKES = [
     ("show recipes demo", 2, "'recipes' is no kind of thing; did you mean 'recipe'?"),
     ("show recipe cemiface demo", 2, "not 3 words"),
     ("report nothing", 2, "no run, comparison or sweep 'nothing'"),
-    ("runs rm nothing", 2, "no run, comparison or sweep 'nothing'"),
+    ("runs rm nothing", 2, "no run, comparison, sweep or evaluation 'nothing'"),
     ("ui --optuna", 2, "there is no sweep"),
     ("run", 2, "Missing argument 'GENERATOR'"),
     ("rn procedural", 2, "No such command 'rn'"),

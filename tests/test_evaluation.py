@@ -35,7 +35,10 @@ def value(result: dict, metric: str = AVG) -> float:
     return record.values(result, metric)[0]["value"]
 
 
-def test_a_run_its_folder_and_a_registered_copy_score_as_the_run_did(made: dict, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_its_folder_and_a_registered_copy_score_as_the_run_did(
+    made: dict, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYNTHBENCH_DATA", "registry")
     sources.add("mine", weights(made), "weights", colour="rgb")
     capsys.readouterr()
     names = (made["run"], str(weights(made)), "mine")

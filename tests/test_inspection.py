@@ -67,6 +67,7 @@ def test_all_damaged_images_of_a_registered_set_are_listed_at_once(
     for name in ("p1/0.png", "p2/2.png"):
         data = (clean / name).read_bytes()
         (clean / name).write_bytes(data[:-40])
+    monkeypatch.setenv("SYNTHBENCH_DATA", str(clean.parent / "registry"))
     monkeypatch.setattr(looking, "LOOKED", 2)  # the first and the last
     sources.add("mine", clean, "faces")
     monkeypatch.setattr("sys.argv", ["synthbench", "data", "verify", "mine", "--decode"])

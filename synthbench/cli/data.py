@@ -41,7 +41,7 @@ def data_status(protocol: str | None, as_json: bool) -> None:
 
 
 FORMS = {
-    "faces": "faces: folder, zip, .rec, .parquet, WebDataset or LMDB; one folder or label per person",
+    "faces": "faces: folder, zip, .rec, .parquet, .tar or LMDB; a folder or label per person",
     "pairs": "pairs: .bin; or images in a folder or zip, and --pairs pairs.txt",
     "weights": "weights: the checkpoint; COLOUR is rgb or bgr, as it was trained",
 }
