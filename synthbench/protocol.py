@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 
 from synthbench.config import Layer, Settings, build, config_path, located, read_layer
 from synthbench.data import sources
+from synthbench.data.catalogue import WORLD
 from synthbench.types import UserError
 
 
@@ -142,7 +143,7 @@ class Protocol(Settings):
                 yield Need(network.teacher, "weights", f"{role}'s teacher")
                 yield from (Need(source, "faces", f"{role}'s faces") for source in network.faces if source not in OWN)
         for name in self.benchmarks:
-            if not name.startswith("world-"):
+            if not name.startswith(WORLD):
                 yield Need(name, "pairs", "benchmark")
         for generator, settings in self.generators.items():
             source = (settings.get("enroll") or {}).get("source")

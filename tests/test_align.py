@@ -124,6 +124,15 @@ def test_bad_landmarks_are_named_with_their_line(tmp_path: Path) -> None:
         align.from_file(tmp_path / "list.txt", source)
 
 
+def test_a_name_that_several_images_have_is_no_name(tmp_path: Path) -> None:
+    pictures(tmp_path / "set")
+    source = read_source(tmp_path / "set")  # ann/1.jpg, ann/2.jpg, bo/1.jpg, bo/9.jpg
+    (tmp_path / "list.txt").write_text("".join(f"{name} 1 2 3 4 5 6 7 8 9 10\n" for name in ("1.jpg", "2.jpg", "bo/9.jpg")))
+    found = align.from_file(tmp_path / "list.txt", source)
+    nothing = np.empty(0)
+    assert [found(row, nothing) is None for row in range(4)] == [True, False, True, False]
+
+
 def test_faces_that_overlap_are_one_and_the_largest_or_central_is_taken() -> None:
     boxes = np.array([[0, 0, 10, 10], [1, 1, 10, 10], [50, 50, 30, 30], [44, 20, 8, 8]], float)
     assert align.apart(boxes, np.array([0.7, 0.9, 0.8, 0.3]), 0.5) == [1, 2]

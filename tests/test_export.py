@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from synthbench.data import pixels
+from synthbench.cli import app
+from synthbench.data import pixels, sources
 from synthbench.data.export import convert, export_faces
 from synthbench.data.faces import FaceSet, import_faces
 from synthbench.data.readers import read_source
@@ -165,3 +166,20 @@ def test_folder_is_the_same_as_importing_it(faces: FaceSet, tmp_path: Path) -> N
     assert folder.sources(8) != before
     with pytest.raises(UserError, match=r"--set sample\.path=DIR"):
         Folder(FolderConfig()).slots(Volume.parse("all"), where)
+
+
+def test_a_registered_set_is_converted_as_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here by its list: without it the images are loose."""
+    monkeypatch.setenv("SYNTHBENCH_DATA", str(tmp_path / "registry"))
+    (tmp_path / "flat").mkdir()
+    for number in range(7):
+        Image.fromarray(IMAGES[number].transpose(1, 2, 0)).save(tmp_path / "flat" / f"{number}.png")
+    (tmp_path / "who.txt").write_text("".join(f"{number}.png {label}\n" for number, label in enumerate(LABELS)))
+    sources.add("listed", tmp_path / "flat", "faces", labels=tmp_path / "who.txt")
+    monkeypatch.setattr("sys.argv", ["synthbench", "data", "convert", "listed", "--to", "parquet", "-o", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ended:
+        app.main()
+    assert ended.value.code == 0
+    again = read_source(tmp_path / "out")
+    assert [again.names[label] for label in again.label] == [str(label) for label in LABELS]
+    assert all(np.array_equal(again.image(row), IMAGES[row].transpose(1, 2, 0)) for row in range(7))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from PIL import Image
 
 from synthbench.cli import app
 from synthbench.data import inspection, looking, pixels, sources
+from synthbench.data.readers import read_source
 from synthbench.types import UserError
 
 
@@ -36,7 +39,7 @@ def clean(tmp_path: Path) -> Path:
 
 
 def test_a_clean_set_gives_facts_and_nothing_to_look_after(clean: Path) -> None:
-    found = inspection.inspect(clean)
+    found = inspection.inspect(read_source(clean))
     assert (found.images, found.people, found.each, found.alone, found.kind) == (11, 4, (2, 3, 3), 0, "folder")
     assert found.sizes == {"32 x 32": 11} and found.grey == 0 and found.looked == 11
     images = np.stack([face(10 * person + number) for person in range(4) for number in range(3 - (person == 3))])
@@ -51,7 +54,7 @@ def test_every_fault_is_named(clean: Path) -> None:
     (clean / "p0" / "smaller.jpg").write_bytes(out.getvalue())
     put(clean, "p4/wide.png", face(99, 48)[:32])
     (clean / "p4" / "cut.png").write_bytes((clean / "p1" / "0.png").read_bytes()[:60])
-    found = inspection.inspect(clean)
+    found = inspection.inspect(read_source(clean))
     (twin,) = found.same
     assert {Path(name).as_posix() for name in twin} == {"p0/again.png", "p1/0.png"} and found.across == 1
     assert [set(pair) for pair in found.alike] == [{"p0/1.png", "p0/smaller.jpg"}]
@@ -81,7 +84,7 @@ def test_all_damaged_images_of_a_registered_set_are_listed_at_once(
 def test_blue_skin_is_told(tmp_path: Path) -> None:
     for number in range(6):
         put(tmp_path / "bgr", f"{number % 2}/{number}.png", face(number)[..., ::-1].copy())
-    assert any("stored BGR" in line for line in inspection.lines(inspection.inspect(tmp_path / "bgr")))
+    assert any("stored BGR" in line for line in inspection.lines(inspection.inspect(read_source(tmp_path / "bgr"))))
 
 
 def test_the_hash_knows_a_picture_in_another_size_and_compression_and_no_other() -> None:
@@ -106,4 +109,17 @@ def test_by_command(clean: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     assert (told["images"], told["people"], len(told["damaged"])) == (12, 4, 1)
     assert page.read_text().count("<img") == 11 and "damaged" in page.read_text()
     with pytest.raises(UserError, match="does not exist"):
-        inspection.inspect(tmp_path / "nothing")
+        inspection.inspect(read_source(tmp_path / "nothing"))
+
+
+def test_bytes_are_read_one_after_the_other(clean: Path) -> None:
+    """Of a .tar or Parquet they come from one handle, which threads would move under each other's hands."""
+    plain, seen = read_source(clean), []
+
+    def encoded(row: int) -> bytes:
+        assert threading.current_thread() is threading.main_thread()
+        seen.append(row)
+        return plain.encoded(row)
+
+    inspection.inspect(replace(plain, encoded=encoded))
+    assert inspection.damaged(replace(plain, encoded=encoded)) == [] and seen == [*range(11), *range(11)]

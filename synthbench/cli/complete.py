@@ -71,7 +71,7 @@ def data(context: Context, parameter: Parameter, begun: str) -> list[CompletionI
     """What is registered on this machine."""
     from synthbench.data import sources
 
-    return _items(list(sources.names_registered()), begun)
+    return _items(sources.names_registered(), begun)
 
 
 def _dotted(values: dict[str, Any], above: str = "") -> Iterator[str]:

@@ -11,7 +11,7 @@ import click
 
 from synthbench import console
 from synthbench.cli import complete
-from synthbench.cli.options import FOLDER, JSON, RUNS
+from synthbench.cli.options import FOLDER, FORM, JSON, RUNS
 from synthbench.types import UserError
 
 
@@ -129,15 +129,17 @@ def data_inspect(path: Path, out: Path | None, as_json: bool) -> None:
     synthbench data inspect celeba.zip -o celeba.html
     """
     from synthbench.data import inspection
+    from synthbench.data.readers import read_source
 
-    found = inspection.inspect(path)
+    source = read_source(path)
+    found = inspection.inspect(source)
     if as_json:
         click.echo(json.dumps(inspection.as_json(found)))
     else:
         for line in inspection.lines(found):
             click.echo(line)
     if out:
-        inspection.sheet(path, out)
+        inspection.sheet(source, out)
         console.note(f"some images: {out}")
 
 
@@ -177,7 +179,7 @@ def data_verify(name: str | None, decode: bool) -> None:
         entry = sources.verify(item)
         console.note(f"{item}: unchanged")
         if decode and entry.kind == "faces":
-            found = inspection.damaged(entry.path)
+            found = inspection.damaged(sources.open_set(entry))
             console.note(f"{item}: {len(found):,} of {entry.images:,} images are damaged")
             damaged += found
     for line in damaged:
@@ -188,7 +190,7 @@ def data_verify(name: str | None, decode: bool) -> None:
 
 @data_group.command("convert")
 @click.argument("source", metavar="SRC", shell_complete=complete.data)
-@click.option("--to", "form", required=True, type=click.Choice(["imagefolder", "rec", "webdataset", "parquet", "lmdb"]))
+@FORM
 @click.option("-o", "--out", required=True, type=FOLDER, help="Folder to write, which must not exist.")
 def data_convert(source: str, form: str, out: Path) -> None:
     """Write the faces of SRC (a path or a registered name) in another layout. The images' files stay as they are, bit for bit.
@@ -197,10 +199,9 @@ def data_convert(source: str, form: str, out: Path) -> None:
     synthbench data convert faces_webface_112x112 --to imagefolder -o webface
     """
     from synthbench.data import export, sources
-    from synthbench.data.readers import read_source
 
     path = Path(source).expanduser()
-    images = read_source(sources.find(source, "faces").path if not path.exists() and sources.registered(source) else path)
+    images = sources.open_set(sources.find(source, "faces") if not path.exists() and sources.registered(source) else path)
     with console.progress("convert") as progress:
         export.convert(images, form, out, progress)
     numbers = "; people are numbers there, in the order of their names" if form in ("rec", "lmdb") else ""
@@ -225,7 +226,7 @@ def data_align(images: Path, detector: Path | None, landmarks: Path | None, face
 
     if (detector is None) == (landmarks is None):
         raise UserError("say where the landmarks come from: --detector YUNET.onnx, or --landmarks FILE")
-    source = read_source(images.expanduser())
+    source = read_source(images)
     found = align.Detector(detector) if detector else align.from_file(landmarks, source)  # type: ignore[arg-type]
     with console.progress("align") as progress:
         told = align.align(source, out, found, face, progress)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import click
 
 from synthbench import console
 from synthbench.cli import complete
-from synthbench.cli.options import DEVICE, DRY_RUN, FOLDER, JSON, NO_TRACKING, PROTOCOL, RUNS, SETTINGS, VOLUME
+from synthbench.cli.options import DEVICE, DRY_RUN, FOLDER, FORM, JSON, NO_TRACKING, PROTOCOL, RUNS, SETTINGS, VOLUME
 from synthbench.types import UserError
 
 
@@ -173,7 +173,7 @@ def show_command(name: tuple[str, ...], protocol: str | None, runs: Path, as_jso
 
 @click.command("export", short_help="Write a generated set in the layout of other tools.")
 @click.argument("run", shell_complete=complete.runs)
-@click.option("--to", "form", type=click.Choice(["imagefolder", "rec", "webdataset", "parquet", "lmdb"]), required=True)
+@FORM
 @click.option("-o", "--out", type=FOLDER, help="Folder to write; must not exist.  [default: RUN-FORM]")
 @click.option("--photographs", is_flag=True, help="Write a set that holds, or may hold, photographs of real people.")
 @RUNS

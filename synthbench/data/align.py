@@ -5,7 +5,7 @@ The landmarks come from a file, or from a detector in ONNX with YuNet's outputs 
 
 from __future__ import annotations
 
-import csv
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from synthbench import console
-from synthbench.data import export, pixels
+from synthbench.data import export, lists, pixels
 from synthbench.data.export import appearing
 from synthbench.data.labelled import Source
 from synthbench.types import Progress, UserError
@@ -70,19 +69,19 @@ def from_file(path: Path, source: Source) -> Landmarks:
     named as the set names it.
     """
     known: dict[str, np.ndarray] = {}
-    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        for number, line in enumerate(file, 1):
-            name, *values = next(csv.reader([line])) if "," in line else line.split() or [""]
-            try:
-                points = np.array(values, float)
-            except ValueError:
-                points = np.empty(0)
-            if points.shape == (10,) and np.isfinite(points).all():
-                known[name] = points.reshape(5, 2)
-            elif number > 2:  # a count and names of columns may stand above
-                raise UserError(f"{path}:{number}: {line.strip()[:60]!r} is not a name and ten numbers")
-    names = [_name(source, row) for row in range(len(source))]
-    found = {row: known.get(name, known.get(Path(name).name)) for row, name in enumerate(names)}
+    for number, (name, *values) in lists.lines_of(path):
+        try:
+            points = np.array(values, float)
+        except ValueError:
+            points = np.empty(0)
+        if points.shape == (10,) and np.isfinite(points).all():
+            known[lists.plain(name)] = points.reshape(5, 2)
+        elif number > 2:  # a count and names of columns may stand above
+            raise UserError(f"{path}:{number}: {' '.join([name, *values])[:60]!r} is not a name and ten numbers")
+    names = [lists.plain(_name(source, row)) for row in range(len(source))]
+    ends = Counter(name.rpartition("/")[2] for name in names)
+    short = {end: known[end] for end, count in ends.items() if count == 1 and end in known}  # of several it would be anybody's
+    found = {row: known.get(name, short.get(name.rpartition("/")[2])) for row, name in enumerate(names)}
     if not any(points is not None for points in found.values()):
         raise UserError(f"{path} names {next(iter(known), 'nothing')}, ..., and none of the images, such as {names[0]}")
     return lambda row, image: found[row]
@@ -92,16 +91,9 @@ class Detector:
     """Faces in a picture, by a network with the outputs of YuNet (Wu et al. 2023): class, object, box and five points on three grids."""
 
     def __init__(self, path: Path, threshold: float = 0.6) -> None:
-        try:
-            import onnxruntime
-        except ImportError:
-            raise UserError(f"a detector needs onnxruntime: {console.install('onnx')}") from None
-        try:
-            options = onnxruntime.SessionOptions()
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's own kinds
-            raise UserError(f"{path} is no ONNX file that onnxruntime can run: {' '.join(str(error).split())[:150]}") from None
+        from synthbench.models.checkpoints import onnx_session
+
+        self.session = onnx_session(path)
         self.outputs = {output.name for output in self.session.get_outputs()}
         wanted = {f"{kind}_{stride}" for kind in ("cls", "obj", "bbox", "kps") for stride in STRIDES}
         if not wanted <= self.outputs:
@@ -136,17 +128,12 @@ class Detector:
 
 def apart(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> list[int]:
     """Those above `threshold`, the surest first, without boxes (N, 4) that overlap a surer one by more than OVERLAP of their union."""
-    kept: list[int] = []
-    for one in sorted(np.flatnonzero(scores > threshold), key=lambda number: -scores[number]):
-        if all(_overlap(boxes[one], boxes[other]) <= OVERLAP for other in kept):
-            kept.append(int(one))
-    return kept
+    import torch
+    from torchvision.ops import nms
 
-
-def _overlap(a: np.ndarray, b: np.ndarray) -> float:
-    low, high = np.maximum(a[:2], b[:2]), np.minimum(a[:2] + a[2:], b[:2] + b[2:])
-    shared = float(np.prod(np.clip(high - low, 0, None)))
-    return shared / max(float(np.prod(a[2:]) + np.prod(b[2:])) - shared, 1e-9)
+    sure = np.flatnonzero(scores > threshold)
+    corners = np.concatenate([boxes[sure, :2], boxes[sure, :2] + boxes[sure, 2:]], 1)
+    return [int(sure[one]) for one in nms(torch.from_numpy(corners), torch.from_numpy(scores[sure].astype(corners.dtype)), OVERLAP)]
 
 
 def choose(boxes: np.ndarray, size: tuple[int, int], which: Which) -> int:
@@ -168,8 +155,9 @@ def align(
     """
     told = Aligned()
 
-    def face(row: int) -> tuple[int, np.ndarray | None, int]:
-        image = source.image(row)
+    def face(item: tuple[bytes, int]) -> tuple[int, np.ndarray | None, int]:
+        data, row = item
+        image = pixels.decode(data, source.where(row))
         if isinstance(landmarks, Detector):
             boxes, found = landmarks.faces(image)
             points = found[choose(boxes, (image.shape[1], image.shape[0]), which)] if len(found) else None
@@ -178,8 +166,9 @@ def align(
             points, count = landmarks(row, image), 1
         return row, None if points is None else warp(image, similarity(points)), count
 
+    rows = np.arange(len(source))
     with appearing(out) as folder:
-        for done, (row, image, count) in enumerate(pixels.in_threads(face, range(len(source))), 1):
+        for done, (row, image, count) in enumerate(pixels.in_threads(face, zip(source.stream(rows), rows.tolist())), 1):
             progress(done, len(source))
             told.several += count > 1
             if image is None:
@@ -199,7 +188,7 @@ def align(
 def _name(source: Source, row: int) -> str:
     """Of an image inside its set, as a list of pairs may name it; of one without a file of its own <person>/<number>."""
     if source.kind in ("folder", "zip"):
-        return source.where(row).removeprefix(str(source.path)).lstrip(", /")
+        return source.called(row)
     person = source.names[source.label[row]] if source.names else "0"
     return f"{export.folder_names([person])[0]}/{row:08d}.png"
 

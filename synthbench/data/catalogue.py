@@ -50,6 +50,7 @@ class Entry:
     read: str = ""  # of faces: what was understood, in words; empty where an earlier version registered it
 
 
+WORLD = "world-"  # begins the names of benchmarks of the embedded world, which nobody registers
 CATALOGUE = {
     source.name: source
     for source in (

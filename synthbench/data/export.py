@@ -74,9 +74,8 @@ def convert(source: Source, to: str, out: Path | str, progress: Progress = lambd
         raise UserError(f"{source.path} has no labels, and {to} needs them: convert it --to imagefolder")
 
     def files(rows: np.ndarray) -> Iterator[bytes]:
-        for done, row in enumerate(rows, 1):
-            data = source.encoded(int(row))
-            yield data if data.startswith(tuple(MAGIC)) else pixels.encode(pixels.decode(data, source.where(int(row))))
+        for done, (row, data) in enumerate(zip(rows.tolist(), source.stream(rows)), 1):
+            yield data if data.startswith(tuple(MAGIC)) else pixels.encode(pixels.decode(data, source.where(row)))
             progress(done, len(rows))
 
     return write(Outgoing(source.label, source.names, max(source.image(0).shape), files), to, Path(out))

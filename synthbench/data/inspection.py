@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -17,7 +17,6 @@ from PIL import Image
 from synthbench import console
 from synthbench.data import pixels
 from synthbench.data.labelled import Source
-from synthbench.data.readers import read_source
 from synthbench.store import writing
 from synthbench.types import UserError
 
@@ -48,9 +47,8 @@ class Found:
     across: int = 0  # pairs of `same` and `alike` whose images belong to two people
 
 
-def inspect(path: Path | str) -> Found:
-    """Look into a set of faces. Raises UserError when it is none that synthbench reads."""
-    source = read_source(Path(path).expanduser())
+def inspect(source: Source) -> Found:
+    """Look into a set of faces."""
     counts = np.bincount(source.label) if source.names else np.zeros(1, np.int64)
     each = (int(counts.min()), int(np.median(counts)), int(counts.max()))
     rows = np.unique(np.linspace(0, len(source) - 1, min(len(source), MOST)).astype(np.int64))
@@ -60,7 +58,7 @@ def inspect(path: Path | str) -> Found:
     files: dict[bytes, int] = {}  # digest -> first row
     pictures = Pictures()
     with console.progress("look") as progress:
-        for done, (row, look) in enumerate(zip(rows, pixels.in_threads(lambda row: _look(source, int(row)), rows)), 1):
+        for done, (row, look) in enumerate(zip(rows.tolist(), _looks(source, rows)), 1):
             progress(done, len(rows))
             if isinstance(look, str):
                 found.damaged.append(look)
@@ -72,7 +70,7 @@ def inspect(path: Path | str) -> Found:
             near = pictures.before(look.hash, row)
             other, into = (twin, found.same) if twin != row else (near, found.alike)
             if other != row:
-                into.append((_name(source, other), _name(source, row)))
+                into.append((source.called(other), source.called(row)))
                 found.across += bool(source.names) and bool(source.label[other] != source.label[row])
     found.sizes = dict(sizes.most_common())
     if colours:
@@ -81,17 +79,11 @@ def inspect(path: Path | str) -> Found:
     return found
 
 
-def _name(source: Source, row: int) -> str:
-    """Of an image, inside its set."""
-    return source.where(int(row)).removeprefix(str(source.path)).lstrip(", /")
-
-
-def damaged(path: Path) -> list[str]:
+def damaged(source: Source) -> list[str]:
     """Every image of a set of faces that cannot be decoded, with the reason; all are tried, on all cores."""
-    source = read_source(path)
     found = []
     with console.progress("decode") as progress:
-        for done, look in enumerate(pixels.in_threads(lambda row: _look(source, row), range(len(source))), 1):
+        for done, look in enumerate(_looks(source, np.arange(len(source))), 1):
             progress(done, len(source))
             found += [look] if isinstance(look, str) else []
     return found
@@ -106,11 +98,15 @@ class _Look:
     hash: bytes  # much the same for the same picture in other bytes or of another size; empty for one without contrast
 
 
-def _look(source: Source, row: int) -> _Look | str:
+def _looks(source: Source, rows: np.ndarray) -> Iterator[_Look | str]:
+    """A look at each of `rows`; bytes are read here, one after the other, decoded on every core."""
+    return pixels.in_threads(lambda item: _look(item[0], source.where(item[1])), zip(source.stream(rows), rows.tolist()))
+
+
+def _look(data: bytes, where: str) -> _Look | str:
     """An image, or why it is none."""
-    data = source.encoded(row)
     try:
-        image = pixels.decode(data, source.where(row))
+        image = pixels.decode(data, where)
     except UserError as error:
         return str(error)
     height, width = image.shape[:2]
@@ -165,7 +161,7 @@ def lines(found: Found) -> list[str]:
         said.append("LOOK: sizes differ, so the faces are hardly aligned alike")
     elif found.sizes and (size := next(iter(found.sizes)).split(" x ")) and size[0] != size[1]:
         said.append("LOOK: the images are not square: aligned faces are (112 x 112); they would be cropped at the centre")
-    for what, pairs in (("are the same file", found.same), ("show the same picture", found.alike)):
+    for what, pairs in (("are the same file", found.same), ("seem to show the same picture", found.alike)):
         if pairs:
             some = "; ".join(f"{one} = {other}" for one, other in pairs[:SHOWN])
             said.append(f"LOOK: {len(pairs):,} images {what} as another: {some}{'; ...' * (len(pairs) > SHOWN)}")
@@ -188,9 +184,8 @@ def as_json(found: Found) -> dict[str, Any]:
 # --------------------------------------------------------------------------------------------------------------- a sheet
 
 
-def sheet(path: Path | str, out: Path) -> None:
+def sheet(source: Source, out: Path) -> None:
     """An HTML page in one file with some images of some people: what a table of numbers does not show."""
-    source = read_source(Path(path).expanduser())
     people, most = SHEET
     if source.names:
         chosen = np.unique(np.linspace(0, len(source.names) - 1, min(people, len(source.names))).astype(int))

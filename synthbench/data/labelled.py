@@ -38,6 +38,10 @@ class Source:
         """(H, W, 3) uint8 RGB."""
         return pixels.decode(self.encoded(row), self.where(row))
 
+    def called(self, row: int) -> str:
+        """The name of an image inside its set, as `where` has it."""
+        return self.where(row).removeprefix(str(self.path)).lstrip(", /")
+
     def stream(self, rows: np.ndarray) -> Iterator[bytes]:
         """The bytes of `rows`, in that order."""
         return self.ordered(rows) if self.ordered else (self.encoded(int(row)) for row in rows)

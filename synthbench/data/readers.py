@@ -64,9 +64,9 @@ def read_source(path: Path | str, kind: str | None = None, reading: Mapping[str,
     image folder or zip).
     Labels are read at once, images when asked for. Raises UserError for what is missing, damaged or ambiguous.
     """
-    walk.require_there(Path(path))
-    require_itself(Path(path))
     path, wishes = Path(path), reading or {}
+    walk.require_there(path)
+    require_itself(path)
     chosen = kind or kind_of(path)
     if chosen not in FORMS:
         raise UserError(

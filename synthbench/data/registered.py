@@ -44,9 +44,13 @@ def entries() -> dict[str, dict[str, Any]]:
     return found or {}
 
 
+def all_entries() -> dict[str, Entry]:
+    """All that is registered, by name."""
+    return {name: Entry(**{**found, "path": Path(found["path"])}) for name, found in entries().items()}
+
+
 def entry_of(name: str) -> Entry | None:
-    found = entries().get(name)
-    return Entry(**{**found, "path": Path(found["path"])}) if found else None
+    return all_entries().get(name)
 
 
 def names_registered() -> list[str]:

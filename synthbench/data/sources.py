@@ -21,14 +21,14 @@ from typing import Any
 from synthbench import console
 from synthbench.config import did_you_mean
 from synthbench.data import looking, walk
-from synthbench.data.catalogue import CATALOGUE, Entry, Source
+from synthbench.data.catalogue import CATALOGUE, WORLD, Entry, Source
 from synthbench.data.labelled import Source as LabelledSet
 from synthbench.data.readers import read_registered, read_source, source_files
 from synthbench.data.registered import (
     LISTS,
+    all_entries,
     content_of,
     digest_of,
-    entries,
     entry_of,
     full_stamp_of,
     home,
@@ -88,8 +88,8 @@ def add(name: str, path: Path | str, kind: str | None = None, **said: Any) -> En
     Raises UserError when it cannot be read, is of another kind, or is known not to be what the catalogue means.
     """
     options = {key: value for key, value in said.items() if value is not None}
-    if not re.fullmatch(r"\w[\w .+-]{0,99}", name) or name.startswith("world-"):
-        raise UserError(f"{name!r} cannot be a name: letters, digits, space, . + - _ may be in it, and world- is for the embedded world")
+    if not re.fullmatch(r"\w[\w .+-]{0,99}", name) or name.startswith(WORLD):
+        raise UserError(f"{name!r} cannot be a name: letters, digits, space, . + - _ may be in it, and {WORLD} is for the embedded world")
     known = CATALOGUE.get(name)
     if known is None and kind is None:
         raise UserError(
@@ -105,7 +105,6 @@ def add(name: str, path: Path | str, kind: str | None = None, **said: Any) -> En
             why = next(known[option] for known in OPTIONS.values() if option in known)
             raise UserError(f"{name}: {why}, and this is of kind {kind}")
     path = Path(path).expanduser().absolute()
-    walk.require_there(path)
     options |= {key: str(Path(options[key]).expanduser().absolute()) for key in LISTS if key in options}
     for file in (path, *(Path(options[key]) for key in LISTS if key in options)):
         walk.require_there(file)
@@ -222,10 +221,10 @@ def remove(name: str) -> Entry:
 
 def show(name: str) -> dict[str, str]:
     """What is known of a source, registered or of the catalogue, by field; raises UserError for a name that is neither."""
-    rows = {row["name"]: row for row in status()}
-    if name not in rows:
-        raise UserError(f"no data or weights are called {name!r}" + did_you_mean(name, rows))
-    row, entry = rows[name], entry_of(name)
+    entry, names = entry_of(name), {*CATALOGUE, *names_registered()}
+    if name not in names:
+        raise UserError(f"no data or weights are called {name!r}" + did_you_mean(name, names))
+    row = _row(name, entry, every_file=True)
     facts = {key: row[key] for key in ("name", "kind", "title", "state", "path")}
     if entry:
         facts |= {"holds": holds(entry), "read as": entry.read, "sha256": entry.digest, "registered": entry.added, "note": entry.note}
@@ -330,28 +329,27 @@ def status(every_file: bool = True) -> list[dict[str, str]]:
 
     every_file: look at the date and size of each, which takes seconds for a folder of a million; else at those on top.
     """
-    found = entries()
-    rows = []
-    for name in [*CATALOGUE, *sorted(set(found) - set(CATALOGUE))]:
-        known, entry = CATALOGUE.get(name), entry_of(name)
-        rows.append(
-            {
-                "name": name,
-                "kind": entry.kind if entry else known.kind if known else "",
-                "state": _state(entry, every_file),
-                "title": known.title if known else name,
-                "path": str(entry.path) if entry else "",
-                "holds": holds(entry) if entry else "",
-                "digest": entry.digest if entry else "",
-                "licence": known.licence if known else "the user's",
-                "url": known.url if known else "",
-                "note": entry.note if entry else "",
-            }
-        )
-    return rows
+    found = all_entries()
+    return [_row(name, found.get(name), every_file) for name in [*CATALOGUE, *sorted(set(found) - set(CATALOGUE))]]
+
+
+def _row(name: str, entry: Entry | None, every_file: bool) -> dict[str, str]:
+    known = CATALOGUE.get(name)
+    return {
+        "name": name,
+        "kind": entry.kind if entry else known.kind if known else "",
+        "state": _state(entry, every_file),
+        "title": known.title if known else name,
+        "path": str(entry.path) if entry else "",
+        "holds": holds(entry) if entry else "",
+        "digest": entry.digest if entry else "",
+        "licence": known.licence if known else "the user's",
+        "url": known.url if known else "",
+        "note": entry.note if entry else "",
+    }
 
 
 def fingerprint() -> str:
     """Changes when anything registered does: part of the answer to `is this the same command on the same data`."""
-    rows = [(row["name"], row["state"], entries().get(row["name"], {}).get("digest")) for row in status(every_file=False)]
+    rows = [(row["name"], row["state"], row["digest"]) for row in status(every_file=False)]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:20]

@@ -82,10 +82,10 @@ def raw_embeddings(
             pixels = images.images(slice(start, min(start + batch_size, len(images)))).to(encoder.device).float() / 127.5 - 1
             return encoder(pixels.flip(3) if mirror else pixels).cpu().double().numpy()
 
-    found = []
+    found: list[np.ndarray] = []
     for part in side_by_side(embed, range(0, len(images), batch_size), encoder.device):
         found.append(part)
-        progress(sum(map(len, found)), len(images))
+        progress(min(len(found) * batch_size, len(images)), len(images))
     return np.concatenate(found)
 
 

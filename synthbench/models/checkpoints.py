@@ -6,6 +6,7 @@ channels is in no file, so it has to be declared: AdaFace and MagFace are BGR, a
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import re
 import warnings
@@ -127,8 +128,14 @@ def unwrapped(found: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
         left += [str(name) for name in found if name != inner[0]]
         found = found[inner[0]]
     if left:
-        console.note(f"{path.name}: taken is what it calls {'.'.join(taken)}; left out: {', '.join(left[:8])}{', ...' * (len(left) > 8)}")
+        _say_once(f"{path.name}: taken is what it calls {'.'.join(taken)}; left out: {', '.join(left[:8])}{', ...' * (len(left) > 8)}")
     return {str(key): value for key, value in found.items() if isinstance(value, Tensor)}
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    """A network is looked into when it is registered or asked for, tried, and loaded by every stage that uses it."""
+    console.note(text)
 
 
 def network_tensors(tensors: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor], str]:
@@ -144,7 +151,7 @@ def network_tensors(tensors: Mapping[str, Tensor], path: Path) -> tuple[dict[str
                 extra = TRAINING_PARTS if family == "irse" else ("qs.", "head.", "kernel")  # the last Linear of iresnet is called fc
                 heads = [other for other in tensors if not other.startswith(prefix) or other[len(prefix) :].startswith(extra)]
                 if heads:
-                    console.note(f"{path.name}: left out, as parts of a training: {', '.join(heads[:3])}{', ...' * (len(heads) > 3)}")
+                    _say_once(f"{path.name}: left out, as parts of a training: {', '.join(heads[:3])}{', ...' * (len(heads) > 3)}")
                 return {other: value for other, value in inside.items() if not other.startswith(extra)}, family
     some = ", ".join(list(tensors)[:3]) or "no tensors"
     raise UserError(
@@ -178,19 +185,27 @@ def describe(tensors: Mapping[str, Tensor], family: str, path: Path) -> tuple[di
     return {"family": family, "depth": depth, "se": gates > 0, "dropout": 0.0}, 16 * side, dim
 
 
+def onnx_session(path: Path) -> Any:
+    """An ONNX file, ready to run on the CPU. Raises UserError where onnxruntime is not installed or cannot run it."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UserError(f"{path} is an ONNX file, and {ONNX_HINT}") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own kinds
+        raise UserError(f"{path} is no ONNX file that onnxruntime can run: {' '.join(str(error).split())[:150]}") from None
+
+
 class OnnxNet(nn.Module):
     """An ONNX graph run forwards by onnxruntime on the CPU, for graphs that onnx2torch cannot convert."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        try:
-            import onnxruntime
-        except ImportError:
-            raise UserError(f"{path} is an ONNX file, and {ONNX_HINT}") from None
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self.session = onnx_session(path)
         self.input = self.session.get_inputs()[0].name
 
     def forward(self, x: Tensor) -> Tensor:

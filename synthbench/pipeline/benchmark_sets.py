@@ -8,12 +8,11 @@ from typing import Any
 
 from synthbench.config import did_you_mean
 from synthbench.data import sources
+from synthbench.data.catalogue import WORLD
 from synthbench.pipeline.cost import Cost
 from synthbench.pipeline.steps import Step, read_benchmark
 from synthbench.store import Store, content_key
 from synthbench.types import Progress, UserError
-
-WORLD = "world-"  # begins the names of rendered ones
 
 
 def photographs(folder: Path, names: Sequence[str]) -> dict[str, Path]:

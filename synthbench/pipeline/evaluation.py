@@ -79,7 +79,7 @@ def chosen(request: Request, protocol: Protocol | None) -> tuple[str, ...]:
     """The benchmarks: those asked for, else the protocol's, else all that are registered."""
     named = request.benchmarks or (protocol.benchmarks if protocol else ())
     names = tuple(dict.fromkeys(named)) or tuple(
-        row["name"] for row in sources.status() if row["kind"] == "pairs" and row["state"] == "registered"
+        row["name"] for row in sources.status(every_file=False) if row["kind"] == "pairs" and row["state"] == "registered"
     )
     if not names:
         raise UserError(

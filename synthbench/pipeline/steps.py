@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from synthbench import console
 from synthbench.data import sources
+from synthbench.data.catalogue import WORLD
 from synthbench.pipeline.cost import Cost, disk_for
 from synthbench.plugin import Context
 from synthbench.protocol import Faces, WorldFaces
@@ -152,7 +153,7 @@ def read_benchmark(name: str, resolution: int) -> PairSet:
     """Raises UserError for one on which accuracy is not defined."""
     from synthbench.data import pairs
 
-    if name.startswith("world-"):
+    if name.startswith(WORLD):
         from synthbench.world.pairs import WORLD_BENCHMARKS, world_pairs
 
         return pairs.PairSet.from_arrays(name, *world_pairs(name, resolution), title=WORLD_BENCHMARKS[name])

@@ -17,6 +17,11 @@ FIXED = {"real": "real set", "encoder": "encoder", "judge": "judge", "benchmarks
 Rows = list[dict[str, Any]]
 
 
+def foreign(result: Result) -> bool:
+    """Whether it is of a network that was trained elsewhere (`synthbench evaluate`), and not of a generator's set."""
+    return "weights" in result
+
+
 def sides(result: Result) -> dict[str, Rows]:
     """The stages of a run: `own`, those of its `real` baseline, and `shared` by all runs of a protocol; each in order, seed by seed.
 
@@ -108,7 +113,7 @@ def groups(results: Iterable[Result]) -> list[list[Result]]:
 def labels(results: Sequence[Result]) -> list[str]:
     """A name for every row: generator and volume, and the settings that tell runs of one generator apart."""
     plain = [
-        item["generator"] if "weights" in item or (item["generator"] == "real" and size == "all") else f"{item['generator']} {size}"
+        item["generator"] if foreign(item) or (item["generator"] == "real" and size == "all") else f"{item['generator']} {size}"
         for item in results
         for size in [str(item.get("size", "all")) if item["volume"] == "all" else item["volume"]]
     ]
@@ -140,7 +145,7 @@ def cost(store: Store, result: Result) -> dict[str, Any]:
     known, seeds = [item for item in manifests if item], len(result["seeds"])
     whole = len(known) == len(manifests)
     images = next((item.get("images") for item in known if item["name"] == "generate"), None)
-    promised = Volume.parse(result["volume"]).images if "weights" not in result else None
+    promised = Volume.parse(result["volume"]).images if not foreign(result) else None
     copies = max(0, images - promised) if images and promised else 0
     return {
         "images": images - copies if images else images,

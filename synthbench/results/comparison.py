@@ -16,7 +16,7 @@ import numpy as np
 from synthbench.evaluators.gap import same_pairs
 from synthbench.evaluators.pairs import PairResults, open_results
 from synthbench.results import inference, leak, lookup, published, tables
-from synthbench.results.comparable import cost, keys, labels, sides
+from synthbench.results.comparable import cost, foreign, keys, labels, sides
 from synthbench.results.record import SHORT, UNTRAINED, Result, floor, values
 from synthbench.seeds import numpy_generator
 from synthbench.store import Store
@@ -126,7 +126,7 @@ def compare(store: Store, results: Sequence[Result], name: str, baseline: str, c
             "seeds": len(item.result["seeds"]),
             "rank": rank,
             "cells": {column.metric: cells[item.run][column.metric] for column in columns},
-            "traits": {} if "weights" in item.result else item.result.get("traits", {}) | {"real_photographs": pictured[item.run]},
+            "traits": {} if foreign(item.result) else item.result.get("traits", {}) | {"real_photographs": pictured[item.run]},
             "cost": cost(store, item.result),
         }
         for item, rank in zip(entries, ranks(entries, found))
@@ -190,7 +190,7 @@ def cell(store: Store, item: Entry, metric: str, benchmarks: Sequence[str]) -> d
         found = inference.Estimate(gap.points, gap.sampling_stderr, std, gap.low, gap.high, len(seeds), gap.error)
     else:
         found = inference.estimate(seeds, item.stderr(metric))
-    made = {key: value for key, value in vars(found).items() if key != "error"} | MARKS
+    made = _as_cell(found)
     return leak.beside(made, leak.chance(item.result)) if metric == leak.SHARE else made
 
 
@@ -219,7 +219,11 @@ def differences(entries: Sequence[Entry], benchmarks: Sequence[str]) -> list[dic
 
 def rivals(entries: Sequence[Entry]) -> list[Entry]:
     """The rows that compete for the best mark: not the real set, which they are measured against, nor networks trained elsewhere."""
-    return [item for item in entries if item.result["generator"] != "real" and "weights" not in item.result]
+    return [item for item in entries if item.result["generator"] != "real" and not foreign(item.result)]
+
+
+def _as_cell(found: inference.Estimate) -> dict[str, Any]:
+    return {key: value for key, value in vars(found).items() if key != "error"} | MARKS
 
 
 def floor_row(results: Sequence[Result], metrics: Sequence[str]) -> dict[str, Any] | None:
@@ -228,8 +232,7 @@ def floor_row(results: Sequence[Result], metrics: Sequence[str]) -> dict[str, An
     for metric in metrics:
         scores = [score for result in results for score in values(result, floor(metric))]
         if scores:
-            found = vars(inference.estimate([scores[0]["value"]], scores[0]["stderr"]))
-            cells[metric] = {key: value for key, value in found.items() if key != "error"} | MARKS
+            cells[metric] = _as_cell(inference.estimate([scores[0]["value"]], scores[0]["stderr"]))
     return {"label": UNTRAINED, "run": "", "generator": "", "volume": "", "cells": cells} if cells else None
 
 
@@ -301,8 +304,8 @@ def _notes(entries: Sequence[Entry], found: list[dict[str, Any]]) -> tuple[float
             f"this design ({seeds}, {len(averages)} comparison{'s' * (len(averages) > 1)}) finds a true difference in AVG of {least}"
             f"{detectable:.2f} points with probability {inference.POWER:.0%} (level {inference.ALPHA:.0%} after Holm)"
         )
-    if foreign := [item.label for item in entries if "weights" in item.result]:
-        notes.append(f"networks trained elsewhere, by other recipes, which compete with no generator: {', '.join(foreign)}")
+    if elsewhere := [item.label for item in entries if foreign(item.result)]:
+        notes.append(f"networks trained elsewhere, by other recipes, which compete with no generator: {', '.join(elsewhere)}")
     if bare := [item.label for item in entries if not item.own]:
         notes.append(f"without paired differences, for lack of per-pair results: {', '.join(bare)}")
     devices = dict.fromkeys(str(item.result.get("cost", {}).get("device")) for item in entries)

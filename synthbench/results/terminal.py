@@ -110,15 +110,15 @@ def _published(comparison: Mapping[str, Any]) -> None:
         console.table(title, header, rows, sentences=("source", "remark"), breaks=("gap",))
 
 
-def show_evaluations(results: Sequence[Mapping[str, Any]]) -> None:
+def show_evaluations(results: Sequence[record.Result]) -> None:
     """Networks that were trained elsewhere, a line for each benchmark and the average, with all that verification knows."""
     rates = list(dict.fromkeys(rate for result in results for rate in _rates(result)))
     header = ["network", "benchmark", "pairs", "accuracy %", "std of folds", *(f"TAR % at FAR {rate}" for rate in rates), "norm"]
     lines = []
     for result in results:
         for name in (*result["benchmarks"], *(["avg"] if len(result["benchmarks"]) > 1 else [])):
-            found = {part: record.cell(dict(result), f"verification/{name}/{part}") for part in ("accuracy", "fold_std", "xnorm")}
-            at = [record.cell(dict(result), f"verification/{name}/tar_at_far_{rate}") for rate in rates]
+            found = {part: record.cell(result, f"verification/{name}/{part}") for part in ("accuracy", "fold_std", "xnorm")}
+            at = [record.cell(result, f"verification/{name}/tar_at_far_{rate}") for rate in rates]
             n = next(score["n"] for score in result["scores"] if score["metric"] == f"verification/{name}/accuracy")
             shown = "AVG" if name == "avg" else name
             lines.append([result["generator"], shown, f"{n:,}", found["accuracy"], found["fold_std"], *at, found["xnorm"]])
