@@ -89,6 +89,8 @@ def test_without_a_protocol_images_are_of_the_networks_own_size(made: dict) -> N
 def test_what_cannot_be_scored_is_told_in_a_line(made: dict, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no benchmark is registered"):
         evaluation.evaluate(Request((str(weights(made)),), Path("runs")))
+    with pytest.raises(UserError, match="no file, no registered weights and no run"):  # the slip of the pen first
+        evaluation.evaluate(Request(("nothing",), Path("runs")))
     for text, said in (("nothing", "no file, no registered weights and no run"), (made["run"][:4] + "x", "did you mean|no file")):
         with pytest.raises(UserError, match=said):
             evaluation.evaluate(Request((text,), Path("runs"), ("world-mixed",)))

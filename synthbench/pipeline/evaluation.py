@@ -63,10 +63,11 @@ def evaluate(request: Request) -> list[Result]:
     from synthbench.device import pick_device, set_threads
 
     store, protocol = Store(request.runs.absolute()), load_protocol(request.protocol) if request.protocol else None
-    verification, names = _verification(request, protocol), chosen(request, protocol)
+    verification = _verification(request, protocol)
     set_threads()
     device, why = pick_device(request.device)
     recognizers = [recognizer(text, request, store, device) for text in request.weights]
+    names = chosen(request, protocol)
     console.note(f"device {why}")
     plan = {item.name: _wire(item, store, names, protocol, verification, device) for item in recognizers}
     steps = plans.once([step for pair in found.values() for step in pair] for found in plan.values())

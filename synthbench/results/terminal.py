@@ -123,7 +123,8 @@ def show_evaluations(results: Sequence[record.Result]) -> None:
             shown = "AVG" if name == "avg" else name
             lines.append([result["generator"], shown, f"{n:,}", found["accuracy"], found["fold_std"], *at, found["xnorm"]])
     console.table(f"{results[0]['protocol']}: {results[0]['title']}", header, lines)
-    console.note(f"{record.ERROR}; {CHANCE}; TAR: exact, without a grid of thresholds; norm: mean length of the raw embeddings")
+    told = "; TAR: exact, without a grid of thresholds, and by chance its FAR" if rates else ""
+    console.note(f"{record.ERROR}; {CHANCE}{told}; norm: mean length of the raw embeddings")
 
 
 def _rates(result: Mapping[str, Any]) -> list[str]:
