@@ -17,11 +17,12 @@ from synthbench.training.muon import Muon, is_matrix, orthogonal
 def test_singular_values_go_to_about_one(shape):
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     u, _, v = torch.linalg.svd(matrix, full_matrices=False)
-    found = orthogonal(matrix)
+    found, scaled, other = orthogonal([matrix, 1000 * matrix, torch.randn(24, 40)])
     values = torch.linalg.svdvals(found)
     assert values.max() < 1.3 and values.median() > 0.6  # the very smallest take more than five steps
     assert torch.cosine_similarity(found.flatten(), (u @ v).flatten(), dim=0) > 0.95
-    torch.testing.assert_close(orthogonal(1000 * matrix), found, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(scaled, found, rtol=1e-3, atol=1e-4)
+    assert other.shape == (24, 40) and torch.linalg.svdvals(other).max() < 1.3
 
 
 def test_a_convolution_is_a_matrix_and_its_first_step_is_along_u_v():
@@ -33,6 +34,22 @@ def test_a_convolution_is_a_matrix_and_its_first_step_is_along_u_v():
     length = 0.5 * 0.2 * 144**0.5 * 24**0.5  # U V' of 24 rows has length sqrt(24)
     assert 0.75 * length < weights.norm() < 1.2 * length
     assert is_matrix(weights) and not is_matrix(torch.zeros(24)) and not is_matrix(torch.zeros(12, 32, 3, 3))
+
+
+def test_steps_of_many_matrices_are_those_of_each_alone():
+    """Two threads share the matrices, and those of one size are multiplied together."""
+    shapes = [(24, 16, 3, 3), (16, 24, 1, 1), (16, 40), (24, 16, 3, 3), (48, 16)]
+    draw = torch.Generator().manual_seed(2)
+    together = [nn.Parameter(torch.randn(shape, generator=draw)) for shape in shapes]
+    apart = [nn.Parameter(parameter.detach().clone()) for parameter in together]
+    optimizers = [Muon(together, 0.1), *(Muon([parameter], 0.1) for parameter in apart)]
+    for _ in range(3):
+        for one, other in zip(together, apart, strict=True):
+            one.grad = other.grad = torch.randn(one.shape, generator=draw)
+        for optimizer in optimizers:
+            optimizer.step()
+    for one, other in zip(together, apart, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_a_learner_with_muon_goes_on_from_its_state():

@@ -164,8 +164,10 @@ class Learner:
         with alone(self.device) if self.small else nullcontext():
             if settings.max_norm:
                 nn.utils.clip_grad_norm_(self.parameters, settings.max_norm)
-            for optimizer in self.optimizers.values():
-                optimizer.step()
+            self.optimizers["optimizer"].step()
+        if "muon" in self.optimizers:
+            self.optimizers["muon"].step()  # has two threads of its own
+        with alone(self.device) if self.small else nullcontext():
             self.average.update(self.network)
         return losses
 

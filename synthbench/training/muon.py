@@ -5,10 +5,14 @@ torch has it for matrices alone; here a convolution (out, in, h, w) counts as th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from synthbench.device import ABREAST, side_by_side
 
 QUINTIC = (3.4445, -4.7750, 2.0315)  # of Newton and Schulz's iteration: singular values go to 0.7..1.2 in five steps, which is near enough
 LEAST = 16  # rows and columns that make a matrix: what is smaller is left to AdamW
@@ -20,39 +24,60 @@ class Muon(torch.optim.Optimizer):
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
-    @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if (gradient := parameter.grad) is None:
-                    continue
-                momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
-                momentum.lerp_(gradient, 1 - group["momentum"])
-                ahead = torch.lerp(gradient, momentum, group["momentum"])  # Nesterov's
-                update = orthogonal(ahead.flatten(1)).view_as(ahead)
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(update, alpha=-group["lr"] * 0.2 * max(ahead.flatten(1).shape) ** 0.5)
+            moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+            moved.sort(key=lambda parameter: sorted(parameter.flatten(1).shape))
+            if moved:
+                shares = [moved[i::ABREAST] for i in range(ABREAST)]  # alike in work
+                list(side_by_side(partial(self._move, group=group), shares, moved[0].device))
+
+    @torch.no_grad()
+    def _move(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
+        if not parameters:
+            return
+        gradients = [gradient for parameter in parameters if (gradient := parameter.grad) is not None]
+        momenta = [self.state[parameter].setdefault("momentum", torch.zeros_like(parameter)) for parameter in parameters]
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])  # Nesterov's
+        for parameter, update in zip(parameters, orthogonal([each.flatten(1) for each in ahead]), strict=True):
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            parameter.add_(update.view(parameter.shape), alpha=-group["lr"] * 0.2 * max(update.shape) ** 0.5)
 
 
-def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
-    """About U V' of matrix = U S V' (rows, columns), by products alone.
+def orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """About U V' of every matrix = U S V' (rows, columns), by products alone.
 
-    Every step multiplies x by a polynomial of its Gram matrix x x'. All of these commute, so they are multiplied with each other first,
-    which is small where x is wide, and with x once: less than half of the work for a convolution.
+    Newton and Schulz's iteration multiplies x by polynomials of its Gram matrix x x'. All of these commute, so they are multiplied with
+    each other first, which is small where x is wide, and with x once: less than half of the work for a convolution. Gram matrices of one
+    size go through the iteration together.
     """
+    wide = [(matrix.T if matrix.shape[0] > matrix.shape[1] else matrix).contiguous() for matrix in matrices]
+    wide = [x / (x.norm() + 1e-7) for x in wide]
+    sizes: dict[int, list[int]] = {}
+    for i, x in enumerate(wide):
+        sizes.setdefault(len(x), []).append(i)
+    for same in sizes.values():
+        for i, product in zip(same, polynomial(torch.stack([wide[i] @ wide[i].T for i in same])), strict=True):
+            wide[i] = product @ wide[i]
+    return [x.T.contiguous() if matrix.shape[0] > matrix.shape[1] else x for matrix, x in zip(matrices, wide, strict=True)]
+
+
+def polynomial(gram: Tensor, steps: int = 5) -> Tensor:
+    """What `steps` steps multiply the matrices by whose Gram matrices are `gram` (B, n, n)."""
     a, b, c = QUINTIC
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.T if tall else matrix).contiguous()
-    x = x / (x.norm() + 1e-7)
-    gram, product = x @ x.T, None
-    for step in range(steps):
-        factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
-        factor.diagonal().add_(a)
-        product = factor if product is None else factor @ product
-        if step < steps - 1:
-            gram = factor @ gram @ factor
-    x = product @ x
-    return x.T if tall else x
+
+    def factor(gram: Tensor) -> Tensor:
+        found = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        found.diagonal(dim1=1, dim2=2).add_(a)
+        return found
+
+    product = step = factor(gram)
+    for _ in range(steps - 1):
+        gram = step @ gram @ step
+        step = factor(gram)
+        product = step @ product
+    return product
 
 
 def is_matrix(parameter: Tensor) -> bool:
