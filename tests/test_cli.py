@@ -363,9 +363,17 @@ def test_faults_of_ours_and_of_the_disk(synthbench, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(store.Stage, "building", full)
     result = synthbench(*RUN)
-    assert (
-        result.code == 2 and "cannot write runs/x: No space left on device" in result.err and "Continue with: synthbench run" in result.err
-    )
+    assert result.code == 2 and "cannot write runs/x: No space left on device" in result.err
+    assert "With more room, continue with: synthbench run" in result.err
+
+    def read_only(*_: object) -> None:
+        raise OSError(30, "Read-only file system", "runs/x")
+
+    monkeypatch.setattr(store.Stage, "building", read_only)
+    result = synthbench(*RUN)
+    assert result.code == 2 and "cannot write runs/x: Read-only file system. Nothing is lost" in result.err and "see --runs" in result.err
+    monkeypatch.setattr("synthbench.inventory.machine.os.access", lambda _, mode: mode != os.W_OK)
+    assert "it cannot be written" in synthbench("doctor").out
 
     def broken(*_: object) -> None:
         raise EOFError("half a file")

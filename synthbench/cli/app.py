@@ -102,7 +102,8 @@ def _guarded() -> int:
     except OSError as error:
         if error.errno in DISK:
             where = error.filename or "to the disk"
-            console.error(f"cannot write {where}: {error.strerror}. Nothing is lost.\nContinue with: {continue_command()}")
+            advice = "With more room, continue with" if error.errno in FULL else "Where it may be written (see --runs), continue with"
+            console.error(f"cannot write {where}: {error.strerror}. Nothing is lost.\n{advice}: {continue_command()}")
             return 2
         return _unexpected(error)
     except Exception as error:

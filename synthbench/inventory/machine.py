@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
 import shutil
 from importlib import metadata
@@ -56,7 +57,9 @@ def doctor(runs: Path) -> list[tuple[str, str]]:
     ):
         facts.append((package, "installed" if importlib.util.find_spec(package) else f"not installed (only needed for {why})"))
     facts.append(("device", pick_device("auto")[1]))
-    facts.append(("runs", f"{runs.absolute()}, {console.size(shutil.disk_usage(_existing(runs)).free)} free"))
+    place = _existing(runs)
+    state = "" if os.access(place, os.W_OK) else ", but it cannot be written: take another folder with --runs"
+    facts.append(("runs", f"{runs.absolute()}, {console.size(shutil.disk_usage(place).free)} free{state}"))
     states = [row["state"] for row in sources.status()]
     facts.append(("data", ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))))
     return facts
