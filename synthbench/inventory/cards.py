@@ -17,6 +17,7 @@ import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ def card(kind: str, name: str, protocol: Protocol | None = None) -> Card:
     """What is known of a generator or evaluator.
 
     name, summary, version, settings (as shipped), about (what is said of each, by its dotted name), preset_of; of a generator `sizes`
-    (network, parameters, FLOP of a forward pass of one image), and with a protocol `traits` and `lacks` under it (see `_under`).
+    (network, parameters, FLOP of a forward pass of one image) and `memory` (see `_memory`), and with a protocol `traits` and `lacks` under
+    it (see `_under`).
     Raises UserError for a plugin that cannot be imported, or refuses its own settings.
     """
     known = _shipped().get(kind, {}).get(name)
@@ -62,6 +64,7 @@ def make(kind: str, name: str, protocols: Sequence[Protocol]) -> Card:
     generator = configured(name)
     made |= {"preset_of": preset.plugin if preset else "", "settings": generator.config.model_dump(mode="json")}
     made |= {"about": _about(generator.config), "traits": asdict(generator.traits), "sizes": _sizes(generator)}
+    made["memory"] = _memory(generator) if generator.traits.trains else []
     return made | {"under": {_key(protocol, name): _under(name, protocol) for protocol in protocols}}
 
 
@@ -124,6 +127,29 @@ def _sizes(generator: Generator[Any]) -> list[tuple[str, int, int]]:
     with torch.device("meta"):
         counted = {name: count(network, *inputs) for name, (network, inputs) in generator.networks(PIXELS, DIM).items()}
     return [(name, parameters, 2 * macs) for name, (parameters, macs) in counted.items()]
+
+
+def _memory(generator: Generator[Any]) -> list[int]:
+    """[bytes of a GPU that training takes at most, images at a time], all networks and an IR-50 as encoder at once; empty: not known."""
+    import torch
+
+    from synthbench.models.encoder import build as network
+    from synthbench.models.memory import STATE, kept
+    from synthbench.training.loop import PART
+
+    if not (sizes := _sizes(generator)):
+        return []
+    train = generator.config.train
+    part, precision = min(PART, getattr(train, "batch_size", PART)), getattr(train, "precision", "bf16")
+    try:
+        found = [kept(partial(lambda name: generator.networks(PIXELS, DIM)[name], name), precision) for name, *_ in sizes]
+    except Exception:  # of a plugin whose network is not made for fake tensors
+        return []
+    total = STATE * sum(parameters for _, parameters, _ in sizes)
+    if generator.traits.uses_encoder:
+        face = torch.empty(1, 3, PIXELS, PIXELS)
+        found += [kept(lambda: (network({"family": "irse", "depth": 50, "se": False, "dropout": 0.0}, PIXELS, DIM).eval(), (face,)))]
+    return [total + sum(part * each + beside for each, beside in found), part]
 
 
 # -------------------------------------------------------------------------------------------------------- what is shipped

@@ -129,6 +129,10 @@ def generator(name: str, protocol: Protocol, why: str) -> Iterator[str]:
     for network, parameters, flop in card["sizes"]:
         size = f"{parameters / 1e6:.2f} M parameters, {flop / 1e9:.1f} GFLOP a forward pass of one image"
         yield f"# {network}, images of {cards.PIXELS} px: {size}"
+    if card["memory"]:
+        size, part = card["memory"]
+        how = f"traced, not measured: {part} images at a time, an IR-50 as encoder"
+        yield f"# training, images of {cards.PIXELS} px: at most {size / 1e9:.0f} GB of a GPU ({how})"
     yield f"# version {card['version']}; set any of these with --set NAME=VALUE"
     preset, layers = registry.preset(name), [Layer(settings) for settings in cards.changes(protocol, name).values()]
     changed = merge([layers[0], preset.settings, *layers[1:]] if preset else layers).data

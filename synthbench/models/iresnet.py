@@ -107,11 +107,22 @@ def residual(before: int, channels: int, stride: int, se: bool) -> nn.Sequential
     return layers
 
 
+class Subsample(nn.Module):
+    """Every `stride`-th pixel. Upstream's MaxPool2d(1, stride) answers the same, and moves all pixels and as many int64 indices for it."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.stride == 1 else x[..., :: self.stride, :: self.stride]
+
+
 class IRSEBlock(nn.Module):
     def __init__(self, before: int, channels: int, stride: int, se: bool) -> None:
         super().__init__()
         if before == channels:
-            self.shortcut_layer: nn.Module = nn.MaxPool2d(1, stride)  # subsampling, no parameters
+            self.shortcut_layer: nn.Module = Subsample(stride)
         else:
             self.shortcut_layer = nn.Sequential(nn.Conv2d(before, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
         self.res_layer = residual(before, channels, stride, se)

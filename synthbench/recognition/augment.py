@@ -2,7 +2,7 @@
 
 Images are float (B, 3, R, R) in [0, 1]; every class is one augmentation with its probability and ranges, and keeps the shape.
 Random numbers are drawn per image on the CPU from one generator, so that a batch is the same on every device, and so that
-choosing the images to touch never makes a GPU wait.
+choosing the images to touch never makes a GPU wait; masks and matrices are made of them where the images are.
 
 Resizing is written as a matrix per image and axis (out = rows @ image @ columns^T), so that every image of a batch can have its own size
 and its own kernel in two batched products.
@@ -62,10 +62,8 @@ class BlackOutside(Settings):
 
     def __call__(self, images: Tensor, random: torch.Generator) -> Tensor:
         touched = torch.rand(len(images), generator=random) < self.p
-        inside = (
-            in_window(windows(len(images), images.shape[-1], self.scale, self.ratio, random), images.shape[-1]) | ~touched[:, None, None]
-        )
-        return images * on(inside, images).unsqueeze(1)
+        inside = in_window(on(windows(len(images), images.shape[-1], self.scale, self.ratio, random), images), images.shape[-1])
+        return images * (inside | ~on(touched, images)[:, None, None]).unsqueeze(1)
 
 
 class LowResolution(Settings):
@@ -130,9 +128,8 @@ class ResizedCrop(Settings):
         touched = torch.rand(len(images), generator=random) < self.p
         boxes = windows(len(images), full, self.scale, self.ratio, random)
         boxes = torch.where(touched[:, None], boxes, torch.tensor([0, 0, full, full]))
-        rows = on(crop_matrices(boxes[:, 0], boxes[:, 2], full), images)
-        columns = on(crop_matrices(boxes[:, 1], boxes[:, 3], full), images)
-        return apply_matrices(images, rows, columns)
+        top, left, height, width = on(boxes, images).unbind(1)
+        return apply_matrices(images, crop_matrices(top, height, full), crop_matrices(left, width, full))
 
 
 class Erase(Settings):
@@ -146,10 +143,8 @@ class Erase(Settings):
 
     def __call__(self, images: Tensor, random: torch.Generator) -> Tensor:
         touched = torch.rand(len(images), generator=random) < self.p
-        inside = (
-            in_window(windows(len(images), images.shape[-1], self.scale, self.ratio, random), images.shape[-1]) & touched[:, None, None]
-        )
-        return images.masked_fill(on(inside, images).unsqueeze(1), self.fill)
+        inside = in_window(on(windows(len(images), images.shape[-1], self.scale, self.ratio, random), images), images.shape[-1])
+        return images.masked_fill((inside & on(touched, images)[:, None, None]).unsqueeze(1), self.fill)
 
 
 class Noise(Settings):
@@ -318,7 +313,7 @@ def windows(count: int, full: int, scale: tuple[float, float], ratio: tuple[floa
 
 def in_window(boxes: Tensor, full: int) -> Tensor:
     """(B, full, full) bool: inside the window of each image."""
-    place = torch.arange(full)
+    place = torch.arange(full, device=boxes.device)
     top, left, height, width = (boxes[:, i, None] for i in range(4))
     rows = (place >= top) & (place < top + height)
     columns = (place >= left) & (place < left + width)
@@ -327,9 +322,10 @@ def in_window(boxes: Tensor, full: int) -> Tensor:
 
 def crop_matrices(start: Tensor, length: Tensor, full: int) -> Tensor:
     """(B, full, full): bilinear enlargement of [start, start + length) to `full`, edges held."""
-    source = (torch.arange(full) + 0.5) * length[:, None] / full - 0.5
+    place = torch.arange(full, device=start.device)
+    source = (place + 0.5) * length[:, None] / full - 0.5
     source = source.clamp(min=0).minimum((length[:, None] - 1).float()) + start[:, None]  # (B, full), in pixels of the original
-    return (1 - (source[..., None] - torch.arange(full)).abs()).clamp(min=0)
+    return (1 - (source[..., None] - place).abs()).clamp(min=0)
 
 
 def resize_matrix(before: int, after: int, method: str) -> Tensor:

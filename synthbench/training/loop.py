@@ -32,6 +32,7 @@ EVERY = 30.0  # seconds between two checkpoints
 LOG_EVERY = 20  # steps between lines of metrics.jsonl
 SMALL = 10_000_000  # parameters below which one thread updates them (as fast as two with 2.2 M; beyond that a guess)
 LOOKS = 10  # of `watch`, evenly over a training
+PART = 64  # images that go through a network at once on a GPU: fills an H100 at 112 px, and leaves room (see models/memory.py)
 
 Batch = TypeVar("Batch", bound=tuple[Tensor, ...])
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -240,7 +241,7 @@ def mirror(count: int, flip: bool, draw: torch.Generator) -> Tensor:
 
 def mirrored(x: Tensor, mirror: Tensor) -> Tensor:
     """x (B, C, H, W) with the images of `mirror` (B,) bool turned over."""
-    return torch.where(mirror.to(x.device)[:, None, None, None], x.flip(3), x)
+    return torch.where(send(mirror, x.device)[:, None, None, None], x.flip(3), x)
 
 
 # ------------------------------------------------------------------------------------------------------------- gradients
@@ -252,10 +253,10 @@ def gradients(
     """Set `grad` of `parameters` for the loss of `batch`, a named tuple of tensors with one row per image.
 
     objective: batch -> {"loss": its mean over the images, and what else is worth a line in the log}, scalars; answered detached.
-    On a CPU the batch is halved and the halves work side by side, the same on every machine; `whole` forbids it.
+    The batch goes through in parts, see `parts`; `whole` forbids it.
     """
     size, device = len(batch[0]), batch[0].device
-    count = 1 if whole or device.type != "cpu" else min(ABREAST, size)
+    count = 1 if whole else parts(size, device)
 
     def work(part: slice) -> tuple[Sequence[Tensor], Losses]:
         rows = type(batch)(*(tensor[part] for tensor in batch))
@@ -266,12 +267,18 @@ def gradients(
         return found, {name: value.detach() * share for name, value in losses.items()}
 
     total: Losses = {}
-    parts = [slice(size * i // count, size * (i + 1) // count) for i in range(count)]
-    for number, (found, losses) in enumerate(side_by_side(work, parts, device)):
+    cuts = [slice(size * i // count, size * (i + 1) // count) for i in range(count)]
+    for number, (found, losses) in enumerate(side_by_side(work, cuts, device)):
         for parameter, gradient in zip(parameters, found, strict=True):
             parameter.grad = gradient if number == 0 or parameter.grad is None else parameter.grad.add_(gradient)
         total = {name: value + total.get(name, 0) for name, value in losses.items()}
     return total
+
+
+def parts(size: int, device: torch.device) -> int:
+    """Into how many parts a batch of `size` images is cut, the same on every machine: on a CPU two, which work side by side; elsewhere
+    parts of at most PART images one after the other, so that memory holds what backwards needs of one part only."""
+    return min(ABREAST, size) if device.type == "cpu" else -(-size // PART)
 
 
 # ----------------------------------------------------------------------------------------------------------- checkpoints
