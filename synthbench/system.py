@@ -9,6 +9,8 @@ from pathlib import Path
 
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
+COMPILE = "SYNTHBENCH_COMPILE"  # auto or off: whether networks are compiled, see device.compiled; --compile sets it
+
 
 def take(path: Path) -> AcquireReturnProxy | None:
     """The lock `path`, held until the block of `with` ends; None when somebody else has it.

@@ -10,6 +10,7 @@ import click
 
 from synthbench import console
 from synthbench.cli import complete
+from synthbench.system import COMPILE
 
 
 class _Path(click.Path):
@@ -42,9 +43,30 @@ SETTINGS = click.option(
     help="A generator's setting, such as sample.m=0.2; repeatable.",
 )
 FORM = click.option("--to", "form", type=click.Choice(["imagefolder", "rec", "webdataset", "parquet", "lmdb"]), required=True)
-DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 NO_TRACKING = click.option("--no-tracking", is_flag=True, help="Do not mirror to MLflow.")
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Show stages, state, time and disk; do nothing.")
+
+
+def _compile(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        before = os.environ.get(COMPILE)
+        os.environ[COMPILE] = value
+        context.call_on_close(lambda: os.environ.pop(COMPILE, None) if before is None else os.environ.update({COMPILE: before}))
+
+
+_COMPILE = click.option(
+    "--compile",
+    type=click.Choice(["auto", "off"]),
+    expose_value=False,
+    callback=_compile,
+    help="Compile networks where it pays, on CUDA.  [default: auto]",
+)
+_DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+
+
+def DEVICE(command: Any) -> Any:
+    """--device, and --compile, which depends on it."""
+    return _DEVICE(_COMPILE(command))
 
 
 def _be_quiet(context: click.Context, parameter: click.Parameter, value: bool) -> None:

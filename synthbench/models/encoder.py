@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from synthbench.device import fp32, ready, send, side_by_side
+from synthbench.device import compiled, fp32, ready, send, side_by_side
 from synthbench.models.iresnet import IRSE, IResNet
 from synthbench.models.small import SmallNet
 from synthbench.seeds import derive
@@ -258,7 +258,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def frozen(network: Network, weights: Path, device: torch.device) -> Network:
     """`network` with what `save_weights` wrote, for use alone, on `device`."""
     network.load_state_dict(read_tensors(weights))
-    ready(network, device).eval().requires_grad_(False)
+    compiled(ready(network, device), device).eval().requires_grad_(False)
     return network
 
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from synthbench import config
 from synthbench.config import Settings
-from synthbench.device import autocast, ready, send
+from synthbench.device import autocast, compiled, ready, send
 from synthbench.models.encoder import build, save_encoder
 from synthbench.recognition.augment import Augmentation, augment
 from synthbench.recognition.margin import Head
@@ -143,7 +143,7 @@ def train(faces: FaceSet, recipe: Recipe, *, seed: int, device: torch.device, ou
     fingerprint = hashlib.sha256(json.dumps([recipe.model_dump(mode="json"), seed, faces.digest, *told]).encode()).hexdigest()
     state: dict[str, loop.Stateful] = {"backbone": backbone, "head": head, "optimizer": optimizer}
     start = loop.restore(out / "checkpoint.pt", state, fingerprint)
-    backbone.train(), head.train()
+    compiled(backbone, device).train(), head.train()
 
     losses = torch.zeros(REPORT, device=device)
     norms = torch.zeros(REPORT, device=device)

@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from synthbench.config import Settings
-from synthbench.device import ABREAST, alone, autocast, ready, send, side_by_side
+from synthbench.device import ABREAST, alone, autocast, compiled, ready, send, side_by_side
 from synthbench.models.encoder import save_weights
 from synthbench.plugin import Context
 from synthbench.seeds import numpy_generator, torch_generator
@@ -191,9 +191,12 @@ def fit(
 ) -> nn.Module:
     """Train one network on a `batch`, on any device, for every step; see `run` and `gradients`. Answers the average of its weights.
 
+    The network's forward pass is compiled, see `device.compiled`.
+
     watch: shown that average about LOOKS times in the training; what it answers joins the losses of the step in the log.
     """
     learner = Learner(network, settings, context.device)
+    compiled(network, context.device)
 
     def update(step: Step) -> Losses:
         rows = batch(step)
