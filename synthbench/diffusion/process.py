@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal, NamedTuple
 
 import torch
@@ -128,14 +129,27 @@ def time_steps(steps: int, T: int = 1000, spacing: Spacing = "leading") -> list[
 
 
 class Noise:
-    """Standard normal noise with one CPU stream per image, so that an image does not depend on its neighbours in the batch."""
+    """Standard normal noise with one CPU stream per image, so that an image does not depend on its neighbours in the batch.
+
+    For a GPU the next noise is drawn and pinned by another thread meanwhile: 0.2 ms for an image of 112 px, which the GPU would wait for.
+    """
 
     def __init__(self, generators: Sequence[torch.Generator], shape: tuple[int, ...], device: torch.device | str = "cpu") -> None:
-        self.generators, self.shape, self.device = generators, shape, device
+        self.generators, self.shape, self.device = generators, shape, torch.device(device)
+        self.ahead = ThreadPoolExecutor(1) if self.device.type == "cuda" else None
+        self.coming: Future[Tensor] | None = None
 
     def __call__(self) -> Tensor:
         """The next (B, *shape) of every stream."""
-        return torch.stack([torch.randn(self.shape, generator=g) for g in self.generators]).to(self.device)
+        if self.ahead is None:
+            return self.draw().to(self.device)
+        now = self.coming.result() if self.coming else self.draw()
+        self.coming = self.ahead.submit(self.draw)
+        return now.to(self.device, non_blocking=True)
+
+    def draw(self) -> Tensor:
+        noise = torch.stack([torch.randn(self.shape, generator=g) for g in self.generators])
+        return noise.pin_memory() if self.device.type == "cuda" else noise
 
 
 def ddim(

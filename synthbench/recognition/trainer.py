@@ -148,7 +148,7 @@ def train(faces: FaceSet, recipe: Recipe, *, seed: int, device: torch.device, ou
     losses = torch.zeros(REPORT, device=device)
     norms = torch.zeros(REPORT, device=device)
     since = saved = time.monotonic()
-    waited, done = 0.0, start
+    waited, done, every = 0.0, start, loop.EVERY
     with ThreadPoolExecutor(1) as reader:
         upcoming = reader.submit(read, faces, seed, start, batch, per_epoch)
         for step in range(start, total):
@@ -172,8 +172,8 @@ def train(faces: FaceSet, recipe: Recipe, *, seed: int, device: torch.device, ou
                 fresh = losses[:count].cpu()
                 refuse_non_finite(fresh, norms[:count].cpu(), done, recipe, per_epoch)
                 now = time.monotonic()
-                if now - saved > loop.EVERY and step + 1 < total:
-                    loop.save(out / "checkpoint.pt", step + 1, state, fingerprint)
+                if now - saved > every and step + 1 < total:
+                    every = loop.save(out / "checkpoint.pt", step + 1, state, fingerprint)
                     saved = time.monotonic()
                 speed, waiting = count * batch / (now - since), waited / (now - since)
                 yield Step(step + 1, total, fresh.mean().item(), lr, speed, waiting, backbone)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from synthbench.data.faces import FaceSet
 
 EVERY = 30.0  # seconds between two checkpoints
+CHEAP = 0.6  # seconds to write one; one that takes longer is written as much more rarely, so that a fiftieth of the time goes into them
 LOG_EVERY = 20  # steps between lines of metrics.jsonl
 SMALL = 10_000_000  # parameters below which one thread updates them (as fast as two with 2.2 M; beyond that a guess)
 LOOKS = 10  # of `watch`, evenly over a training
@@ -111,6 +112,7 @@ def run(
     cut_log(log, first)
     order, epoch = np.empty(0, np.int64), -1
     began = saved = time.monotonic()
+    every = EVERY
     for step in range(first, total):
         if step * size // images != epoch:
             epoch = step * size // images
@@ -119,7 +121,7 @@ def run(
         losses = update(Step(step, total, order[start : start + size], torch_generator(context.seed, "step", step)))
         done = step + 1
         context.progress(done, total)
-        keep = time.monotonic() - saved > EVERY
+        keep = time.monotonic() - saved > every
         if done % LOG_EVERY == 0 or done == total or keep:
             line = {name: round(value.item(), 6) for name, value in losses.items()}
             if not np.isfinite(list(line.values())).all():
@@ -129,7 +131,7 @@ def run(
             with open(log, "a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": done, **line, "images_per_second": round(rate, 1)}) + "\n")
         if keep and done < total:
-            save(checkpoint, done, state)
+            every = save(checkpoint, done, state)
             saved = time.monotonic()
 
 
@@ -295,11 +297,16 @@ class Stateful(Protocol):
     def load_state_dict(self, state_dict: Any, /) -> Any: ...
 
 
-def save(path: Path, step: int, parts: Mapping[str, Stateful], fingerprint: str = "") -> None:
-    """Write the state of `parts` after `step` steps to `path`. `fingerprint` says what is being trained."""
+def save(path: Path, step: int, parts: Mapping[str, Stateful], fingerprint: str = "") -> float:
+    """Write the state of `parts` after `step` steps to `path`, and answer after how many seconds to do so again.
+
+    fingerprint: says what is being trained.
+    """
+    began = time.monotonic()
     state = {"step": step, "fingerprint": fingerprint} | {name: part.state_dict() for name, part in parts.items()}
     with writing(path) as temporary:
         torch.save(state, temporary)
+    return EVERY * max(1.0, (time.monotonic() - began) / CHEAP)
 
 
 def restore(path: Path, parts: Mapping[str, Stateful], fingerprint: str = "") -> int:
