@@ -139,6 +139,10 @@ def test_until_and_force_show_what_the_run_would_do(tmp_path: Path) -> None:
     names = [step.stage.name for step in steps]
     assert names.count("train") == 2 and "enroll" not in names and names.count("real") == 1
     assert [step.stage.name for step in again] == ["real"]
+    assert not {"recognizer", "evaluate", "generate"} & set(names)  # those of the real baseline are not needed before evaluate
+    names = [step.stage.name for step in plan.wanted(wired.values(), "recognizer", ())[0]]
+    assert names.count("recognizer") == 2 and "evaluate" not in names
+    assert [step.stage.name for step in plan.wanted(wired.values(), "evaluate", ())[0]].count("evaluate") == 4
     for last, force, said in (
         ("nonsense", (), "--until nonsense: this run has no such stage"),
         (None, ("nonsense",), "--force nonsense: this run has no such stage"),

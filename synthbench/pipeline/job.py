@@ -308,7 +308,9 @@ class Job:
         base = self.baseline.steps(seed) if self.generator_name != "real" else []
         watch = functools.partial(self.watch, seed) if self.watch else None
         recognizer = self._train_step("recognizer", protocol.recipe, seed, made[-1], f"{self.short_name}: ", watch)
-        steps += [*base, *made, recognizer, self._evaluate_step(seed, made, recognizer, base[-1] if base else None)]
+        shared = {step.stage.folder for step in steps}
+        aside = [step if step.stage.folder in shared else replace(step, baseline=True) for step in base]
+        steps += [*aside, *made, recognizer, self._evaluate_step(seed, made, recognizer, base[-1] if base else None)]
         return list({step.stage.folder: step for step in steps}.values())
 
     @functools.cached_property

@@ -42,6 +42,7 @@ class Step:
     label: str = ""  # steps with the same label take the same time per unit of work on one machine
     counted: Callable[[], Cost] = field(default=Cost, repr=False)  # asked for only when the stage is to be built
     images: int = 0  # of the set of faces that it makes; 0: none, or not known
+    baseline: bool = False  # of the real run alone, which nothing but `evaluate` needs
 
     @functools.cached_property
     def cost(self) -> Cost:
@@ -226,7 +227,7 @@ def until(steps: list[Step], name: str | None) -> list[Step]:
     last = max((i for i, step in enumerate(steps) if step.stage.name == name), default=None)
     if last is None:
         raise UserError(f"--until {name}: this run has no such stage; it has {', '.join(dict.fromkeys(s.stage.name for s in steps))}")
-    return steps[: last + 1]
+    return [step for step in steps[: last + 1] if not step.baseline or name == "evaluate"]
 
 
 def execute(steps: list[Step], store: Store) -> list[dict[str, Any]]:
