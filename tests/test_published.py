@@ -26,6 +26,14 @@ def test_every_row_has_a_method_a_source_and_a_number():
         assert (row["kind"] == "ablation") == bool(row["setting"]), row
 
 
+def test_every_row_says_what_kind_of_number_it_is():
+    assert {row["number"] for row in ROWS} <= set(published.KINDS)
+    best = [row for row in ROWS if row["number"] == "best on test"]
+    assert {row["source"] for row in best} == {"third-party re-run"}
+    assert published.remark(best[0]).startswith("best on test; its README")
+    assert published.remark({"number": "unknown", "erratum": "", "note": "private"}) == published.remark({"note": "private"}) == "private"
+
+
 def test_the_rendered_stand_in_never_has_the_rows_of_digiface_1m():
     assert "digiface" not in {row["generator"] for row in ROWS} and "digiface_1m" in {row["generator"] for row in ROWS}
 

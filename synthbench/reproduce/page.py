@@ -29,7 +29,10 @@ from synthbench.types import UserError
 
 EDGES = (0.1, 0.2, 0.3, 0.4, 0.5)  # of the histogram of CemiFace's table 7
 RENDERED = "ours are rendered faces and cannot be compared with the published numbers; at most the order of the rows can"
-PHOTOGRAPHS = "ours is the last epoch of the recipe as docs/protocol.md reads it; the papers' numbers are their own runs"
+PHOTOGRAPHS = (
+    "ours is the last epoch of the recipe as docs/protocol.md reads it; the papers' numbers are their own runs, of which epoch is unknown "
+    "unless it is said"
+)
 
 
 def record(name: str, table: Table, request: Request, made: Sequence[Item], groups: Sequence[Path], command: str) -> dict[str, Any]:
@@ -39,7 +42,7 @@ def record(name: str, table: Table, request: Request, made: Sequence[Item], grou
     for item in made:
         theirs = {**published_row(item.row, table), **{key: f"{value:g}" for key, value in item.row.numbers.items()}}
         remarks = [f"not run: {item.reason}"] if item.reason else []
-        remarks += [theirs[key] for key in ("erratum", "note") if theirs.get(key)]
+        remarks += [text] if (text := published.remark(theirs)) else []
         about = {"label": item.label, "run": item.run, "remark": "; ".join(remarks)}
         rows.append({**about, "ours": measured(item, store), "published": theirs})
     columns = list(table.columns)

@@ -3,7 +3,8 @@
 Accuracies and AVG are percent; `avg_printed` is what the source prints, `avg_recomputed` the mean of its five columns, an `erratum` says
 where they differ by more than rounding (0.01). `real_avg` is the real row that `gap_points` (REAL - SYN) and `gap_relative`
 (100 (REAL - SYN) / SYN) refer to; `gap_formula` is the source's own, empty when it prints no gap. `kind`: real, main, rerun (the same set
-under somebody else's recipe), ablation (of `setting`).
+under somebody else's recipe), ablation (of `setting`). `number`: of the last epoch, the best on test, or unknown, which is what most papers
+leave it at; public code of the field often keeps the best by the benchmarks' own average.
 """
 
 from __future__ import annotations
@@ -20,10 +21,17 @@ BENCHMARKS = ("lfw", "cfp-fp", "agedb-30", "calfw", "cplfw")
 SHOWN = (
     *("method", "venue", "size", "loss", "backbone"),
     *BENCHMARKS,
-    *("avg_printed", "avg_recomputed", "real_avg", "gap_points", "gap_formula", "source", "erratum", "note"),
+    *("avg_printed", "avg_recomputed", "real_avg", "gap_points", "gap_formula", "number", "source", "erratum", "note"),
 )
+KINDS = ("last epoch", "best on test", "unknown")  # of numbers
 
 Row = dict[str, str]
+
+
+def remark(row: Row) -> str:
+    """What must be known beside the number of a row, also of one that an older version kept."""
+    kind = row.get("number", "")
+    return "; ".join(part for part in (kind if kind != "unknown" else "", row.get("erratum"), row.get("note")) if part)
 
 
 def read() -> list[Row]:

@@ -16,7 +16,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from synthbench.results.published import BENCHMARKS
+from synthbench.results.published import BENCHMARKS, remark
 from synthbench.results.record import CHANCE
 from synthbench.types import UserError, Volume
 
@@ -203,9 +203,8 @@ def published(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
         average = row.get("avg_printed") or row.get("avg_recomputed") or "-"
         if row.get("erratum") and row.get("avg_recomputed"):
             average += f" (recomputed {row['avg_recomputed']})"
-        remark = "; ".join(part for part in (row.get("erratum"), row.get("note")) if part)
         about = [row.get("method", ""), row.get("size", ""), recipe]
-        rows.append([*about, *five, average, row.get("gap_points") or "-", row.get("source", ""), remark])
+        rows.append([*about, *five, average, row.get("gap_points") or "-", row.get("source", ""), remark(row)])
     return header, [[str(cell) for cell in row] for row in rows]
 
 
