@@ -11,7 +11,7 @@ import torch
 from synthbench.data import sources
 from synthbench.pipeline import compare, evaluation, run
 from synthbench.pipeline.evaluation import Request
-from synthbench.results import lookup, published, record, terminal, tidy
+from synthbench.results import lookup, published, record, tables, terminal, tidy
 from synthbench.store import Store
 from synthbench.types import UserError
 
@@ -75,6 +75,32 @@ def test_a_network_from_elsewhere_is_a_row_of_a_comparison_and_no_rival(made: di
     assert not {spare.stage.key for spare in tidy.spare(store)} & {row["key"] for row in foreign["stages"]}
     with pytest.raises(UserError, match=r"needs .*weights"):
         tidy.check_free(store, [lookup.find(store, foreign["run"], ("evaluation",))])
+
+
+def test_what_the_protocol_lends_is_a_row_and_so_is_who_taught_it(made: dict, capsys: pytest.CaptureFixture[str]) -> None:
+    """ "Why not use what the teacher saw?": E_id on the benchmarks of the generators that it was lent to."""
+    asked = compare.Request((made["run"],), Path("runs"), protocol="tiny.yaml", teachers=True, tracking=False)
+    hint = "encoder of protocol tiny is not trained in runs yet: synthbench run cemiface --protocol tiny.yaml --until encoder --runs runs"
+    with pytest.raises(UserError, match=hint):
+        compare.compare(asked)  # `procedural` looks at no encoder, so nobody has made it
+    run.run(run.Request("cemiface", Path("runs"), "4x3", "tiny.yaml", until="encoder", tracking=False))
+    (found,) = compare.compare(asked)
+    first, teacher = found["rows"]
+    assert teacher["label"] == "encoder of tiny" and not teacher["traits"] and teacher["cells"][AVG]["value"] > 0
+    judge, encoder = evaluation.evaluate(Request(("judge", "encoder"), Path("runs"), protocol="tiny.yaml"))
+    assert judge["weights"]["digests"] != encoder["weights"]["digests"]
+    assert "learnt_from" in first
+    capsys.readouterr()
+    terminal.show(found)
+    shown = capsys.readouterr()
+    assert "encoder of tiny" in shown.out and "learnt from" in shown.out and "on cpu, None" not in shown.out + shown.err
+
+
+def test_what_a_generator_learnt_from_is_told() -> None:
+    row = {"learnt_from": {"real": 6143, "aaf": 10544}, "traits": {"needs_labels": False}}
+    assert tables.learnt_from(row) == "6,143 images of real and 10,544 images of aaf, without labels"
+    assert tables.learnt_from({"learnt_from": {"real": 5}, "traits": {"needs_labels": True}}) == "5 images of real, with labels"
+    assert tables.learnt_from({"traits": {}}) == "nothing"
 
 
 def test_without_a_protocol_images_are_of_the_networks_own_size(made: dict) -> None:

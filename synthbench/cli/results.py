@@ -23,6 +23,7 @@ from synthbench.cli.options import DEVICE, DRY_RUN, FOLDER, JSON, NO_TRACKING, P
 @click.option("-o", "--out", type=FOLDER, help="Folder to write it to in every format.")
 @click.option("--name", help="Name of the comparison.  [default: from its rows]")
 @click.option("--papers/--no-papers", default=True, show_default=True, help="Set published numbers beside.")
+@click.option("--teachers", is_flag=True, help="Rows for E_id, which generators were lent, and for who taught it.")
 @click.option("--force-incomparable", is_flag=True, help="Print runs that were measured differently apart, instead of refusing.")
 @DEVICE
 @DRY_RUN

@@ -41,6 +41,7 @@ class Request:
     name: str | None = None
     papers: bool = True
     force_incomparable: bool = False
+    teachers: bool = False
     device: str = "auto"
     tracking: bool = True
 
@@ -58,6 +59,11 @@ def compare(request: Request) -> list[Comparison]:
         refuse_early(rows)
     announce(rows, store)
     done = [row if isinstance(row, dict) else run.run(row) for row in rows]
+    if request.teachers:
+        from synthbench.pipeline import evaluation
+
+        protocol = request.protocol or str(next(result["protocol"] for result in done if result))
+        done += evaluation.teachers(protocol, request.runs, request.device)
     found = comparable.groups({result["run"]: result for result in done if result}.values())
     if len(found) > 1 and not request.force_incomparable:
         raise UserError(refusal(found))

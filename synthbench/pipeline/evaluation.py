@@ -16,13 +16,14 @@ from synthbench.data import sources
 from synthbench.pipeline import benchmark_sets, checks
 from synthbench.pipeline import plan as plans
 from synthbench.pipeline.cost import Cost
+from synthbench.pipeline.job import Job
 from synthbench.pipeline.steps import Step, execute, run_evaluators, seed_scores
 from synthbench.plugin import Context, Subject
-from synthbench.protocol import Protocol, load_protocol
+from synthbench.protocol import DistilledNetwork, Protocol, load_protocol
 from synthbench.results import comparable, lookup, record
 from synthbench.results.record import Result
 from synthbench.store import Store, content_key, write_json
-from synthbench.types import Progress, UserError
+from synthbench.types import Progress, UserError, Volume
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from synthbench.models.encoder import Encoder
 
 OWN_SIZE = "own-size"  # in the place of a protocol's name
+LENT = ("encoder", "judge")  # networks of a protocol that can be named as weights
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def evaluate(request: Request) -> list[Result]:
     verification = _verification(request, protocol)
     set_threads()
     device, why = pick_device(request.device)
-    recognizers = [recognizer(text, request, store, device) for text in request.weights]
+    recognizers = [recognizer(text, request, store, device, protocol) for text in request.weights]
     names = chosen(request, protocol)
     console.note(f"device {why}")
     plan = {item.name: _wire(item, store, names, protocol, verification, device) for item in recognizers}
@@ -90,8 +92,19 @@ def chosen(request: Request, protocol: Protocol | None) -> tuple[str, ...]:
     return names
 
 
-def recognizer(text: str, request: Request, store: Store, device: torch.device) -> Recognizer:
-    """What `text` names: a file or folder of weights, a registered name, or a run by a unique beginning of its name."""
+def teachers(protocol: str, runs: Path, device: str) -> list[Result]:
+    """The rows above all that follows from them: E_id, which the protocol lends to generators, and who taught it, where somebody did.
+
+    A generator hands on what its teacher knows; why not use the teacher, asks who reads the table.
+    """
+    lent = load_protocol(protocol).encoder
+    taught = (lent.teacher,) if isinstance(lent, DistilledNetwork) else ()
+    return evaluate(Request(("encoder", *taught), runs, protocol=protocol, device=device))
+
+
+def recognizer(text: str, request: Request, store: Store, device: torch.device, protocol: Protocol | None = None) -> Recognizer:
+    """What `text` names: a file or folder of weights, a registered name, a run by a unique beginning of its name, or encoder or judge of
+    `protocol`."""
     from synthbench.models.checkpoints import load_checkpoint
 
     def load(path: Path, **options: Any) -> Encoder:
@@ -106,6 +119,8 @@ def recognizer(text: str, request: Request, store: Store, device: torch.device) 
         return Recognizer(
             text, {0: load(known.path, **{**known.options, **({"colour": request.colour} if request.colour else {})}, name=text)}
         )
+    if protocol and text in LENT:
+        return Recognizer(f"{text} of {protocol.name}", {0: lent(text, protocol, request, store, device)})
     made = lookup.everything(store, ("run",))
     if not any(item.name.startswith(text) for item in made) and text != "latest":
         names = [*sources.names_registered(), *(item.name for item in made)]
@@ -113,6 +128,16 @@ def recognizer(text: str, request: Request, store: Store, device: torch.device) 
     result = lookup.read(lookup.find(store, text, ("run",)))
     folders = [store.stage("recognizer", key).folder for key in comparable.keys(comparable.sides(result)["own"], "recognizer")]
     return Recognizer(result["run"], {seed: load(folder) for seed, folder in zip(result["seeds"], folders)})
+
+
+def lent(which: str, protocol: Protocol, request: Request, store: Store, device: torch.device) -> Encoder:
+    """Encoder or judge of the protocol. Raises UserError while it is not trained."""
+    job = Job(store, protocol, "real", Volume.parse("all"), device)
+    steps = job.network_steps(which, getattr(protocol, which))
+    if any(step.stage.state != "cached" for step in steps):
+        make = f"synthbench run cemiface --protocol {request.protocol} --until {which} --runs {request.runs}"
+        raise UserError(f"the {which} of protocol {protocol.name} is not trained in {request.runs} yet: {make}")
+    return job.network(which)
 
 
 def _verification(request: Request, protocol: Protocol | None) -> Verification:

@@ -13,6 +13,7 @@ from synthbench.report.blocks import Block, Code, Facts, Fold, Grid, Text
 from synthbench.report.data import Run, costs, plain
 from synthbench.results.comparable import flat
 from synthbench.results.record import values
+from synthbench.results.tables import learnt_from
 from synthbench.store import read_json
 
 SHOWN = "generated from photographs of people, or photographs where --photographs was given: ask before passing this page on"
@@ -84,8 +85,9 @@ def provenance(run: Run) -> Iterator[Block]:
 def needs(runs: Sequence[Run]) -> Iterator[Block]:
     """What each generator needs, side by side."""
     names = ("new_identities", "real_photographs", "pretrained", "licence", "paper")
-    rows = [[run.label, *(say(run.result["traits"].get(name)) for name in names)] for run in runs]
-    yield Grid("What each generator needs, and under which licence.", ["", *(name.replace("_", " ") for name in names)], rows)
+    rows = [[run.label, learnt_from(run.result), *(say(run.result["traits"].get(name)) for name in names)] for run in runs]
+    header = ["", "learnt from", *(name.replace("_", " ") for name in names)]
+    yield Grid("What each generator needs, and under which licence.", header, rows)
     shown = "rendered; no real person is shown on this page" if all(run.rendered for run in runs) else SHOWN
     yield Facts([("Pictures", shown)])
 

@@ -143,7 +143,7 @@ def cost(store: Store, result: Result) -> dict[str, Any]:
     about, own = result.get("cost", {}), sides(result)["own"]
     manifests = [store.stage(row["name"], row["key"]).manifest() for row in own]
     known, seeds = [item for item in manifests if item], len(result["seeds"])
-    whole = len(known) == len(manifests)
+    whole = len(known) == len(manifests) and not foreign(result)  # what it took to train such a network is not known
     images = next((item.get("images") for item in known if item["name"] == "generate"), None)
     promised = Volume.parse(result["volume"]).images if not foreign(result) else None
     copies = max(0, images - promised) if images and promised else 0

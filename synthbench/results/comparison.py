@@ -126,6 +126,7 @@ def compare(store: Store, results: Sequence[Result], name: str, baseline: str, c
             "seeds": len(item.result["seeds"]),
             "rank": rank,
             "cells": {column.metric: cells[item.run][column.metric] for column in columns},
+            "learnt_from": item.result.get("learnt_from", {}),
             "traits": {} if foreign(item.result) else item.result.get("traits", {}) | {"real_photographs": pictured[item.run]},
             "cost": cost(store, item.result),
         }
@@ -308,7 +309,7 @@ def _notes(entries: Sequence[Entry], found: list[dict[str, Any]]) -> tuple[float
         notes.append(f"networks trained elsewhere, by other recipes, which compete with no generator: {', '.join(elsewhere)}")
     if bare := [item.label for item in entries if not item.own]:
         notes.append(f"without paired differences, for lack of per-pair results: {', '.join(bare)}")
-    devices = dict.fromkeys(str(item.result.get("cost", {}).get("device")) for item in entries)
+    devices = dict.fromkeys(str(item.result["cost"].get("device")) for item in entries if item.result.get("cost"))
     notes.append(
         f"hours and disk are of one seed, without what all runs share (real set, encoder, judge, benchmarks); on {', '.join(devices)}"
     )

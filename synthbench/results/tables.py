@@ -208,6 +208,13 @@ def published(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     return header, [[str(cell) for cell in row] for row in rows]
 
 
+def learnt_from(row: Mapping[str, Any]) -> str:
+    """The sets that a generator of a comparison's row learnt from: images of each, and whether their labels were used."""
+    labels = "with labels" if row["traits"].get("needs_labels") else "without labels"
+    sets = [f"{images:,} images of {name}" for name, images in (row.get("learnt_from") or {}).items()]
+    return f"{' and '.join(sets)}, {labels}" if sets else "nothing"
+
+
 def numeric(rows: Sequence[Sequence[str]], column: int) -> bool:
     """Whether a column holds numbers, which stand at the right: not the first one, and every cell short and begun like one."""
     cells = [re.sub(r"\\[a-z]+|[\\{}$*,]", "", row[column]).strip() for row in rows if row[column]]

@@ -95,11 +95,10 @@ def _needs(rows: Sequence[Mapping[str, Any]]) -> None:
     for row in {row["generator"]: row for row in rows if row["traits"]}.values():
         traits = row["traits"]
         identities = "new" if traits.get("new_identities") else "of the real set"
-        lines.append(
-            [row["generator"], identities, *(traits.get(name) or "none" for name in ("real_photographs", "pretrained", "licence"))]
-        )
+        needs = [traits.get(name) or "none" for name in ("real_photographs", "pretrained", "licence")]
+        lines.append([row["generator"], identities, tables.learnt_from(row), *needs])
     if lines:
-        header = ["", "identities", "real photographs", "pretrained", "licence"]
+        header = ["", "identities", "learnt from", "real photographs", "pretrained", "licence"]
         console.table("what each needs", header, lines, sentences=header[2:])
 
 
