@@ -54,6 +54,12 @@ def pick_device(wish: str = "auto") -> tuple[torch.device, str]:
     return device, f"cpu, {torch.get_num_threads()} threads ({why})" if kind == "cpu" else f"{wish} ({why})"
 
 
+def shared_out(wish: str, number: int) -> str:
+    """The device of process `number` of several that work side by side: GPUs in turn, where several are there and none was named."""
+    there = torch.cuda.device_count() if wish in ("auto", "cuda") and torch.cuda.is_available() else 0
+    return f"cuda:{number % there}" if there > 1 else wish
+
+
 def gpu_name() -> str:
     """The name of the first CUDA device; empty when there is none."""
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""

@@ -141,10 +141,14 @@ def _confirm(made: Design, study: trials.Study) -> list[tuple[dict[str, Any], Re
 
 
 def _in_processes(request: Request, began: float) -> None:
-    """Work with `request.jobs` processes. The trial of one that dies goes to the others, and in the end to this one."""
+    """Work with `request.jobs` processes, GPUs shared out among them. The trial of one that dies goes to the others, and in the end to
+    this one."""
+    from synthbench.device import shared_out
+
     threads = os.environ.get("SYNTHBENCH_THREADS") or str(max(1, cores() // request.jobs))
     context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_worker, args=(replace(request, jobs=1), began, os.getpid(), threads)) for _ in range(request.jobs)]
+    wishes = [replace(request, jobs=1, device=shared_out(request.device, number)) for number in range(request.jobs)]
+    workers = [context.Process(target=_worker, args=(wish, began, os.getpid(), threads)) for wish in wishes]
     for worker in workers:
         worker.start()
     try:
