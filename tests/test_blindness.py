@@ -112,3 +112,13 @@ def test_few_people_are_told(capsys: pytest.CaptureFixture[str]) -> None:
         faces = FaceSet.from_arrays(np.zeros((count, 8, 8, 3), np.uint8), range(count))
         checks.enough_people("encoder", faces)
         assert ("it is trained on 8 people" in " ".join(capsys.readouterr().err.split())) == told
+
+
+def test_a_network_that_stays_on_the_cpu_beside_a_gpu_says_what_that_comes_to(capsys):
+    """Once: onnxruntime is installed without CUDA, and hours of it were spent in silence."""
+    slow = Encoder(Means(), resolution=32, dim=3, differentiable=False, name="slow", digest="a")
+    for device in ("cpu", "cuda", "cuda"):
+        checks.beside_the_gpu("judge", slow, torch.device(device))
+    checks.beside_the_gpu("judge", Encoder(Means(), resolution=32, dim=3, name="quick", digest="b"), torch.device("cuda"))
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("runs on the CPU") == 1 and "judge slow" in said and "images a second here" in said and "100,000" in said

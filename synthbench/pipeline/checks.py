@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,25 @@ def colours(benchmarks: dict[str, Path], networks: dict[str, Encoder]) -> None:
                 f"encoder {network.name} separates the faces of {', '.join(exchanged)} better with red and blue exchanged ({said}), those "
                 f"of {others} as they are: the images of the former seem to be stored BGR"
             )
+
+
+def beside_the_gpu(name: str, encoder: Encoder, device: torch.device) -> None:
+    """Say, once, that a network works on the CPU although a GPU is there, and what that comes to."""
+    if device.type == "cpu" or encoder.differentiable or (name, encoder.digest) in _told:
+        return
+    _told.add((name, encoder.digest))
+    images = torch.zeros(32, 3, encoder.resolution, encoder.resolution, dtype=torch.uint8)
+    encoder.embed(images)  # warming up
+    began = time.monotonic()
+    encoder.embed(images)
+    seconds = (time.monotonic() - began) / len(images)
+    console.warn(
+        f"{name} {encoder.name} runs on the CPU, as onnx2torch cannot convert its graph: {1 / seconds:,.0f} images a second here, "
+        f"so {console.duration(100_000 * seconds)} for every 100,000. A checkpoint of the same network in PyTorch runs on the GPU"
+    )
+
+
+_told: set[tuple[str, str]] = set()
 
 
 def sight(who: str, context: Context) -> float:

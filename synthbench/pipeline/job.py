@@ -131,7 +131,9 @@ class Job:
 
         network = getattr(self.protocol, name)
         if isinstance(network, PublicNetwork):
-            return public_network(network.weights).to(self.device)
+            public = public_network(network.weights).to(self.device)
+            checks.beside_the_gpu(name, public, self.device)
+            return public
         if isinstance(network, ShippedNetwork):
             return load_shipped(network.path).to(self.device)
         return load_encoder(self.network_steps(name, network)[-1].stage.folder).to(self.device)
