@@ -172,14 +172,18 @@ def data_remove(name: str) -> None:
 @click.option("--decode", is_flag=True, help="Of faces: decode every image too, and list all that are damaged.")
 def data_verify(name: str | None, decode: bool) -> None:
     """Hash registered files again and compare; all of them without NAME."""
-    from synthbench.data import inspection, sources
+    import numpy as np
+
+    from synthbench.data import damage, sources
 
     damaged: list[str] = []
     for item in [name] if name else sources.names_registered():
         entry = sources.verify(item)
         console.note(f"{item}: unchanged")
         if decode and entry.kind == "faces":
-            found = inspection.damaged(sources.open_set(entry))
+            with console.progress("decode") as progress:
+                images = sources.open_set(entry)
+                found = list(damage.find(images, np.arange(len(images)), progress).values())
             console.note(f"{item}: {len(found):,} of {entry.images:,} images are damaged")
             damaged += found
     for line in damaged:

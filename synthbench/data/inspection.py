@@ -79,16 +79,6 @@ def inspect(source: Source) -> Found:
     return found
 
 
-def damaged(source: Source) -> list[str]:
-    """Every image of a set of faces that cannot be decoded, with the reason; all are tried, on all cores."""
-    found = []
-    with console.progress("decode") as progress:
-        for done, look in enumerate(_looks(source, np.arange(len(source))), 1):
-            progress(done, len(source))
-            found += [look] if isinstance(look, str) else []
-    return found
-
-
 @dataclass(frozen=True)
 class _Look:
     size: str

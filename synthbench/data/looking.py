@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from synthbench import console
+from synthbench.data import damage
 from synthbench.data.catalogue import CATALOGUE, Source
 from synthbench.data.readers import left_out, read_source
 from synthbench.types import DataMissing, UserError
@@ -38,7 +39,10 @@ def faces(path: Path, options: dict[str, Any], known: Source | None) -> dict[str
     source = read_source(path, reading=options)
     rows = np.sort(chosen_rows(source, labelled=False))
     few = rows[np.unique(np.linspace(0, len(rows) - 1, LOOKED).astype(int))]
-    shapes = [source.image(int(row)).shape[1::-1] for row in few]
+    broken = damage.find(source, few)
+    if len(broken) == len(few):
+        raise UserError(next(iter(broken.values())))
+    shapes = [source.image(int(row)).shape[1::-1] for row in few if int(row) not in broken]
     sizes = [_size(shape) for shape in dict.fromkeys((min(shapes), max(shapes)))]
     people = len(source.names) if len(source.names) > 1 else 0  # one tells nobody apart
     images = np.bincount(source.label[rows]) if people else np.array([len(rows)])  # of each identity
@@ -47,6 +51,12 @@ def faces(path: Path, options: dict[str, Any], known: Source | None) -> dict[str
     files = f"{console.counted(ignored.total(), 'file')} ignored ({', '.join(sorted(ignored))})" if ignored else ""
     read = [f"{console.counted(len(rows), 'image')} {who}", *source.read, " to ".join(sizes), files]
     doubts = list(source.doubts)
+    if broken:
+        first = next(iter(broken.values())).replace("; ", ", ")  # between doubts stands a semicolon
+        doubts.append(
+            f"{len(broken)} of {len(few)} images that were tried cannot be decoded, such as {first}. `synthbench data verify NAME --decode` "
+            "lists all, and `skip_damaged: true` beside `source` in a protocol leaves them out"
+        )
     if people and images.max() == 1:
         doubts.append(f"every identity has exactly one image; is {' and '.join(source.read) or 'a folder'} what tells people apart?")
     if len(sizes) > 1:

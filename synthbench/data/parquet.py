@@ -12,6 +12,7 @@ import numpy as np
 
 from synthbench.data import columns
 from synthbench.data.labelled import Source, by_name, in_split
+from synthbench.data.pixels import Damaged
 from synthbench.types import UserError
 
 IMAGES = ("image", "img", "jpg", "png", "images")
@@ -234,7 +235,7 @@ class _Images:
         value = self.batch.column(0)[row - self.first].as_py()
         value = value.get("bytes") if isinstance(value, dict) else value
         if not value:
-            raise UserError(f"{self.where(row)}: no image bytes. Files that only name a path are not read; embed the images")
+            raise Damaged(f"{self.where(row)}: no image bytes. Files that only name a path are not read; embed the images")
         return bytes(value)
 
     def ordered(self, rows: np.ndarray) -> Iterator[bytes]:

@@ -116,7 +116,7 @@ def file_bytes(path: Path) -> bytes:
     try:
         with walk.opened(path) as file:
             if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
-                raise UserError(f"{path}: {size} bytes is no image of a face")
+                raise pixels.Damaged(f"{path}: {size} bytes is no image of a face")
             return file.read()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
@@ -163,14 +163,14 @@ def list_zip(path: Path) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
 def zip_bytes(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> bytes:
     """An entry, unpacked a little at a time: one that is longer than it says is noticed before there is room for it."""
     if entry.file_size > MAX_BYTES:
-        raise UserError(f"{path}, {entry.filename}: {entry.file_size} bytes is no image of a face")
+        raise pixels.Damaged(f"{path}, {entry.filename}: {entry.file_size} bytes is no image of a face")
     try:
         with archive.open(entry) as file:
             return b"".join(iter(lambda: file.read(4096), b""))
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, ValueError) as error:
-        raise UserError(f"{path}, {entry.filename}: cannot be read ({error}). Fetch the archive again") from None
+        raise pixels.Damaged(f"{path}, {entry.filename}: cannot be read ({error}). Fetch the archive again") from None
     except Exception as error:  # zlib.error, lzma.LZMAError have no common parent
-        raise UserError(f"{path}, {entry.filename}: damaged ({error}). Fetch the archive again") from None
+        raise pixels.Damaged(f"{path}, {entry.filename}: damaged ({error}). Fetch the archive again") from None
 
 
 def strip_top(files: Sequence[str]) -> int:

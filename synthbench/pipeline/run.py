@@ -141,6 +141,7 @@ def _collect(job: Job, wired: dict[int, list[Step]], stages: list[dict[str, Any]
         "baseline": _baseline(job, wired),
         "size": facts.size(job),
         "learnt_from": learning.sizes(job.learnt),
+        "left_out": facts.left_out(job),
         "settings": job.generator.config.model_dump(mode="json"),
         "changed": facts.changed(job),
         "config": facts.config(job),
