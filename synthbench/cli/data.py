@@ -11,7 +11,7 @@ import click
 
 from synthbench import console
 from synthbench.cli import complete
-from synthbench.cli.options import FOLDER, FORM, JSON, RUNS
+from synthbench.cli.options import FOLDER, FORMS_WRITTEN, JSON, RUNS
 from synthbench.types import UserError
 
 
@@ -194,22 +194,42 @@ def data_verify(name: str | None, decode: bool) -> None:
 
 @data_group.command("convert")
 @click.argument("source", metavar="SRC", shell_complete=complete.data)
-@FORM
-@click.option("-o", "--out", required=True, type=FOLDER, help="Folder to write, which must not exist.")
-def data_convert(source: str, form: str, out: Path) -> None:
-    """Write the faces of SRC (a path or a registered name) in another layout. The images' files stay as they are, bit for bit.
+@click.option("--to", "form", type=click.Choice([*FORMS_WRITTEN, "bin"]), required=True, help="bin is for pairs, the others are for faces.")
+@click.option("--pairs", type=FOLDER, help="Pair list (LFW's pairs.txt) of the images in SRC; with --to bin.")
+@click.option("-o", "--out", required=True, type=FOLDER, help="Folder to write (of bin: file), which must not exist.")
+def data_convert(source: str, form: str, pairs: Path | None, out: Path) -> None:
+    """Write the faces or pairs of SRC (a path or a registered name) in another layout. The images' files stay as they are, bit for bit.
 
     \b
     synthbench data convert faces_webface_112x112 --to imagefolder -o webface
+    synthbench data convert lfw_112.zip --pairs pairs.txt --to bin -o lfw.bin
     """
     from synthbench.data import export, sources
 
     path = Path(source).expanduser()
+    if form == "bin":
+        console.note(f"{out}: {_to_bin(source, path, pairs, out):,} pairs, bin")
+        return
+    if pairs:
+        raise UserError(f"--pairs goes with --to bin; {form} holds faces")
     images = sources.open_set(sources.find(source, "faces") if not path.exists() and sources.registered(source) else path)
     with console.progress("convert") as progress:
         export.convert(images, form, out, progress)
     numbers = "; people are numbers there, in the order of their names" if form in ("rec", "lmdb") else ""
     console.note(f"{out}: {len(images):,} images of {len(images.names):,} people, {form}{numbers}")
+
+
+def _to_bin(source: str, path: Path, pairs: Path | None, out: Path) -> int:
+    """Writes the benchmark `source`, a registered one or that at `path`, to `out`; returns how many pairs it has."""
+    from synthbench.data import sources
+    from synthbench.data.pairs import list_source, write_bin
+
+    if not path.exists() and pairs is None:
+        entry = sources.find(source, "pairs")
+        path, pairs = entry.path, entry.options.get("pairs")
+    listed = list_source(path, pairs)
+    write_bin(listed, out)
+    return len(listed.same)
 
 
 @data_group.command("align")

@@ -79,11 +79,9 @@ def _size(shape: tuple[int, ...]) -> str:
 
 
 def pairs(path: Path, options: dict[str, Any], known: Source | None) -> dict[str, int]:
-    from synthbench.data.pairs import read_bin, read_pair_list
+    from synthbench.data.pairs import list_source
 
-    if "pairs" not in options and (path.is_dir() or path.suffix.lower() == ".zip"):
-        raise UserError(f"{path}: images alone are no benchmark; give the list of pairs too, --pairs pairs.txt")
-    found = read_pair_list(options["pairs"], path, 32) if "pairs" in options else read_bin(path, 32)
+    found = list_source(path, options.get("pairs")).decoded(32, "")
     if known and known.pairs and len(found) != known.pairs:
         raise UserError(f"{path}: {known.title} has {known.pairs} pairs, this file has {len(found)}; register it under another name")
     if len(set(found.same.tolist())) < 2:

@@ -68,6 +68,8 @@ def read_source(path: Path | str, kind: str | None = None, reading: Mapping[str,
     walk.require_there(path)
     require_itself(path)
     chosen = kind or kind_of(path)
+    if chosen == "file" and path.name.lower().endswith((".bin", ".bin.xz")):
+        raise UserError(f"{path}: a .bin holds pairs, not people: `synthbench data add NAME {path} --kind pairs`, or `data convert --to bin`")
     if chosen not in FORMS:
         raise UserError(
             f"{path}: not a data set known here; known are an image folder, .zip, .rec, .parquet and WebDataset's .tar (files or folders), "
