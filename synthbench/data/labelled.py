@@ -21,7 +21,7 @@ class Source:
     """N labelled images somewhere. `for name, image in source` reads them one after the other; `image(row)` any of them."""
 
     path: Path
-    kind: str  # folder, zip, rec, parquet, webdataset, lmdb
+    kind: str  # folder, zip, rec, parquet, arrow, webdataset, lmdb
     label: np.ndarray  # (N,) int64, index into names; all -1, and no names, for photographs without labels
     names: list[str]
     encoded: Callable[[int], bytes]  # row -> the bytes of its image file

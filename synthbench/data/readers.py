@@ -19,7 +19,7 @@ from synthbench import console
 from synthbench.data import pixels, walk
 from synthbench.data.labelled import Source, by_name
 from synthbench.data.lists import read_labels
-from synthbench.data.parquet import read_parquet
+from synthbench.data.parquet import read_arrow, read_parquet
 from synthbench.data.recordio import read_rec, rec_files
 from synthbench.data.tars import read_webdataset
 from synthbench.files import require_itself
@@ -28,23 +28,23 @@ from synthbench.types import UserError
 MAX_BYTES = 64 * 2**20  # one encoded image: a BMP of the largest that `pixels` reads; more than this in an archive is a bomb
 META = struct.Struct("<16sII16sI44s48xQQ")  # a meta page of LMDB: header, magic, version, ..., page size, ..., last page, transaction
 JUNK = (".", "__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found")  # how names begin of what systems leave behind
+ENDINGS = {".zip": "zip", ".rec": "rec", ".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset", ".mdb": "lmdb", ".lmdb": "lmdb"}
 SHOWN = 3  # examples in a message
 
 
 def kind_of(path: Path | str) -> str:
-    """folder, zip, rec, parquet, webdataset or lmdb, by suffix or by what the folder holds; `file` for a file of another kind."""
+    """folder, zip, rec, parquet, arrow, webdataset or lmdb, by suffix or by what the folder holds; `file` for a file of another kind."""
     path = Path(path)
     walk.require_there(path)
     if path.is_file():
-        kinds = {".zip": "zip", ".rec": "rec", ".parquet": "parquet", ".tar": "webdataset", ".mdb": "lmdb", ".lmdb": "lmdb"}
-        return kinds.get(path.suffix.lower(), "file")
+        return ENDINGS.get(path.suffix.lower(), "file")
     if any(file.is_file() for file in path.glob("*.rec")):
         return "rec"
     if (path / "data.mdb").is_file():
         return "lmdb"
     if any(file.is_file() for place in ("*.parquet", "data/*.parquet") for file in path.glob(place)):
         return "parquet"
-    found = _first_kind(path, {"folder": pixels.SUFFIXES, "parquet": (".parquet",)}, 3)
+    found = _first_kind(path, {"folder": pixels.SUFFIXES, "parquet": (".parquet",), "arrow": (".arrow",)}, 3)
     return found or _first_kind(path, {"webdataset": (".tar",)}, 3) or "folder"  # a .tar beside folders of images may be anything
 
 
@@ -72,11 +72,11 @@ def read_source(path: Path | str, kind: str | None = None, reading: Mapping[str,
         raise UserError(f"{path}: a .bin holds pairs, not people: `synthbench data add NAME {path} --kind pairs`, or `data convert --to bin`")
     if chosen not in FORMS:
         raise UserError(
-            f"{path}: not a data set known here; known are an image folder, .zip, .rec, .parquet and WebDataset's .tar (files or folders), "
-            "and LMDB"
+            f"{path}: not a data set known here; known are an image folder, .zip, .rec, .parquet, .arrow and WebDataset's .tar (files or "
+            "folders), and LMDB"
         )
     columns = ("column", "split", "unlabelled")
-    takes = {"parquet": columns, "webdataset": columns, "folder": ("labels",), "zip": ("labels",)}.get(chosen, ())
+    takes = {"parquet": columns, "arrow": columns, "webdataset": columns, "folder": ("labels",), "zip": ("labels",)}.get(chosen, ())
     if odd := [name for name in wishes if name not in takes]:
         raise UserError(f"{path} ({chosen}): nothing to choose with --{odd[0]}" + (f"; there is --{takes[0]}" if takes else ""))
     return FORMS[chosen](path, wishes) if takes else FORMS[chosen](path)
@@ -261,6 +261,7 @@ FORMS: dict[str, Callable[..., Source]] = {
     "zip": read_zip,
     "rec": read_rec,
     "parquet": read_parquet,
+    "arrow": read_arrow,
     "webdataset": functools.partial(read_webdataset, by_folder=_identities),
     "lmdb": read_lmdb,
 }

@@ -103,7 +103,7 @@ def digest_of(source: Entry | Path | str) -> str:
     path = Path(source)
     if looking.stands_in(path):
         return str(path)
-    if kind_of(path) in ("parquet", "webdataset") and (how := dict(read_source(path).reading)):  # not as earlier versions did
+    if kind_of(path) in ("parquet", "arrow", "webdataset") and (how := dict(read_source(path).reading)):  # not as earlier versions did
         return _with_reading(_kept_digest(path), Entry("", "faces", "", path, "", "", 0, "", options=how))
     return _kept_digest(path)
 
