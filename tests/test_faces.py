@@ -293,6 +293,8 @@ def test_lmdb(tmp_path: Path) -> None:
     faces = import_faces(tmp_path / "db", tmp_path / "out", 16)
     assert faces.identity.tolist() == [0, 0, 1, 1]
     assert torch.equal(faces.images([1])[0].permute(1, 2, 0), torch.from_numpy(picture(2)))
+    one, two = read_source(tmp_path / "db"), read_source(tmp_path / "db")  # LMDB itself refuses the second
+    assert [source.encoded(3) for source in (one, two)] == [png(picture(3))] * 2
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="../shared/data is absent")

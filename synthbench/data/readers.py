@@ -7,6 +7,7 @@ import hashlib
 import os
 import struct
 import unicodedata
+import weakref
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ import numpy as np
 
 from synthbench import console
 from synthbench.data import pixels, walk
-from synthbench.data.labelled import Source, by_name
+from synthbench.data.labelled import Source, by_name, in_split_folder
 from synthbench.data.lists import read_labels
 from synthbench.data.parquet import read_arrow, read_parquet
 from synthbench.data.recordio import read_rec, rec_files
@@ -29,6 +30,8 @@ MAX_BYTES = 64 * 2**20  # one encoded image: a BMP of the largest that `pixels` 
 META = struct.Struct("<16sII16sI44s48xQQ")  # a meta page of LMDB: header, magic, version, ..., page size, ..., last page, transaction
 JUNK = (".", "__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found")  # how names begin of what systems leave behind
 ENDINGS = {".zip": "zip", ".rec": "rec", ".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset", ".mdb": "lmdb", ".lmdb": "lmdb"}
+TAKES = {kind: ("labels", "split") for kind in ("folder", "zip")}  # what of `Source.reading` may be wished
+TAKES |= {kind: ("column", "split", "unlabelled") for kind in ("parquet", "arrow", "webdataset")}
 SHOWN = 3  # examples in a message
 
 
@@ -60,8 +63,8 @@ def _first_kind(path: Path, kinds: Mapping[str, Sequence[str]], depth: int) -> s
 def read_source(path: Path | str, kind: str | None = None, reading: Mapping[str, str] | None = None) -> Source:
     """Open labelled images; `kind` overrides what `kind_of` sees. Identities are in the order of their sorted names.
 
-    reading: what to read where there is a choice, as in `Source.reading`: column and split (Parquet, WebDataset), labels (a list, for an
-    image folder or zip).
+    reading: what to read where there is a choice, as in `Source.reading`: column (Parquet, Arrow, WebDataset), labels (a list, for an image
+    folder or zip), split.
     Labels are read at once, images when asked for. Raises UserError for what is missing, damaged or ambiguous.
     """
     path, wishes = Path(path), reading or {}
@@ -75,8 +78,7 @@ def read_source(path: Path | str, kind: str | None = None, reading: Mapping[str,
             f"{path}: not a data set known here; known are an image folder, .zip, .rec, .parquet, .arrow and WebDataset's .tar (files or "
             "folders), and LMDB"
         )
-    columns = ("column", "split", "unlabelled")
-    takes = {"parquet": columns, "arrow": columns, "webdataset": columns, "folder": ("labels",), "zip": ("labels",)}.get(chosen, ())
+    takes = TAKES.get(chosen, ())
     if odd := [name for name in wishes if name not in takes]:
         raise UserError(f"{path} ({chosen}): nothing to choose with --{odd[0]}" + (f"; there is --{takes[0]}" if takes else ""))
     return FORMS[chosen](path, wishes) if takes else FORMS[chosen](path)
@@ -105,13 +107,17 @@ def read_folder(path: Path, reading: Mapping[str, str] | None = None) -> Source:
 
 def _labelled(path: Path, files: list[str], reading: Mapping[str, str]) -> tuple[list[str], dict[str, Any]]:
     """The images that are read, and who is on them as fields of a Source: by their folders, or by the list `labels`."""
-    if "labels" not in reading or not files:
-        label, names = _identities(path, files)
-        return files, {"label": label, "names": names}
-    listing = Path(reading["labels"])
-    rows, label, names, doubts = read_labels(listing, files, path)
-    chosen = {"read": (f"labels of {listing.name}",), "doubts": tuple(doubts), "reading": {"labels": str(listing)}}
-    return [files[row] for row in rows], {"label": label, "names": names, **chosen}
+    if "labels" in reading and "split" in reading:
+        raise UserError(f"{path}: the list {reading['labels']} says which images are read; leave out --split, or --labels")
+    if "labels" in reading and files:
+        listing = Path(reading["labels"])
+        chosen, label, names, doubts = read_labels(listing, files, path)
+        said = {"read": (f"labels of {listing.name}",), "doubts": tuple(doubts), "reading": {"labels": str(listing)}}
+        return [files[row] for row in chosen], {"label": label, "names": names, **said}
+    rows, level, said = in_split_folder(path, files, reading.get("split"))
+    files = [files[row] for row in rows]
+    label, names = _identities(path, [name.split("/", level)[-1] for name in files])
+    return files, {"label": label, "names": names, **said}
 
 
 def file_bytes(path: Path) -> bytes:
@@ -207,6 +213,9 @@ def _identities(path: Path, files: Sequence[str]) -> tuple[np.ndarray, list[str]
 # ---- LMDB of SOTA-FR and HSFace: __len__, __keys__, and msgpack((image bytes, label)) under every key ----
 
 
+_OPEN: weakref.WeakValueDictionary[tuple[str, str], Any] = weakref.WeakValueDictionary()  # (path, stamp) -> environment
+
+
 def read_lmdb(path: Path) -> Source:
     try:
         import lmdb
@@ -223,8 +232,11 @@ def read_lmdb(path: Path) -> Source:
             raise UserError(f"{path}, entry {key!r}: not msgpack of (image, label) ({error})") from None
 
     _require_whole_lmdb(path / "data.mdb" if path.is_dir() else path)
-    try:
-        transaction = lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False, meminit=False).begin()
+    try:  # with readahead: labels and images are read from front to back, page by page that took 20 times as long (20,000 of 12 kB)
+        kept = (str(path.absolute()), full_stamp(path))
+        if (environment := _OPEN.get(kept)) is None:  # LMDB refuses to open a file twice in one process
+            environment = _OPEN[kept] = lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, meminit=False)
+        transaction = environment.begin()
     except lmdb.Error as error:
         raise UserError(f"{path}: cannot be opened as LMDB ({error})") from None
 
