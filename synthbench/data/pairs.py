@@ -78,8 +78,10 @@ class Listed:
             self.items.append((item, where))
         return self._row[key]
 
-    def files(self) -> Iterator[tuple[bytes, str]]:
-        return ((item() if callable(item) else item, where) for item, where in self.items)
+    def files(self, rows: Iterable[int] | None = None) -> Iterator[tuple[bytes, str]]:
+        """Bytes and names of the images `rows`, of all without."""
+        chosen = self.items if rows is None else (self.items[row] for row in rows)
+        return ((item() if callable(item) else item, where) for item, where in chosen)
 
     def decoded(self, resolution: int, source_digest: str, name: str | None = None, title: str | None = None) -> PairSet:
         images = np.empty((len(self.items), resolution, resolution, 3), np.uint8)

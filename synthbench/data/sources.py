@@ -250,6 +250,12 @@ def understood(name: str) -> str:
     return entry.read or f"registered by an earlier version; `{_again(entry)}` says what is read of it"
 
 
+def misgivings(name: str) -> list[str]:
+    """What is said again before each run of the registered `name`: that its faces are hardly aligned."""
+    entry = entry_of(name)
+    return [doubt for doubt in entry.note.split("; ") if looking.ARCFACE in doubt] if entry else []
+
+
 def lpips_files() -> tuple[Path, Path]:
     """The registered weights of VGG-16 and of the heads. Raises DataMissing."""
     try:

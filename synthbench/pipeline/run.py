@@ -94,12 +94,19 @@ def _say(order: Order) -> None:
     for need in order.protocol.needs():
         if need.kind == "faces" and not need.generator and (read := sources.understood(need.name)):
             _say_once(f"{need.role} {need.name}: {read}")
+        for doubt in sources.misgivings(need.name):
+            _warn_once(f"{need.role} {need.name}: {doubt}")
 
 
 @functools.cache
 def _say_once(text: str) -> None:
     """For what every request of one command would repeat."""
     console.note(text)
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    console.warn(text)
 
 
 def _self_contained(job: Job) -> bool:
