@@ -213,6 +213,8 @@ def data_convert(source: str, form: str, pairs: Path | None, out: Path) -> None:
     if pairs:
         raise UserError(f"--pairs goes with --to bin; {form} holds faces")
     images = sources.open_set(sources.find(source, "faces") if not path.exists() and sources.registered(source) else path)
+    if len(images) < 2:
+        raise UserError(f"{images.path}: read as a set of {console.counted(len(images), 'image')}, which is none; give the folder of the set")
     with console.progress("convert") as progress:
         export.convert(images, form, out, progress)
     numbers = "; people are numbers there, in the order of their names" if form in ("rec", "lmdb") else ""

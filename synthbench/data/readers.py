@@ -71,6 +71,8 @@ def read_source(path: Path | str, kind: str | None = None, reading: Mapping[str,
     walk.require_there(path)
     require_itself(path)
     chosen = kind or kind_of(path)
+    if (path / "stages").is_dir() and ((path / "results").is_dir() or (path / "requests").is_dir()):
+        raise UserError(f"{path}: a folder of synthbench's own runs; `synthbench list runs` has their names, `synthbench export RUN` their sets")
     if chosen == "file" and path.name.lower().endswith((".bin", ".bin.xz")):
         raise UserError(f"{path}: a .bin holds pairs, not people: `synthbench data add NAME {path} --kind pairs`, or `data convert --to bin`")
     if chosen not in FORMS:

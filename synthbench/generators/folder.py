@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from synthbench.config import Settings
 from synthbench.data import damage, sources
 from synthbench.data.catalogue import Entry
 from synthbench.data.faces import chosen_rows, enough, read_images
-from synthbench.data.finite import rows_of, slots_of
+from synthbench.data.finite import Repeats, rows_of, slots_of, taken
 from synthbench.data.labelled import Source
 from synthbench.data.pixels import Damaged
 from synthbench.plugin import Context, Generator, Traits
@@ -48,21 +49,32 @@ class Folder(Generator[FolderConfig]):
 
     def slots(self, volume: Volume, context: Context) -> list[Slot]:
         """Damaged images count until it is known which they are: a plan, which has no context, decodes nothing."""
-        identity = self._identity(self._rows_in(context) if context else self._rows)
-        return slots_of(volume, np.bincount(identity), f"{self._source.path} ({self._source.kind})")
+        counts = np.bincount(self._identity(self._rows_in(context) if context else self._rows))
+        slots = slots_of(volume, counts, f"{self._source.path} ({self._source.kind})")
+        if context and (said := taken(slots, counts)):
+            console.note(f"{self._source.path}: {said}")
+        return slots
 
     def generate(self, slots: Sequence[Slot], context: Context) -> Iterator[FaceBatch]:
         for doubt in self._source.doubts:
             console.warn(f"{self._source.path}: {doubt}")
         kept = self._rows_in(context)
         batches = [(part, kept[places]) for part, places in rows_of(slots, self._identity(kept), context.batch_size)]
-        images = iter(read_images(self._source, np.concatenate([rows for _, rows in batches]) if batches else [], context.resolution))
+        repeats, whole = Repeats(), self._source
+        seen = replace(whole, ordered=lambda rows: repeats.passing(whole.stream(rows), (whole.called(int(row)) for row in rows)))
+        images = iter(read_images(seen, np.concatenate([rows for _, rows in batches]) if batches else [], context.resolution))
         for part, _ in batches:
             try:
                 stacked = np.stack([next(images)[0] for _ in part])
             except Damaged as error:
                 raise UserError(f"{error}; or have what is damaged left out, --set sample.skip_damaged=true") from None
             yield FaceBatch(torch.from_numpy(stacked).permute(0, 3, 1, 2), torch.tensor([slot.identity for slot in part]))
+        if repeats.found:  # which are taken is part of no key, so that they stay, and are told
+            one, other = repeats.found[0]
+            console.warn(
+                f"{whole.path}: {len(repeats.found):,} of the images that were taken are there twice, byte for byte, such as {other} = {one}. "
+                "They count twice. Take them out of the set if they should not"
+            )
 
     @functools.cached_property
     def _found(self) -> Entry | Path:

@@ -32,6 +32,7 @@ def run(request: Request, watch: Callable[[int, int, float], None] | None = None
     """
     order = read(request, watch)
     store = order.store
+    order.recheck()
     if not request.force and not request.until and (result := order.answer()):
         _say(order)
         return result
@@ -68,6 +69,7 @@ def plan(request: Request, as_json: bool = False) -> None:
     """`--dry-run`: what would be done, on stdout. Raises DataMissing at the end, when data are lacking."""
     order = read(request)
     store = order.store
+    order.recheck()
     if not request.force and not request.until and (known := order.answer()):  # without torch
         stages = [store.stage(row["name"], row["key"]) for row in known["stages"]]
         steps = [Step(stage, (stage.manifest() or {}).get("work", ""), lambda folder, progress: None) for stage in stages]
