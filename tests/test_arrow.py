@@ -28,7 +28,9 @@ def saved(folder: Path, label: list, names: list[str] | None = None, first: int 
     folder.mkdir(parents=True)
     who = {"names": names, "_type": "ClassLabel"} if names else {"dtype": "int64", "_type": "Value"}
     features = {"image": {"_type": "Image"}, "label": who}
-    schema = pa.schema([("image", IMAGE), ("label", pa.int64())]).with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    schema = pa.schema([("image", IMAGE), ("label", pa.int64())]).with_metadata(
+        {"huggingface": json.dumps({"info": {"features": features}})}
+    )
     files, rows = [], np.array_split(np.arange(len(label)), shards)
     for number, own in enumerate(rows):
         files.append(f"data-{number:05d}-of-{shards:05d}.arrow")
@@ -106,7 +108,9 @@ def test_class_names_beside_a_schema_that_has_none(tmp_path: Path) -> None:
             r"state\.json names '\.\./x\.arrow'",
         ),
         (
-            lambda folder, path: (folder / "state.json").write_text('{"_data_files": [], "_indices_data_files": [{"filename": "i.arrow"}]}'),
+            lambda folder, path: (folder / "state.json").write_text(
+                '{"_data_files": [], "_indices_data_files": [{"filename": "i.arrow"}]}'
+            ),
             "flatten_indices",
         ),
     ],

@@ -50,8 +50,8 @@ def test_a_run_without_them(faces: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "2 of 24 images that were tried cannot be decoded" in sources.add("mine", faces, "faces").note
     with pytest.raises(UserError, match=r"p1/2\.png: the image cannot.*`skip_damaged: true` beside `source: mine`.*data verify mine"):
         run.run(run.Request("real", Path("r"), protocol="tiny.yaml", until="real", tracking=False))
+    wish = run.Request("folder", Path("r"), protocol="skip.yaml", settings=("sample.path=set",), until="generate", tracking=False)
     with pytest.raises(UserError, match=r"p1/2\.png.*--set sample\.skip_damaged=true"):
-        wish = run.Request("folder", Path("r"), protocol="skip.yaml", settings=("sample.path=set",), until="generate", tracking=False)
         run.run(wish)
     capsys.readouterr()
     chosen = ("sample.path=set", "sample.skip_damaged=true")

@@ -178,7 +178,7 @@ def test_files_that_are_not_read_are_said(tmp_path: Path) -> None:
     (tmp_path / "set" / "@eaDir" / "thumb.png").write_bytes(png(1))
     entry = sources.add("mine", tmp_path / "set", kind="faces")
     assert entry.read == "6 images of 3 identities (2 to 2 each), 8 x 8 to 13 x 13, 3 files ignored (.psd, .txt, in @eaDir)"
-    assert "1 picture of a kind that is not read (.psd)" in entry.note 
+    assert "1 picture of a kind that is not read (.psd)" in entry.note
     assert "images are of several sizes (8 x 8 to 13 x 13): ArcFace-aligned crops are 112 x 112" in entry.note
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
         for file in (tmp_path / "set").rglob("*.*"):

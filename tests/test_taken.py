@@ -49,7 +49,9 @@ def test_what_was_taken_and_what_was_left_out(capsys: pytest.CaptureFixture[str]
     folder = people([11, 11, 11], copies=5)
     assert made(folder, "3x10")[0] == 30
     said = capsys.readouterr().err
-    assert "set: 30 of 33 images are taken, the first of each identity in the order of the set (of a folder: of names); 3 are left out" in said
+    assert (
+        "set: 30 of 33 images are taken, the first of each identity in the order of the set (of a folder: of names); 3 are left out" in said
+    )
     assert "set: 4 of the images that were taken are there twice, byte for byte, such as p0/06.png = p0/00.png" in said
     made(folder, "2x6")
     said = capsys.readouterr().err
@@ -72,7 +74,9 @@ def test_what_is_cached_of_a_set_that_was_written_over_is_no_answer(capsys: pyte
     Path("set/p3/01.png").write_bytes(face(999))
     assert sources.stamp_of(sources.find("mine")) == sources.find("mine").stamp  # what is on top does not show it
     for how in (wish, run.Request("real", Path("r"), protocol="mine.yaml", until="real", tracking=False)):
-        with pytest.raises(UserError, match=r"mine at .* has changed since it was registered.*1 file of 24 written since, such as .*p3/01\.png"):
+        with pytest.raises(
+            UserError, match=r"mine at .* has changed since it was registered.*1 file of 24 written since, such as .*p3/01\.png"
+        ):
             run.run(how)
     with pytest.raises(UserError, match="has changed since it was registered"):
         run.plan(wish)

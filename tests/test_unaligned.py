@@ -1,4 +1,4 @@
-"""Photographs that are hardly aligned are warned of: when they are registered, before a run, and by a network that cannot tell them apart."""
+"""Photographs that are hardly aligned are warned of: when registered, before a run, and by a network that cannot tell them apart."""
 
 from __future__ import annotations
 

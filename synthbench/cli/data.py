@@ -93,7 +93,9 @@ def _needs(name: str, as_json: bool) -> None:
 @click.option("--kind", type=click.Choice(["faces", "pairs", "weights"]), help="Needed for a name that is not in `data status`.")
 @click.option("--colour", type=click.Choice(["rgb", "bgr"]), help="Colour order a checkpoint was trained with; a file does not tell.")
 @click.option("--pairs", type=FOLDER, help="Pair list (LFW's pairs.txt) that goes with a folder or zip of images.")
-@click.option("--column", metavar="NAME", help="Column of a Parquet set that says who is on an image.")
+@click.option(
+    "--column", metavar="NAME", help="What says who is on an image: a column of Parquet, Arrow or a list; upper or lower of two folders."
+)
 @click.option("--split", metavar="NAME", help="Split to read, where a set has several: train, test, ...")
 @click.option("--labels", type=FOLDER, metavar="FILE", help="List of `image label` lines that goes with a folder or zip of images.")
 def data_add(name: str, path: Path, **options: Any) -> None:
@@ -214,7 +216,9 @@ def data_convert(source: str, form: str, pairs: Path | None, out: Path) -> None:
         raise UserError(f"--pairs goes with --to bin; {form} holds faces")
     images = sources.open_set(sources.find(source, "faces") if not path.exists() and sources.registered(source) else path)
     if len(images) < 2:
-        raise UserError(f"{images.path}: read as a set of {console.counted(len(images), 'image')}, which is none; give the folder of the set")
+        raise UserError(
+            f"{images.path}: read as a set of {console.counted(len(images), 'image')}, which is none; give the folder of the set"
+        )
     with console.progress("convert") as progress:
         export.convert(images, form, out, progress)
     numbers = "; people are numbers there, in the order of their names" if form in ("rec", "lmdb") else ""

@@ -1,4 +1,4 @@
-"""Arrow folders as `save_to_disk` of Hugging Face writes them: data-*.arrow beside state.json, a folder for each split where there are some.
+"""Arrow folders as `save_to_disk` of Hugging Face writes them: data-*.arrow beside state.json, perhaps a folder for each split.
 
 Only where the rows lie is here; which column is what is read as in Parquet, of which an ArrowFile has the few methods that are needed.
 """
@@ -32,7 +32,9 @@ def _in_folder(folder: Path) -> list[Path]:
     if not isinstance(state, dict) or not isinstance(state.get("_data_files"), list):
         return sorted(file for file in folder.glob("*.arrow") if file.is_file() and not file.name.startswith(OTHERS))
     if state.get("_indices_data_files"):
-        raise UserError(f"{folder}: a selection of rows (indices) of another set; save it anew, `dataset.flatten_indices().save_to_disk(...)`")
+        raise UserError(
+            f"{folder}: a selection of rows (indices) of another set; save it anew, `dataset.flatten_indices().save_to_disk(...)`"
+        )
     names = [item.get("filename") if isinstance(item, dict) else None for item in state["_data_files"]]
     if odd := [name for name in names if not (is_name(name) and (folder / name).is_file())]:
         raise UserError(f"{folder}: state.json names {odd[0]!r}, which is not there. Fetch the folder again")

@@ -263,7 +263,7 @@ def import_faces(
 
     reading: how a registered set is read, as for `read_source`; what is read must be that.
     `exclude` are names of identities to leave out. Images that are not square lose their ends (`pixels.fit`), which is said once, as is
-    how many had to be enlarged. `skip_damaged` leaves out images that cannot be decoded (`damage.without`); else one of them raises Damaged.
+    how many had to be enlarged. `skip_damaged` leaves out what cannot be decoded (`damage.without`); else that raises Damaged.
     Raises UserError for a set that cannot train anything: no image, one image; with `labelled` one identity.
     """
     source = read_source(path, kind, reading) if reading is None else read_registered(Path(path), reading)

@@ -96,7 +96,11 @@ def in_split_folder(path: Path, files: Sequence[str], wish: str | None) -> tuple
     rest = ", ".join(f"{name} ({found.count(name):,} images)" for name in there if name != chosen)
     doubts = (f"left out is what lies in {rest}, --split NAME reads that",) if rest and not wish else ()
     how = {"split": chosen} if rest or wish else {}
-    return [row for row, name in enumerate(found) if name == chosen], level + 1, {"read": (f"split {chosen}",), "doubts": doubts, "reading": how}
+    return (
+        [row for row, name in enumerate(found) if name == chosen],
+        level + 1,
+        {"read": (f"split {chosen}",), "doubts": doubts, "reading": how},
+    )
 
 
 def by_name(labels: Sequence[Any] | np.ndarray) -> tuple[np.ndarray, list[str]]:

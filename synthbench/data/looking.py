@@ -57,9 +57,11 @@ def faces(path: Path, options: dict[str, Any], known: Source | None) -> dict[str
     if broken:
         first = next(iter(broken.values())).replace("; ", ", ")  # between doubts stands a semicolon
         doubts.append(
-            f"{len(broken)} of {len(few)} images that were tried cannot be decoded, such as {first}. `synthbench data verify NAME --decode` "
+            f"{len(broken)} of {len(few)} images that were tried cannot be decoded, as {first}. `synthbench data verify NAME --decode` "
             "lists all, and `skip_damaged: true` beside `source` in a protocol leaves them out"
         )
+    if lists := [] if people else [ending for ending in ignored if ending in (".csv", ".jsonl", ".lst", ".tsv", ".txt")]:
+        doubts.append(f"lists ({', '.join(sorted(lists))}) lie among the images, which have no labels: --labels FILE reads who is on each")
     if people and images.max() == 1:
         doubts.append(f"every identity has exactly one image; is {' and '.join(source.read) or 'a folder'} what tells people apart?")
     doubts += unaligned(shapes)

@@ -20,8 +20,9 @@ import torch
 from synthbench import console
 from synthbench.data import pixels, unpickle, walk
 from synthbench.data.faces import FaceSet
+from synthbench.data.folders import strip_top
 from synthbench.data.pairlists import PairLine, image_key, parse_pair_list
-from synthbench.data.readers import file_bytes, file_digest, list_folder, list_zip, source_digest, strip_top, zip_bytes
+from synthbench.data.readers import file_bytes, file_digest, list_folder, list_zip, source_digest, zip_bytes
 from synthbench.store import is_name, read_json, write_json, writing
 from synthbench.types import UserError
 
@@ -62,7 +63,7 @@ class PairSet:
 
 
 class Listed:
-    """P pairs as they lie on the disk: files of images in the order in which they are first named, and for each pair its two rows of them."""
+    """P pairs as they lie on the disk: files of images in the order in which they are first named, and the two rows of each pair."""
 
     def __init__(self, name: str) -> None:
         self.name = name

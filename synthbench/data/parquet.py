@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -119,11 +120,17 @@ def _image_column(schema: Any, path: Path) -> str:
         return types.is_binary(kind) or types.is_large_binary(kind)
 
     def holds_images(kind: Any) -> bool:
-        return binary(kind) or (types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and binary(kind.field("bytes").type))
+        listed = (types.is_list(kind) or types.is_large_list(kind)) and types.is_uint8(kind.value_type)
+        return listed or binary(kind) or (types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and binary(kind.field("bytes").type))
+
+    def text(kind: Any) -> bool:
+        return types.is_string(kind) or types.is_large_string(kind)
 
     images = sorted((f.name for f in schema if holds_images(f.type)), key=lambda n: IMAGES.index(n) if n in IMAGES else len(IMAGES))
+    images = images or [field.name for field in schema if field.name in IMAGES and text(field.type)]  # base64
     if not images:
-        raise UserError(f"{path}: needs an image column (binary, or struct with bytes); it has {', '.join(schema.names)}")
+        told = ", ".join(f"{field.name} ({field.type})" for field in schema)
+        raise UserError(f"{path}: needs a column with files of images (binary, struct with bytes, or base64 called image); it has {told}")
     return str(images[0])
 
 
@@ -221,7 +228,9 @@ class _Images:
         self.opened, self.files, self.columns, self.path = opened, files, columns, path
         sizes = [_sizes(file) for file in opened]
         self.groups = [(number, group) for number, own in enumerate(sizes) for group in range(len(own))]
-        self.starts = np.concatenate([[0], np.cumsum([size for own in sizes for size in own])]).astype(np.int64)  # the first row of each group
+        self.starts = np.concatenate([[0], np.cumsum([size for own in sizes for size in own])]).astype(
+            np.int64
+        )  # the first row of each group
         counts = [sum(own) for own in sizes]
         self.begins = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)  # of each file
         self.group, self.first = -1, 0  # what is held: a batch of a group, from row `first`
@@ -251,6 +260,13 @@ class _Images:
             raise UserError(f"{self.where(row)}: cannot be read ({error or 'the row group is shorter than it says'})") from None
         value = self.batch.column(0)[row - self.first].as_py()
         value = value.get("bytes") if isinstance(value, dict) else value
+        if isinstance(value, str):
+            try:
+                value = base64.b64decode(value.partition(";base64,")[2] or value, validate=True)
+            except ValueError:
+                raise Damaged(
+                    f"{self.where(row)}: {value[:40]!r} is no image in base64. Files that only name a path are not read; embed the images"
+                ) from None
         if not value:
             raise Damaged(f"{self.where(row)}: no image bytes. Files that only name a path are not read; embed the images")
         return bytes(value)

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import os
 import struct
-import unicodedata
 import weakref
 import zipfile
 from collections import Counter
@@ -14,10 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from synthbench import console
 from synthbench.data import pixels, walk
+from synthbench.data.folders import people
 from synthbench.data.labelled import Source, by_name, in_split_folder
 from synthbench.data.lists import read_labels
 from synthbench.data.parquet import read_arrow, read_parquet
@@ -30,9 +28,15 @@ MAX_BYTES = 64 * 2**20  # one encoded image: a BMP of the largest that `pixels` 
 META = struct.Struct("<16sII16sI44s48xQQ")  # a meta page of LMDB: header, magic, version, ..., page size, ..., last page, transaction
 JUNK = (".", "__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found")  # how names begin of what systems leave behind
 ENDINGS = {".zip": "zip", ".rec": "rec", ".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset", ".mdb": "lmdb", ".lmdb": "lmdb"}
-TAKES = {kind: ("labels", "split") for kind in ("folder", "zip")}  # what of `Source.reading` may be wished
-TAKES |= {kind: ("column", "split", "unlabelled") for kind in ("parquet", "arrow", "webdataset")}
-SHOWN = 3  # examples in a message
+HINTS: dict[tuple[str, ...], str] = {  # what to do with files of other kinds
+    (".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"): "compressed; unpack it, and give the folder or the .tar that comes out",
+    (".npz", ".npy", ".h5", ".hdf5", ".mat", ".pkl", ".pickle", ".pt", ".tfrecord", ".tfrecords", ".beton"): (
+        "pixels or records of another library, whose layout a file does not tell; write the images as files, a folder for each person"
+    ),
+    (".csv", ".tsv", ".txt", ".lst", ".json", ".jsonl"): "a list, and no images; give their folder or zip, and the list as --labels FILE",
+}
+TAKES = dict.fromkeys(("folder", "zip"), ("labels", "split", "column", "unlabelled"))  # what of `Source.reading` may be wished
+TAKES |= dict.fromkeys(("parquet", "arrow", "webdataset"), ("column", "split", "unlabelled"))
 
 
 def kind_of(path: Path | str) -> str:
@@ -72,14 +76,19 @@ def read_source(path: Path | str, kind: str | None = None, reading: Mapping[str,
     require_itself(path)
     chosen = kind or kind_of(path)
     if (path / "stages").is_dir() and ((path / "results").is_dir() or (path / "requests").is_dir()):
-        raise UserError(f"{path}: a folder of synthbench's own runs; `synthbench list runs` has their names, `synthbench export RUN` their sets")
-    if chosen == "file" and path.name.lower().endswith((".bin", ".bin.xz")):
-        raise UserError(f"{path}: a .bin holds pairs, not people: `synthbench data add NAME {path} --kind pairs`, or `data convert --to bin`")
-    if chosen not in FORMS:
         raise UserError(
-            f"{path}: not a data set known here; known are an image folder, .zip, .rec, .parquet, .arrow and WebDataset's .tar (files or "
-            "folders), and LMDB"
+            f"{path}: a folder of synthbench's own runs; `synthbench list runs` has their names, `synthbench export RUN` their sets"
         )
+    if chosen == "file" and path.name.lower().endswith((".bin", ".bin.xz")):
+        raise UserError(
+            f"{path}: a .bin holds pairs, not people: `synthbench data add NAME {path} --kind pairs`, or `data convert --to bin`"
+        )
+    if chosen not in FORMS:
+        unknown = (
+            "not a data set known here; known are an image folder, .zip, .rec, .parquet, .arrow and WebDataset's .tar (files or folders), "
+            "and LMDB"
+        )
+        raise UserError(f"{path}: {next((hint for ends, hint in HINTS.items() if path.name.lower().endswith(ends)), unknown)}")
     takes = TAKES.get(chosen, ())
     if odd := [name for name in wishes if name not in takes]:
         raise UserError(f"{path} ({chosen}): nothing to choose with --{odd[0]}" + (f"; there is --{takes[0]}" if takes else ""))
@@ -111,15 +120,35 @@ def _labelled(path: Path, files: list[str], reading: Mapping[str, str]) -> tuple
     """The images that are read, and who is on them as fields of a Source: by their folders, or by the list `labels`."""
     if "labels" in reading and "split" in reading:
         raise UserError(f"{path}: the list {reading['labels']} says which images are read; leave out --split, or --labels")
-    if "labels" in reading and files:
+    if not files:
+        raise UserError(f"{path}: no images (looked for {', '.join(pixels.SUFFIXES)}); one folder per identity is expected" + _packed(path))
+    if "labels" in reading:
         listing = Path(reading["labels"])
-        chosen, label, names, doubts = read_labels(listing, files, path)
-        said = {"read": (f"labels of {listing.name}",), "doubts": tuple(doubts), "reading": {"labels": str(listing)}}
+        chosen, label, names, read, doubts = read_labels(listing, files, path, reading.get("column"))
+        said = {"read": (f"labels of {listing.name}", *read), "doubts": tuple(doubts), "reading": dict(reading)}
         return [files[row] for row in chosen], {"label": label, "names": names, **said}
     rows, level, said = in_split_folder(path, files, reading.get("split"))
     files = [files[row] for row in rows]
-    label, names = _identities(path, [name.split("/", level)[-1] for name in files])
+    label, names, more = people(path, [name.split("/", level)[-1] for name in files], reading.get("column"))
+    said = {key: (*said.get(key, ()), *more.get(key, ())) for key in ("read", "doubts")} | {
+        "reading": {**said.get("reading", {}), **more.get("reading", {})}
+    }
     return files, {"label": label, "names": names, **said}
+
+
+def _packed(path: Path) -> str:
+    """What to do about archives that lie where images should."""
+    if path.is_dir():
+        names = walk.files(path)
+    else:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    inside = [name for name in names if name.lower().endswith((".zip", ".tar", ".gz", ".tgz", ".rar", ".7z"))]
+    return (
+        f". {console.counted(len(inside), 'archive')} such as {inside[0]} among its files: unpack them, each into a folder"
+        if inside
+        else ""
+    )
 
 
 def file_bytes(path: Path) -> bytes:
@@ -181,35 +210,6 @@ def zip_bytes(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> b
         raise pixels.Damaged(f"{path}, {entry.filename}: cannot be read ({error}). Fetch the archive again") from None
     except Exception as error:  # zlib.error, lzma.LZMAError have no common parent
         raise pixels.Damaged(f"{path}, {entry.filename}: damaged ({error}). Fetch the archive again") from None
-
-
-def strip_top(files: Sequence[str]) -> int:
-    """1 when all files lie under one extra top folder (top/identity/image), else 0."""
-    return int(len(files) > 0 and all(name.count("/") >= 2 for name in files) and len({name.split("/", 1)[0] for name in files}) == 1)
-
-
-def _identities(path: Path, files: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-    if not files:
-        raise UserError(f"{path}: no images (looked for {', '.join(pixels.SUFFIXES)}); one folder per identity is expected")
-    if all("/" not in name for name in files):
-        return np.full(len(files), -1, np.int64), []  # without labels
-    top = strip_top(files)
-    wrong = [name for name in files if name.count("/") != 1 + top]
-    if wrong:
-        raise UserError(
-            f"{path}: {len(wrong)} of {len(files)} images are not in <identity>/<image>, such as {', '.join(wrong[:SHOWN])}. "
-            "One folder per identity is expected, side by side. Photographs without labels are a set of their own: all loose, no folder"
-        )
-    folders = [walk.readable(name.split("/")[top]) for name in files]
-    names = sorted(set(folders))
-    seen: dict[str, str] = {}
-    for name in names:
-        plain = unicodedata.normalize("NFC", name).casefold().strip()
-        if plain in seen:
-            raise UserError(f"{path}: the identities {seen[plain]!r} and {name!r} would be one on other systems; rename one of them")
-        seen[plain] = name
-    number = {name: label for label, name in enumerate(names)}
-    return np.array([number[folder] for folder in folders], np.int64), names
 
 
 # ---- LMDB of SOTA-FR and HSFace: __len__, __keys__, and msgpack((image bytes, label)) under every key ----
@@ -276,7 +276,7 @@ FORMS: dict[str, Callable[..., Source]] = {
     "rec": read_rec,
     "parquet": read_parquet,
     "arrow": read_arrow,
-    "webdataset": functools.partial(read_webdataset, by_folder=_identities),
+    "webdataset": functools.partial(read_webdataset, by_folder=lambda path, names: people(path, names, None)[:2]),
     "lmdb": read_lmdb,
 }
 

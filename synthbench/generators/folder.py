@@ -72,7 +72,7 @@ class Folder(Generator[FolderConfig]):
         if repeats.found:  # which are taken is part of no key, so that they stay, and are told
             one, other = repeats.found[0]
             console.warn(
-                f"{whole.path}: {len(repeats.found):,} of the images that were taken are there twice, byte for byte, such as {other} = {one}. "
+                f"{whole.path}: {len(repeats.found):,} of the images that were taken are there twice, byte for byte, as {other} = {one}. "
                 "They count twice. Take them out of the set if they should not"
             )
 
@@ -98,7 +98,7 @@ class Folder(Generator[FolderConfig]):
         return chosen_rows(self._source, self.config.sample.exclude)
 
     def _rows_in(self, context: Context) -> np.ndarray:
-        """The rows that the stage of `context` shows. Which of them are damaged follows from the bytes, so that the setting is key enough."""
+        """The rows that the stage of `context` shows. Which are damaged follows from the bytes: the setting is key enough."""
         if not self.config.sample.skip_damaged:
             return self._rows
         if context.out not in self._whole:

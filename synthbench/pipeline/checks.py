@@ -46,7 +46,7 @@ def colours(benchmarks: dict[str, Path], networks: dict[str, Encoder]) -> None:
             if max(both) < APART:
                 console.warn(
                     f"{network.name} hardly tells apart the people of {name} (d' {max(both):.1f} on {len(rows)} pairs, where "
-                    "aligned photographs have 2 and more): are its images aligned to the ArcFace template? `synthbench data align` does that"
+                    "aligned photographs have 2 and more): are its images aligned to the ArcFace template? If not: `synthbench data align`"
                 )
         exchanged = {name: both for name, both in found.items() if both[1] > EXCHANGED * both[0]}
         said = ", ".join(f"{name} d' {other:.2f}, as declared {declared:.2f}" for name, (declared, other) in exchanged.items())

@@ -170,7 +170,9 @@ def _import_faces(
         shutil.rmtree(folder)  # its first faces may be of other files than its last
         raise
     except Damaged as error:
-        choice = f"; or have it left out, `skip_damaged: true` beside `source: {source.name}` in the protocol" if skip_damaged is False else ""
+        choice = (
+            f"; or have it left out, `skip_damaged: true` beside `source: {source.name}` in the protocol" if skip_damaged is False else ""
+        )
         raise UserError(f"{error}{choice}. All that are damaged: `synthbench data verify {source.name} --decode`") from None
 
 
