@@ -50,6 +50,12 @@ def test_folders_of_a_thousand_numbers_are_nobody(tmp_path: Path) -> None:
 HEADED = "image_id,age,Identity,gender\n" + "".join(f"{i}.png,{20 + i},who{i // 2},{i % 2}\n" for i in range(6))
 
 
+def test_a_name_with_a_space_is_no_column(tmp_path: Path) -> None:
+    folder = files(tmp_path / "set", "Ann Lee.png", "Bo Lee.png", "Ann Fox.png")
+    (tmp_path / "list.txt").write_text("Ann Lee.png 0\nBo Lee.png 1\nAnn Fox.png 2\n")
+    assert read_source(folder, reading={"labels": str(tmp_path / "list.txt")}).names == ["0", "1", "2"]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "names"),
     [

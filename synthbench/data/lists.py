@@ -57,8 +57,11 @@ def plain(name: str) -> str:
 
 
 def table_of(path: Path, wish: str | None = None) -> tuple[list[Line], list[str], list[str]]:
-    """(lines of image and label, what was chosen, doubts) of a list. Of several columns the headings tell which has the identities; without
-    headings, one that numbers the lines is left out (im2rec's .lst). Raises UserError where it cannot be told."""
+    """(lines of image and label, what was chosen, doubts) of a list.
+
+    Of several columns the headings tell which has the identities; without headings, a first that numbers the lines is left out (im2rec's
+    .lst). Raises UserError where it cannot be told.
+    """
     lines = _of_json(path) if path.suffix.lower() == ".jsonl" else lines_of(path)
     head: list[str] = []
     if lines and not any(is_image(field) for field in lines[0][1]):
@@ -74,10 +77,8 @@ def table_of(path: Path, wish: str | None = None) -> tuple[list[Line], list[str]
         distinct = {head[place]: len(set(values)) for place, values in others.items()}
         column, doubts = columns.choose(distinct, len(lines), wish, str(path))
         return [(number, [fields[image], fields[head.index(column)]]) for number, fields in lines], [f"column {column}"], doubts
-    rest = [place for place, values in others.items() if values not in ([str(n + first) for n in range(len(lines))] for first in (0, 1))]
-    if len(rest) == 1 and len(lines) > 1:
-        return [(number, [fields[image], fields[rest[0]]]) for number, fields in lines], [], []
-    return lines, [], []
+    numbered = others.get(0) in ([str(n + first) for n in range(len(lines))] for first in (0, 1))
+    return [(number, fields[1:]) for number, fields in lines] if width == 3 and numbered and len(lines) > 1 else lines, [], []
 
 
 def _of_json(path: Path) -> list[Line]:
