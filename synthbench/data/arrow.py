@@ -35,7 +35,7 @@ def _in_folder(folder: Path) -> list[Path]:
         raise UserError(
             f"{folder}: a selection of rows (indices) of another set; save it anew, `dataset.flatten_indices().save_to_disk(...)`"
         )
-    names = [item.get("filename") if isinstance(item, dict) else None for item in state["_data_files"]]
+    names = [str(item.get("filename")) if isinstance(item, dict) else "" for item in state["_data_files"]]
     if odd := [name for name in names if not (is_name(name) and (folder / name).is_file())]:
         raise UserError(f"{folder}: state.json names {odd[0]!r}, which is not there. Fetch the folder again")
     return [folder / name for name in names]

@@ -32,7 +32,7 @@ def find(source: Source, rows: np.ndarray, progress: Progress = lambda done, tot
             return row, str(error).removesuffix(". Replace it or take it out")
         return row, ""
 
-    found = {}
+    found: dict[int, str] = {}
     for done, (row, why) in enumerate(pixels.in_threads(look, _bytes(source, np.sort(rows))), 1):
         progress(done, len(rows))
         found |= {row: why} if why else {}

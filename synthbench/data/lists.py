@@ -77,7 +77,7 @@ def table_of(path: Path, wish: str | None = None) -> tuple[list[Line], list[str]
         distinct = {head[place]: len(set(values)) for place, values in others.items()}
         column, doubts = columns.choose(distinct, len(lines), wish, str(path))
         return [(number, [fields[image], fields[head.index(column)]]) for number, fields in lines], [f"column {column}"], doubts
-    numbered = others.get(0) in ([str(n + first) for n in range(len(lines))] for first in (0, 1))
+    numbered = image > 0 and any(others[0] == [str(n + first) for n in range(len(lines))] for first in (0, 1))
     return [(number, fields[1:]) for number, fields in lines] if width == 3 and numbered and len(lines) > 1 else lines, [], []
 
 

@@ -35,8 +35,10 @@ HINTS: dict[tuple[str, ...], str] = {  # what to do with files of other kinds
     ),
     (".csv", ".tsv", ".txt", ".lst", ".json", ".jsonl"): "a list, and no images; give their folder or zip, and the list as --labels FILE",
 }
-TAKES = dict.fromkeys(("folder", "zip"), ("labels", "split", "column", "unlabelled"))  # what of `Source.reading` may be wished
-TAKES |= dict.fromkeys(("parquet", "arrow", "webdataset"), ("column", "split", "unlabelled"))
+TAKES: dict[str, tuple[str, ...]] = dict.fromkeys(
+    ("folder", "zip"), ("labels", "split", "column", "unlabelled")
+)  # what of `Source.reading` may be wished
+TAKES.update(dict.fromkeys(("parquet", "arrow", "webdataset"), ("column", "split", "unlabelled")))
 
 
 def kind_of(path: Path | str) -> str:
@@ -125,15 +127,15 @@ def _labelled(path: Path, files: list[str], reading: Mapping[str, str]) -> tuple
     if "labels" in reading:
         listing = Path(reading["labels"])
         chosen, label, names, read, doubts = read_labels(listing, files, path, reading.get("column"))
-        said = {"read": (f"labels of {listing.name}", *read), "doubts": tuple(doubts), "reading": dict(reading)}
-        return [files[row] for row in chosen], {"label": label, "names": names, **said}
+        how = dict(reading)
+        told = {"read": (f"labels of {listing.name}", *read), "doubts": tuple(doubts)}
+        return [files[row] for row in chosen], {"label": label, "names": names, "reading": how, **told}
     rows, level, said = in_split_folder(path, files, reading.get("split"))
     files = [files[row] for row in rows]
     label, names, more = people(path, [name.split("/", level)[-1] for name in files], reading.get("column"))
-    said = {key: (*said.get(key, ()), *more.get(key, ())) for key in ("read", "doubts")} | {
-        "reading": {**said.get("reading", {}), **more.get("reading", {})}
-    }
-    return files, {"label": label, "names": names, **said}
+    both = {key: (*said.get(key, ()), *more.get(key, ())) for key in ("read", "doubts")}
+    how = {**said.get("reading", {}), **more.get("reading", {})}
+    return files, {"label": label, "names": names, "reading": how, **both}
 
 
 def _packed(path: Path) -> str:
