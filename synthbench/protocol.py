@@ -30,6 +30,7 @@ class SourceFaces(Settings):
 
     source: str
     exclude: tuple[str, ...] = ()  # identities left out, by their name in the source
+    skip_damaged: bool = False  # leave out images that cannot be decoded; else the first of them ends the run
 
 
 Faces = WorldFaces | SourceFaces

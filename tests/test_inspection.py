@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from synthbench.cli import app
-from synthbench.data import inspection, looking, pixels, sources
+from synthbench.data import damage, inspection, looking, pixels, sources
 from synthbench.data.readers import read_source
 from synthbench.types import UserError
 
@@ -122,4 +122,4 @@ def test_bytes_are_read_one_after_the_other(clean: Path) -> None:
         return plain.encoded(row)
 
     inspection.inspect(replace(plain, encoded=encoded))
-    assert inspection.damaged(replace(plain, encoded=encoded)) == [] and seen == [*range(11), *range(11)]
+    assert damage.find(replace(plain, encoded=encoded), np.arange(11)) == {} and seen == [*range(11), *range(11)]

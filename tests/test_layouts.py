@@ -178,7 +178,8 @@ def test_files_that_are_not_read_are_said(tmp_path: Path) -> None:
     (tmp_path / "set" / "@eaDir" / "thumb.png").write_bytes(png(1))
     entry = sources.add("mine", tmp_path / "set", kind="faces")
     assert entry.read == "6 images of 3 identities (2 to 2 each), 8 x 8 to 13 x 13, 3 files ignored (.psd, .txt, in @eaDir)"
-    assert "1 picture of a kind that is not read (.psd)" in entry.note and "several sizes" in entry.note
+    assert "1 picture of a kind that is not read (.psd)" in entry.note
+    assert "images are of several sizes (8 x 8 to 13 x 13): ArcFace-aligned crops are 112 x 112" in entry.note
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
         for file in (tmp_path / "set").rglob("*.*"):
             archive.write(file, file.relative_to(tmp_path / "set").as_posix())
@@ -280,3 +281,64 @@ def test_other_tars(tmp_path: Path) -> None:
     (tmp_path / "c.tar").write_bytes(b"x" * 2000)
     with pytest.raises(UserError, match=r"not a whole \.tar"):
         read_source(tmp_path / "c.tar")
+
+
+# ---- folders of splits ----
+
+
+def files(folder: Path, *names: str) -> Path:
+    """An image of a seed of its own under each name."""
+    for seed, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(png(seed))
+    return folder
+
+
+TORCHVISION = [f"train/p{i // 2}/{i}.png" for i in range(6)] + ["test/q0/0.png", "test/q1/0.png", "val/p0/9.png"]
+
+
+@pytest.mark.parametrize("top", ["", "celeb/"])
+def test_train_and_test_are_nobody(tmp_path: Path, top: str) -> None:
+    folder = files(tmp_path / "set", *(top + name for name in TORCHVISION))
+    entry = sources.add("mine", folder, kind="faces")
+    assert entry.read == "6 images of 3 identities (2 to 2 each), split train, 8 x 8"
+    assert entry.note == "left out is what lies in test (2 images), val (1 images), --split NAME reads that"
+    source = read_source(folder)
+    assert source.names == ["p0", "p1", "p2"] and [source.encoded(row) for row in range(6)] == [png(row) for row in range(6)]
+    test = sources.add("test", folder, kind="faces", split="test")
+    assert read_source(folder, reading={"split": "test"}).names == ["q0", "q1"]
+    assert test.digest != entry.digest and sources.digest_of(entry) == entry.digest == sources.digest_of(folder)
+    assert len(import_faces(folder, tmp_path / "faces", 8, reading=entry.options)) == 6
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for file in folder.rglob("*.png"):
+            archive.write(file, file.relative_to(folder).as_posix())
+    assert sources.add("zip", tmp_path / "set.zip", kind="faces").read == entry.read
+    with pytest.raises(UserError, match=r"no split 'dev' but test, train, val; say --split NAME"):
+        read_source(folder, reading={"split": "dev"})
+
+
+def test_other_folders_of_splits(tmp_path: Path) -> None:
+    loose = read_source(files(tmp_path / "a", "train/0.png", "train/1.png", "test/2.png"))
+    assert loose.names == [] and len(loose) == 2 and loose.encoded(1) == png(1)
+    alone = read_source(files(tmp_path / "b", "train/p0/0.png", "train/p1/1.png"))
+    assert alone.names == ["p0", "p1"] and not alone.reading and not alone.doubts
+    with pytest.raises(UserError, match=r"no split 'train' but test, val; say --split"):
+        read_source(files(tmp_path / "c", "test/p0/0.png", "val/p1/1.png"))
+    for names in (["train/0.png", "anna/1.png"], ["eva/0.png", "val/1.png"]):  # somebody may be called Val
+        assert len(read_source(files(tmp_path / names[1][:3], *names)).names) == 2
+    with pytest.raises(UserError, match="its folders are not called like splits"):
+        read_source(tmp_path / "ann", reading={"split": "train"})
+
+
+def test_folders_of_splits_that_an_earlier_version_took_for_people(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from synthbench.data import registered
+    from synthbench.data.readers import source_digest
+
+    folder = files(tmp_path / "set", "train/0.png", "train/1.png", "test/2.png", "test/3.png")
+    entry = sources.add("mine", folder, kind="faces")
+    assert (entry.identities, entry.images, entry.options) == (0, 2, {"split": "train"})
+    registered.save("mine", replace(entry, digest=source_digest(folder), options={}, identities=2, images=4))
+    with pytest.raises(UserError, match=r"registered by an earlier version.*split train"):
+        import_step(Store(tmp_path / "runs"), 8, "real", sources.find("mine")).build(tmp_path / "faces", lambda done, total: None)

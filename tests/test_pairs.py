@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from synthbench.data import pixels, sources
 from synthbench.data.pairlists import parse_pair_list
 from synthbench.data.pairs import PairSet, open_pairs, read_bin, read_pair_list, require_usable, save_pairs
 from synthbench.types import UserError
@@ -277,3 +278,68 @@ def test_the_official_list() -> None:
         names = set(archive.namelist())
     used = {f"{image}.jpg" for line in lines for image in (line.left, line.right)}
     assert used <= names and len(used) == 7701
+
+
+# ---- a .bin is made ----
+
+
+def by_insightface(path: Path) -> list[tuple[bytes, bytes, bool]]:
+    """As load_bin of eval/verification.py has it: pair i is images 2i and 2i + 1."""
+    with open(path, "rb") as file:
+        bins, issame = pickle.load(file, encoding="bytes")
+    assert all(type(same) is bool for same in issame) and len(bins) == 2 * len(issame)
+    return [(bins[2 * i], bins[2 * i + 1], same) for i, same in enumerate(issame)]
+
+
+def command(*arguments: str) -> None:
+    from synthbench.cli.data import data_group
+
+    data_group.main(["convert", *arguments], standalone_mode=False)
+
+
+def test_a_list_with_images_becomes_a_bin(people: Path, tmp_path: Path) -> None:
+    jpeg = pixels.encode(picture(5), "jpg")
+    (people / "Bo" / "Bo_0001.png").write_bytes(jpeg)  # endings lie
+    webp = io.BytesIO()
+    Image.fromarray(picture(6)).save(webp, "WEBP", lossless=True)
+    (people / "Ann_Lee" / "Ann_Lee_0003.png").write_bytes(webp.getvalue())
+    (tmp_path / "pairs.txt").write_text(LIST)
+    command(str(people), "--pairs", str(tmp_path / "pairs.txt"), "--to", "bin", "-o", str(tmp_path / "out.bin"))
+    found = by_insightface(tmp_path / "out.bin")
+    names = [("Ann_Lee_0001", "Ann_Lee_0003"), ("Bo_0001", "Bo_0002"), ("Ann_Lee_0002", "Bo_0001"), ("Ann_Lee_0001", "Bo_0002")]
+    assert [same for *_, same in found] == [True, True, False, False]
+    for (left, right, _), pair in zip(found, names):
+        for data, name in zip((left, right), pair):
+            file = people / name[:-5] / f"{name}.png"
+            if name == "Ann_Lee_0003":
+                assert data.startswith(b"\x89PNG") and np.array_equal(np.array(Image.open(io.BytesIO(data))), picture(6))
+            else:
+                assert data == file.read_bytes()
+    assert found[1][0] == jpeg
+    before, after = read_pair_list(tmp_path / "pairs.txt", people, 8), read_bin(tmp_path / "out.bin", 8)
+    for side in ("left", "right"):
+        one, two = (pairs.images.images(getattr(pairs, side)) for pairs in (before, after))
+        assert torch.equal(one, two)
+    assert before.same.tolist() == after.same.tolist()
+
+
+def test_registered_benchmarks_and_bins_of_pixels_become_bins(people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYNTHBENCH_DATA", str(tmp_path / "home"))
+    (tmp_path / "pairs.txt").write_text(LIST)
+    sources.add("mine", people, "pairs", pairs=tmp_path / "pairs.txt")
+    command("mine", "--to", "bin", "-o", str(tmp_path / "deep" / "mine.bin"))
+    assert len(by_insightface(tmp_path / "deep" / "mine.bin")) == 4
+    (tmp_path / "pixels.bin").write_bytes(pickle.dumps((np.stack([picture(seed) for seed in (0, 1, 0, 2)]), SAME)))
+    command(str(tmp_path / "pixels.bin"), "--to", "bin", "-o", str(tmp_path / "files.bin"))
+    images = [np.array(Image.open(io.BytesIO(data))) for left, right, _ in by_insightface(tmp_path / "files.bin") for data in (left, right)]
+    assert all(np.array_equal(image, picture(seed)) for image, seed in zip(images, (0, 1, 0, 2)))
+    for arguments, message in (
+        ((str(people), "--to", "bin", "-o", str(tmp_path / "x.bin")), "give the list of pairs too, --pairs"),
+        ((str(people), "--pairs", "x", "--to", "rec", "-o", str(tmp_path / "x")), "--pairs goes with --to bin"),
+        (("mine", "--to", "bin", "-o", str(tmp_path / "files.bin")), r"files\.bin exists"),
+        (("nobody", "--to", "bin", "-o", str(tmp_path / "x.bin")), "no data or weights are called"),
+        ((str(tmp_path / "pixels.bin"), "--to", "parquet", "-o", str(tmp_path / "x")), "pairs.*--to bin"),
+    ):
+        with pytest.raises(UserError, match=message):
+            command(*arguments)
+    assert not (tmp_path / "x.bin").exists()

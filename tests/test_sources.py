@@ -204,7 +204,7 @@ def test_what_cannot_be_used_is_not_registered(tmp_path: Path, faces: Path) -> N
     with pytest.raises(UserError, match="one image"):
         sources.add("mine", tmp_path / "one.zip", kind="faces")
     shutil.copy(faces, tmp_path / "faces.7z")
-    with pytest.raises(UserError, match="not a data set known here"):
+    with pytest.raises(UserError, match="compressed; unpack it"):
         sources.add("mine", tmp_path / "faces.7z", kind="faces")
     assert sources.names_registered() == []
 

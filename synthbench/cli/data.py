@@ -11,7 +11,7 @@ import click
 
 from synthbench import console
 from synthbench.cli import complete
-from synthbench.cli.options import FOLDER, FORM, JSON, RUNS
+from synthbench.cli.options import FOLDER, FORMS_WRITTEN, JSON, RUNS
 from synthbench.types import UserError
 
 
@@ -93,7 +93,9 @@ def _needs(name: str, as_json: bool) -> None:
 @click.option("--kind", type=click.Choice(["faces", "pairs", "weights"]), help="Needed for a name that is not in `data status`.")
 @click.option("--colour", type=click.Choice(["rgb", "bgr"]), help="Colour order a checkpoint was trained with; a file does not tell.")
 @click.option("--pairs", type=FOLDER, help="Pair list (LFW's pairs.txt) that goes with a folder or zip of images.")
-@click.option("--column", metavar="NAME", help="Column of a Parquet set that says who is on an image.")
+@click.option(
+    "--column", metavar="NAME", help="What says who is on an image: a column of Parquet, Arrow or a list; upper or lower of two folders."
+)
 @click.option("--split", metavar="NAME", help="Split to read, where a set has several: train, test, ...")
 @click.option("--labels", type=FOLDER, metavar="FILE", help="List of `image label` lines that goes with a folder or zip of images.")
 def data_add(name: str, path: Path, **options: Any) -> None:
@@ -172,14 +174,18 @@ def data_remove(name: str) -> None:
 @click.option("--decode", is_flag=True, help="Of faces: decode every image too, and list all that are damaged.")
 def data_verify(name: str | None, decode: bool) -> None:
     """Hash registered files again and compare; all of them without NAME."""
-    from synthbench.data import inspection, sources
+    import numpy as np
+
+    from synthbench.data import damage, sources
 
     damaged: list[str] = []
     for item in [name] if name else sources.names_registered():
         entry = sources.verify(item)
         console.note(f"{item}: unchanged")
         if decode and entry.kind == "faces":
-            found = inspection.damaged(sources.open_set(entry))
+            with console.progress("decode") as progress:
+                images = sources.open_set(entry)
+                found = list(damage.find(images, np.arange(len(images)), progress).values())
             console.note(f"{item}: {len(found):,} of {entry.images:,} images are damaged")
             damaged += found
     for line in damaged:
@@ -190,22 +196,46 @@ def data_verify(name: str | None, decode: bool) -> None:
 
 @data_group.command("convert")
 @click.argument("source", metavar="SRC", shell_complete=complete.data)
-@FORM
-@click.option("-o", "--out", required=True, type=FOLDER, help="Folder to write, which must not exist.")
-def data_convert(source: str, form: str, out: Path) -> None:
-    """Write the faces of SRC (a path or a registered name) in another layout. The images' files stay as they are, bit for bit.
+@click.option("--to", "form", type=click.Choice([*FORMS_WRITTEN, "bin"]), required=True, help="bin is for pairs, the others are for faces.")
+@click.option("--pairs", type=FOLDER, help="Pair list (LFW's pairs.txt) of the images in SRC; with --to bin.")
+@click.option("-o", "--out", required=True, type=FOLDER, help="Folder to write (of bin: file), which must not exist.")
+def data_convert(source: str, form: str, pairs: Path | None, out: Path) -> None:
+    """Write the faces or pairs of SRC (a path or a registered name) in another layout. The images' files stay as they are, bit for bit.
 
     \b
     synthbench data convert faces_webface_112x112 --to imagefolder -o webface
+    synthbench data convert lfw_112.zip --pairs pairs.txt --to bin -o lfw.bin
     """
     from synthbench.data import export, sources
 
     path = Path(source).expanduser()
+    if form == "bin":
+        console.note(f"{out}: {_to_bin(source, path, pairs, out):,} pairs, bin")
+        return
+    if pairs:
+        raise UserError(f"--pairs goes with --to bin; {form} holds faces")
     images = sources.open_set(sources.find(source, "faces") if not path.exists() and sources.registered(source) else path)
+    if len(images) < 2:
+        raise UserError(
+            f"{images.path}: read as a set of {console.counted(len(images), 'image')}, which is none; give the folder of the set"
+        )
     with console.progress("convert") as progress:
         export.convert(images, form, out, progress)
     numbers = "; people are numbers there, in the order of their names" if form in ("rec", "lmdb") else ""
     console.note(f"{out}: {len(images):,} images of {len(images.names):,} people, {form}{numbers}")
+
+
+def _to_bin(source: str, path: Path, pairs: Path | None, out: Path) -> int:
+    """Writes the benchmark `source`, a registered one or that at `path`, to `out`; returns how many pairs it has."""
+    from synthbench.data import sources
+    from synthbench.data.pairs import list_source, write_bin
+
+    if not path.exists() and pairs is None:
+        entry = sources.find(source, "pairs")
+        path, pairs = entry.path, entry.options.get("pairs")
+    listed = list_source(path, pairs)
+    write_bin(listed, out)
+    return len(listed.same)
 
 
 @data_group.command("align")

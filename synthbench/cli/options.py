@@ -42,7 +42,8 @@ SETTINGS = click.option(
     shell_complete=complete.settings,
     help="A generator's setting, such as sample.m=0.2; repeatable.",
 )
-FORM = click.option("--to", "form", type=click.Choice(["imagefolder", "rec", "webdataset", "parquet", "lmdb"]), required=True)
+FORMS_WRITTEN = ("imagefolder", "rec", "webdataset", "parquet", "lmdb")
+FORM = click.option("--to", "form", type=click.Choice(FORMS_WRITTEN), required=True)
 NO_TRACKING = click.option("--no-tracking", is_flag=True, help="Do not mirror to MLflow.")
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Show stages, state, time and disk; do nothing.")
 

@@ -26,7 +26,6 @@ FORMS = ("imagefolder", "rec", "webdataset", "parquet", "lmdb")
 CHUNK = 512
 TAR_ROWS = 10_000  # images in a tar
 GROUP_ROWS = 1_000  # in a row group of Parquet
-MAGIC = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg", b"BM": "bmp"}  # how files begin that are passed on as they are
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def convert(source: Source, to: str, out: Path | str, progress: Progress = lambd
 
     def files(rows: np.ndarray) -> Iterator[bytes]:
         for done, (row, data) in enumerate(zip(rows.tolist(), source.stream(rows)), 1):
-            yield data if data.startswith(tuple(MAGIC)) else pixels.encode(pixels.decode(data, source.where(row)))
+            yield data if pixels.passes(data) else pixels.encode(pixels.decode(data, source.where(row)))
             progress(done, len(rows))
 
     return write(Outgoing(source.label, source.names, max(source.image(0).shape), files), to, Path(out))
@@ -128,7 +127,7 @@ def folder_names(names: list[str]) -> list[str]:
 
 
 def ending(data: bytes) -> str:
-    return next(suffix for begin, suffix in MAGIC.items() if data.startswith(begin))
+    return next(suffix for begin, suffix in pixels.MAGIC.items() if data.startswith(begin))
 
 
 def _in_order(faces: Outgoing) -> tuple[np.ndarray, np.ndarray]:

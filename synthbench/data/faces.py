@@ -14,7 +14,7 @@ import torch
 
 from synthbench import console
 from synthbench.config import did_you_mean
-from synthbench.data import pixels
+from synthbench.data import damage, pixels
 from synthbench.data.labelled import Source
 from synthbench.data.readers import read_registered, read_source, source_digest
 from synthbench.data.shards import ShardWriter, damaged, index, read_shards
@@ -257,15 +257,19 @@ def import_faces(
     rows_per_shard: int = 10_000,
     labelled: bool = True,
     reading: Mapping[str, str] | None = None,
+    skip_damaged: bool = False,
 ) -> FaceSet:
     """Faces of any kind `read_source` knows as shards in `folder`, each `resolution` pixels square; resumes.
 
     reading: how a registered set is read, as for `read_source`; what is read must be that.
     `exclude` are names of identities to leave out. Images that are not square lose their ends (`pixels.fit`), which is said once, as is
-    how many had to be enlarged. Raises UserError for a set that cannot train anything: no image, one image; with `labelled` one identity.
+    how many had to be enlarged. `skip_damaged` leaves out what cannot be decoded (`damage.without`); else that raises Damaged.
+    Raises UserError for a set that cannot train anything: no image, one image; with `labelled` one identity.
     """
     source = read_source(path, kind, reading) if reading is None else read_registered(Path(path), reading)
     rows = chosen_rows(source, exclude, labelled)
+    if skip_damaged:
+        rows = enough(source, damage.without(source, rows, Path(folder), progress), labelled)
     plan = {"source": source.kind, "images": len(rows), "resolution": resolution, "labels": _labels_digest(source, rows)}
     writer = ShardWriter(folder, rows_per_shard)
     note = Path(folder) / "import.json"
@@ -290,6 +294,12 @@ def chosen_rows(source: Source, exclude: Iterable[str] = (), labelled: bool = Tr
         raise UserError(f"{source.path}: no identity {name!r} to exclude" + did_you_mean(name, source.names))
     keep = np.array([name not in left_out for name in source.names], bool)
     rows = np.flatnonzero(keep[source.label]) if source.names else np.arange(len(source))
+    enough(source, rows, labelled)
+    return rows[np.argsort(source.label[rows], kind="stable")]
+
+
+def enough(source: Source, rows: np.ndarray, labelled: bool = True) -> np.ndarray:
+    """`rows`, if something can be made of them: images of at least two identities where they must be `labelled`. Raises UserError."""
     found = len(np.unique(source.label[rows]))
     if len(rows) < 2 or (labelled and found < 2):
         what = "no images" if not len(rows) else "one image" if len(rows) == 1 else f"{len(rows)} images of one identity, all labels equal"
@@ -299,7 +309,7 @@ def chosen_rows(source: Source, exclude: Iterable[str] = (), labelled: bool = Tr
             f"{source.path} ({source.kind}): {what}. Faces of at least two identities are needed, each in a folder of its own; others may "
             "be inquiries (enroll.source) and learnt from by generators that need no labels (train.faces)"
         )
-    return rows[np.argsort(source.label[rows], kind="stable")]
+    return rows
 
 
 def copy_faces(source: Source, rows: np.ndarray, resolution: int, writer: ShardWriter, progress: Progress, total: int) -> int:

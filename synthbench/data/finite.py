@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -29,6 +30,32 @@ def slots_of(volume: Volume, counts: np.ndarray, what: str) -> list[Slot]:
         free[chosen] = False
         slots += [Slot(int(identity), sample) for identity in chosen for sample in range(images)]
     return slots
+
+
+def taken(slots: Sequence[Slot], counts: np.ndarray) -> str:
+    """`150 of 165 images are taken, ...` of a set with `counts[identity]` images; empty where that is all of them."""
+    people, used = len(counts), len({slot.identity for slot in slots})
+    if len(slots) == counts.sum():
+        return ""
+    whole = f"{used:,} of {people:,} identities" if used < people else "each identity"
+    return (
+        f"{len(slots):,} of {int(counts.sum()):,} images are taken, the first of {whole} in the order of the set (of a folder: of names); "
+        f"{int(counts.sum()) - len(slots):,} are left out"
+    )
+
+
+class Repeats:
+    """Looks at the bytes of images as they pass, for those that are there twice."""
+
+    def __init__(self) -> None:
+        self.first: dict[bytes, str] = {}  # digest -> name
+        self.found: list[tuple[str, str]] = []
+
+    def passing(self, images: Iterable[bytes], names: Iterable[str]) -> Iterator[bytes]:
+        for data, name in zip(images, names):
+            twin = self.first.setdefault(hashlib.sha256(data).digest()[:16], name)
+            self.found += [(twin, name)] if twin != name else []
+            yield data
 
 
 def rows_of(slots: Sequence[Slot], identity: np.ndarray, batch_size: int) -> Iterator[tuple[Sequence[Slot], np.ndarray]]:

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from synthbench import console
-from synthbench.data import pixels
+from synthbench.data import looking, pixels
 from synthbench.data.labelled import Source
 from synthbench.store import writing
 from synthbench.types import UserError
@@ -76,16 +76,6 @@ def inspect(source: Source) -> Found:
     if colours:
         red, _, blue = np.mean(colours, axis=0)
         found.red_to_blue = float(red / max(blue, 1e-9))
-    return found
-
-
-def damaged(source: Source) -> list[str]:
-    """Every image of a set of faces that cannot be decoded, with the reason; all are tried, on all cores."""
-    found = []
-    with console.progress("decode") as progress:
-        for done, look in enumerate(_looks(source, np.arange(len(source))), 1):
-            progress(done, len(source))
-            found += [look] if isinstance(look, str) else []
     return found
 
 
@@ -161,6 +151,8 @@ def lines(found: Found) -> list[str]:
         said.append("LOOK: sizes differ, so the faces are hardly aligned alike")
     elif found.sizes and (size := next(iter(found.sizes)).split(" x ")) and size[0] != size[1]:
         said.append("LOOK: the images are not square: aligned faces are (112 x 112); they would be cropped at the centre")
+    elif found.sizes and int(size[0]) > looking.ALIGNED:
+        said.append(f"LOOK: {looking.ARCFACE}, and these are larger: if they are not aligned, `synthbench data align`")
     for what, pairs in (("are the same file", found.same), ("seem to show the same picture", found.alike)):
         if pairs:
             some = "; ".join(f"{one} = {other}" for one, other in pairs[:SHOWN])

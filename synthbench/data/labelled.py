@@ -13,7 +13,8 @@ import numpy as np
 from synthbench.data import pixels
 from synthbench.types import UserError
 
-SPLIT = re.compile(r"(?:^|[/_.=-])(train|training|test|testing|val|valid|validation|dev|eval)(?=[/_.-])", re.IGNORECASE)
+SPLITS = ("train", "test", "val", "validation", "training", "testing", "valid", "dev", "eval")
+SPLIT = re.compile(rf"(?:^|[/_.=-])({'|'.join(sorted(SPLITS, key=len, reverse=True))})(?=[/_.-])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Source:
     """N labelled images somewhere. `for name, image in source` reads them one after the other; `image(row)` any of them."""
 
     path: Path
-    kind: str  # folder, zip, rec, parquet, webdataset, lmdb
+    kind: str  # folder, zip, rec, parquet, arrow, webdataset, lmdb
     label: np.ndarray  # (N,) int64, index into names; all -1, and no names, for photographs without labels
     names: list[str]
     encoded: Callable[[int], bytes]  # row -> the bytes of its image file
@@ -72,6 +73,34 @@ def in_split(path: Path, files: Sequence[Path], wish: str | None) -> tuple[list[
             doubts.append(f"the {kind} {shown} are read as one set; --split NAME reads one of them")
     told = sorted({name for name in split if name})
     return list(files), [f"{'splits' if len(told) > 1 else 'split'} {' and '.join(told)}"] if told else [], doubts
+
+
+def in_split_folder(path: Path, files: Sequence[str], wish: str | None) -> tuple[list[int], int, dict[str, Any]]:
+    """(rows of `files` that are read, folders above the people, what is said of it as fields of a Source) of an image folder or zip.
+
+    Where every image lies in a folder that is called like a split (train/anna/1.jpg, test/ben/2.jpg, perhaps in one folder together), that
+    is one: nobody is called train. Read is the split `wish`, else train. Raises UserError where there is no such split, and no train.
+    """
+    parts = [name.split("/")[:-1] for name in files]
+    first = {own[0] if own else "" for own in parts}
+    level = int(len(first) == 1 and not first & {"", *SPLITS})
+    found = [own[level] if len(own) > level else "" for own in parts]
+    there = sorted(set(found))
+    if not there or not all(name.lower() in SPLITS for name in there):
+        if wish:
+            raise UserError(f"{path}: no split {wish!r}; its folders are not called like splits ({', '.join(SPLITS[:4])}, ...)")
+        return list(range(len(files))), 0, {}
+    chosen = wish or next((name for name in there if len(there) == 1 or name.lower() in ("train", "training")), "")
+    if chosen not in there:
+        raise UserError(f"{path}: there is no split {wish or 'train'!r} but {', '.join(there)}; say --split NAME")
+    rest = ", ".join(f"{name} ({found.count(name):,} images)" for name in there if name != chosen)
+    doubts = (f"left out is what lies in {rest}, --split NAME reads that",) if rest and not wish else ()
+    how = {"split": chosen} if rest or wish else {}
+    return (
+        [row for row, name in enumerate(found) if name == chosen],
+        level + 1,
+        {"read": (f"split {chosen}",), "doubts": doubts, "reading": how},
+    )
 
 
 def by_name(labels: Sequence[Any] | np.ndarray) -> tuple[np.ndarray, list[str]]:

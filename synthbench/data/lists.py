@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from synthbench.data import pixels, walk
+from synthbench.data import columns, pixels, walk
 from synthbench.data.labelled import by_name
+from synthbench.store import parse_json
 from synthbench.types import UserError
 
 Line = tuple[int, list[str]]  # number of the line, fields
@@ -55,16 +56,56 @@ def plain(name: str) -> str:
     return unicodedata.normalize("NFC", name.replace("\\", "/").removeprefix("./"))
 
 
-def read_labels(path: Path, files: Sequence[str], images: Path) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
-    """(rows of `files` that the list names, (N,) labels, names, doubts). `files` are relative names with `/`.
+def table_of(path: Path, wish: str | None = None) -> tuple[list[Line], list[str], list[str]]:
+    """(lines of image and label, what was chosen, doubts) of a list.
+
+    Of several columns the headings tell which has the identities; without headings, a first that numbers the lines is left out (im2rec's
+    .lst). Raises UserError where it cannot be told.
+    """
+    lines = _of_json(path) if path.suffix.lower() == ".jsonl" else lines_of(path)
+    head: list[str] = []
+    if lines and not any(is_image(field) for field in lines[0][1]):
+        head, lines = lines[0][1], lines[1:]  # headings, or CelebA's count
+    if not lines:
+        raise UserError(f"{path}: no lines of `image label`")
+    width = len(lines[0][1])
+    if any(len(fields) != width for _, fields in lines) or width < 3:
+        return lines, [], []
+    image = next(place for place, field in enumerate(lines[0][1]) if is_image(field)) if any(map(is_image, lines[0][1])) else 0
+    others = {place: [fields[place] for _, fields in lines] for place in range(width) if place != image}
+    if len(head) == width:
+        distinct = {head[place]: len(set(values)) for place, values in others.items()}
+        column, doubts = columns.choose(distinct, len(lines), wish, str(path))
+        return [(number, [fields[image], fields[head.index(column)]]) for number, fields in lines], [f"column {column}"], doubts
+    numbered = image > 0 and any(others[0] == [str(n + first) for n in range(len(lines))] for first in (0, 1))
+    return [(number, fields[1:]) for number, fields in lines] if width == 3 and numbered and len(lines) > 1 else lines, [], []
+
+
+def _of_json(path: Path) -> list[Line]:
+    """Headings and lines of Hugging Face's metadata.jsonl."""
+    found: list[Line] = []
+    for number, text in enumerate(read_text(path).splitlines(), 1):
+        try:
+            about = parse_json(text) if text.strip() else None
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: cannot be read ({error})") from None
+        if isinstance(about, dict):
+            known = {key: str(value) for key, value in about.items() if isinstance(value, (str, int))}
+            found += [] if found else [(0, list(known))]
+            found.append((number, [known.get(key, "") for key in found[0][1]]))
+    return found
+
+
+def read_labels(
+    path: Path, files: Sequence[str], images: Path, wish: str | None = None
+) -> tuple[np.ndarray, np.ndarray, list[str], list[str], list[str]]:
+    """(rows of `files` that the list names, (N,) labels, names, what was chosen, doubts). `files` are relative names with `/`.
 
     A line names an image as the folder does, or by the end of its name where only one image has it. Raises UserError with the line.
     """
-    lines = lines_of(path)
-    if lines and not any(is_image(field) for field in lines[0][1]):
-        lines = lines[1:]  # a heading, or CelebA's count
-    if not lines:
-        raise UserError(f"{path}: no lines of `image label`")
+    lines, read, doubts = table_of(path, wish)
+    if wish and not read:
+        raise UserError(f"{path}: it has no headings to choose column {wish!r} by")
     at = {plain(name): row for row, name in enumerate(files)}
     ends: dict[str, int] = {}
     for name, row in at.items():
@@ -85,12 +126,11 @@ def read_labels(path: Path, files: Sequence[str], images: Path) -> tuple[np.ndar
         raise UserError(f"{path}: none of its {len(lines):,} images, such as {absent[0]}, is in {images}, which has {files[0]}")
     rows = np.array(sorted(label), np.int64)
     dense, names = by_name(_values([label[row] for row in rows.tolist()]))
-    doubts = []
     if absent:
         doubts.append(f"{len(absent):,} images of {path.name} are not there, such as {absent[0]}")
     if len(rows) < len(files):
         doubts.append(f"{len(files) - len(rows):,} images are not in {path.name} and are left out")
-    return rows, dense, names, doubts
+    return rows, dense, names, read, doubts
 
 
 def _cut(fields: Sequence[str], where: str) -> tuple[str, str]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from synthbench import console
+from synthbench.data import damage, pixels
 from synthbench.data.catalogue import CATALOGUE, Source
 from synthbench.data.readers import left_out, read_source
 from synthbench.types import DataMissing, UserError
 
 NOWHERE = Path("not registered")  # where stand-ins lie
 LOOKED = 24  # images that are decoded, evenly spread
+ALIGNED = 128  # pixels: crops on the ArcFace template are 112 x 112, some generators' 128 x 128
+ARCFACE = "ArcFace-aligned crops are 112 x 112"  # in every doubt about that
 PICTURES = (".avif", ".heic", ".heif", ".jfif", ".jpe", ".jp2", ".jxl", ".psd", ".raw", ".svg", ".tga", ".pgm", ".pnm", ".npy")
 
 
@@ -38,19 +42,29 @@ def faces(path: Path, options: dict[str, Any], known: Source | None) -> dict[str
     source = read_source(path, reading=options)
     rows = np.sort(chosen_rows(source, labelled=False))
     few = rows[np.unique(np.linspace(0, len(rows) - 1, LOOKED).astype(int))]
-    shapes = [source.image(int(row)).shape[1::-1] for row in few]
-    sizes = [_size(shape) for shape in dict.fromkeys((min(shapes), max(shapes)))]
+    broken = damage.find(source, few)
+    if len(broken) == len(few):
+        raise UserError(next(iter(broken.values())))
+    shapes = [source.image(int(row)).shape[1::-1] for row in few if int(row) not in broken]
+    sizes = " to ".join(dict.fromkeys((_size(min(shapes)), _size(max(shapes)))))
     people = len(source.names) if len(source.names) > 1 else 0  # one tells nobody apart
     images = np.bincount(source.label[rows]) if people else np.array([len(rows)])  # of each identity
     who = f"of {people:,} identities ({images.min():,} to {images.max():,} each)" if people else "without labels"
     ignored = left_out(path, source.kind)
     files = f"{console.counted(ignored.total(), 'file')} ignored ({', '.join(sorted(ignored))})" if ignored else ""
-    read = [f"{console.counted(len(rows), 'image')} {who}", *source.read, " to ".join(sizes), files]
+    read = [f"{console.counted(len(rows), 'image')} {who}", *source.read, sizes, files]
     doubts = list(source.doubts)
+    if broken:
+        first = next(iter(broken.values())).replace("; ", ", ")  # between doubts stands a semicolon
+        doubts.append(
+            f"{len(broken)} of {len(few)} images that were tried cannot be decoded, as {first}. `synthbench data verify NAME --decode` "
+            "lists all, and `skip_damaged: true` beside `source` in a protocol leaves them out"
+        )
+    if lists := [] if people else [ending for ending in ignored if ending in (".csv", ".jsonl", ".lst", ".tsv", ".txt")]:
+        doubts.append(f"lists ({', '.join(sorted(lists))}) lie among the images, which have no labels: --labels FILE reads who is on each")
     if people and images.max() == 1:
         doubts.append(f"every identity has exactly one image; is {' and '.join(source.read) or 'a folder'} what tells people apart?")
-    if len(sizes) > 1:
-        doubts.append("the images are of several sizes; were they aligned?")
+    doubts += unaligned(shapes)
     if pictures := [ending for ending in ignored if ending in PICTURES]:
         doubts.append(
             f"{console.counted(sum(ignored[ending] for ending in pictures), 'picture')} of a kind that is not read ({', '.join(pictures)})"
@@ -64,21 +78,34 @@ def faces(path: Path, options: dict[str, Any], known: Source | None) -> dict[str
     }
 
 
+def unaligned(shapes: Sequence[tuple[int, ...]]) -> list[str]:
+    """A doubt about images of these sizes, (width, height) each, where they hardly are crops on the ArcFace template."""
+    least, most = min(shapes), max(shapes)
+    if least == most and least[0] == least[1] <= ALIGNED:
+        return []
+    sizes = _size(least) if least == most else f"of several sizes ({_size(least)} to {_size(most)})"
+    return [f"images are {sizes}: {ARCFACE}, if they are not aligned, `synthbench data align PATH --detector YUNET.onnx -o OUT`"]
+
+
 def _size(shape: tuple[int, ...]) -> str:
     return f"{shape[0]} x {shape[1]}"
 
 
-def pairs(path: Path, options: dict[str, Any], known: Source | None) -> dict[str, int]:
-    from synthbench.data.pairs import read_bin, read_pair_list
+def pairs(path: Path, options: dict[str, Any], known: Source | None) -> dict[str, Any]:
+    """Fields of the Entry of a benchmark, and `doubts`."""
+    from synthbench.data.pairs import list_source
 
-    if "pairs" not in options and (path.is_dir() or path.suffix.lower() == ".zip"):
-        raise UserError(f"{path}: images alone are no benchmark; give the list of pairs too, --pairs pairs.txt")
-    found = read_pair_list(options["pairs"], path, 32) if "pairs" in options else read_bin(path, 32)
+    listed = list_source(path, options.get("pairs"))
+    found = listed.decoded(32, "")
     if known and known.pairs and len(found) != known.pairs:
         raise UserError(f"{path}: {known.title} has {known.pairs} pairs, this file has {len(found)}; register it under another name")
     if len(set(found.same.tolist())) < 2:
         raise UserError(f"{path}: all {len(found)} pairs are {'genuine' if found.same[0] else 'impostors'}; a benchmark needs both")
-    return {"images": len(found.images), "pairs": len(found)}
+    few = np.unique(np.linspace(0, len(listed.items) - 1, LOOKED).astype(int))
+    shapes = [pixels.decode(data, where).shape[1::-1] for data, where in listed.files(few.tolist())]
+    sizes = " to ".join(dict.fromkeys((_size(min(shapes)), _size(max(shapes)))))
+    read = f"{len(found):,} pairs of {console.counted(len(found.images), 'image')}, {sizes}"
+    return {"images": len(found.images), "pairs": len(found), "read": read, "doubts": unaligned(shapes)}
 
 
 def weights(path: Path, options: dict[str, Any], known: Source | None) -> dict[str, int]:

@@ -9,7 +9,7 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +20,9 @@ import torch
 from synthbench import console
 from synthbench.data import pixels, unpickle, walk
 from synthbench.data.faces import FaceSet
+from synthbench.data.folders import strip_top
 from synthbench.data.pairlists import PairLine, image_key, parse_pair_list
-from synthbench.data.readers import file_bytes, file_digest, list_folder, list_zip, source_digest, strip_top, zip_bytes
+from synthbench.data.readers import file_bytes, file_digest, list_folder, list_zip, source_digest, zip_bytes
 from synthbench.store import is_name, read_json, write_json, writing
 from synthbench.types import UserError
 
@@ -61,16 +62,50 @@ class PairSet:
         return cls(name, faces, np.asarray(left, np.int64), np.asarray(right, np.int64), np.asarray(same, bool), **about)
 
 
+class Listed:
+    """P pairs as they lie on the disk: files of images in the order in which they are first named, and the two rows of each pair."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.items: list[tuple[Any, str]] = []  # (bytes of the file or a function that reads them, how to name it)
+        self.left: list[int] = []
+        self.right: list[int] = []
+        self.same: list[bool] = []
+        self._row: dict[Any, int] = {}
+
+    def row(self, key: Any, item: Any, where: str) -> int:
+        if key not in self._row:
+            self._row[key] = len(self.items)
+            self.items.append((item, where))
+        return self._row[key]
+
+    def files(self, rows: Iterable[int] | None = None) -> Iterator[tuple[bytes, str]]:
+        """Bytes and names of the images `rows`, of all without."""
+        chosen = self.items if rows is None else (self.items[row] for row in rows)
+        return ((item() if callable(item) else item, where) for item, where in chosen)
+
+    def decoded(self, resolution: int, source_digest: str, name: str | None = None, title: str | None = None) -> PairSet:
+        images = np.empty((len(self.items), resolution, resolution, 3), np.uint8)
+        for row, image in enumerate(pixels.in_threads(lambda one: pixels.fit(pixels.decode(*one), resolution), self.files())):
+            images[row] = image
+        plain = name or self.name
+        return PairSet.from_arrays(plain, images, self.left, self.right, self.same, title=title or plain, source_digest=source_digest)
+
+
 # ---- .bin ----
 
 
 def read_bin(path: Path | str, resolution: int, name: str | None = None, title: str | None = None) -> PairSet:
+    """The pairs of `list_bin`. Images become `resolution` square. Raises UserError for one that cannot be decoded (with its number)."""
+    return list_bin(Path(path)).decoded(resolution, file_digest(Path(path)), name, title)
+
+
+def list_bin(path: Path) -> Listed:
     """A pickle of (encoded images, same), pair i being images 2i and 2i + 1; Python 2 and 3, bytes or uint8 arrays, .xz of it.
 
-    The pickle is data: whatever it asks for besides byte arrays is refused, nothing is executed. Images become `resolution` square.
-    Raises UserError for a hostile or damaged file, counts that disagree, an image that cannot be decoded (with its number).
+    The pickle is data: whatever it asks for besides byte arrays is refused, nothing is executed.
+    Raises UserError for a hostile or damaged file, and counts that disagree.
     """
-    path = Path(path)
     encoded, same, of_pixels = _load_bin(path)
     if of_pixels:
         console.warn(f"{path}: its images are pixels, not files, and no order of colours is told: they are taken for RGB")
@@ -78,10 +113,28 @@ def read_bin(path: Path | str, resolution: int, name: str | None = None, title: 
         raise UserError(f"{path}: {len(encoded)} images for {len(same)} pairs; there must be two per pair. The file is damaged")
     if not same:
         raise UserError(f"{path}: no pairs")
-    rows = _Rows()
-    at = np.array([rows.add(hashlib.sha256(data).digest(), data, f"{path}, image {i}") for i, data in enumerate(encoded)], np.int64)
-    plain = name or path.name.removesuffix(".xz").removesuffix(".bin")
-    return rows.pairs(plain, title or plain, at[0::2], at[1::2], same, resolution, file_digest(path))
+    found = Listed(path.name.removesuffix(".xz").removesuffix(".bin"))
+    rows = [found.row(hashlib.sha256(data).digest(), data, f"{path}, image {i}") for i, data in enumerate(encoded)]
+    found.left, found.right, found.same = rows[0::2], rows[1::2], same
+    return found
+
+
+def write_bin(pairs: Listed, out: Path) -> None:
+    """The pairs as `list_bin`, and the scripts of InsightFace, read them.
+
+    Files of images stay as they are, bit for bit, when they are JPEG, PNG or BMP; others become PNG. Raises UserError where `out` exists or
+    cannot be written.
+    """
+    if out.exists():
+        raise UserError(f"{out} exists; give a file that does not, or delete it")
+    files = [data if pixels.passes(data) else pixels.encode(pixels.decode(data, where)) for data, where in pairs.files()]
+    images = [files[row] for pair in zip(pairs.left, pairs.right) for row in pair]  # pickle writes an image of several pairs once
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with writing(out) as tmp, open(tmp, "wb") as file:
+            pickle.dump((images, list(map(bool, pairs.same))), file, protocol=4)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror or error}). Nothing is left there") from None
 
 
 def _load_bin(path: Path) -> tuple[list[bytes], list[bool], bool]:
@@ -107,57 +160,37 @@ def _load_bin(path: Path) -> tuple[list[bytes], list[bool], bool]:
         raise UserError(f"{path}: not a benchmark of (images, same), or a hostile one: {reason}. Nothing in it was executed") from None
 
 
-class _Rows:
-    """Distinct images in the order they are first named."""
-
-    def __init__(self) -> None:
-        self.row: dict[Any, int] = {}
-        self.items: list[tuple[Any, str]] = []  # (bytes or a function that reads them, how to name it)
-
-    def add(self, key: Any, item: Any, where: str) -> int:
-        if key not in self.row:
-            self.row[key] = len(self.items)
-            self.items.append((item, where))
-        return self.row[key]
-
-    def pairs(
-        self, name: str, title: str, left: np.ndarray, right: np.ndarray, same: Iterable[bool], resolution: int, source: str
-    ) -> PairSet:
-        loaded = ((item() if callable(item) else item, where) for item, where in self.items)
-        images = np.empty((len(self.items), resolution, resolution, 3), np.uint8)
-        for row, image in enumerate(pixels.in_threads(lambda one: pixels.fit(pixels.decode(*one), resolution), loaded)):
-            images[row] = image
-        return PairSet.from_arrays(name, images, left, right, list(same), title=title, source_digest=source)
-
-
 # ---- pair lists ----
 
 
 def read_pair_list(pairs: Path | str, images: Path | str, resolution: int, name: str | None = None, title: str | None = None) -> PairSet:
+    """The pairs of `list_pairs`. Images become `resolution` square."""
+    listed = list_pairs(Path(pairs), Path(images))
+    source = hashlib.sha256(f"{file_digest(Path(pairs))}\n{source_digest(images)}".encode()).hexdigest()
+    return listed.decoded(resolution, source, name, title)
+
+
+def list_pairs(pairs: Path, images: Path) -> Listed:
     """A list of pairs in any form of pairlists.py over a folder or zip of images, such as LFW's `<Name>/<Name>_NNNN.jpg`.
 
     An image is known by its name without ending; where none is called so, numbers may be padded otherwise or the folder be left out.
     Raises UserError with the line number for a malformed line or an image that is not there.
     """
-    pairs, images = Path(pairs), Path(images)
     lines = parse_pair_list(pairs)
     files = find_images(images)
-    rows = _Rows()
-
-    loose = _loose(files)
+    listed, loose = Listed(pairs.stem), _loose(files)
 
     def row(line: PairLine, image: str) -> int:
         found = image if image in files else loose.get(_bare(image), "")
         if not found:
             several = "several images like" if _bare(image) in loose else "no image"
             raise UserError(f"{pairs}, line {line.line}: {several} {image} in {images}")
-        return rows.add(found, files[found], f"{images}, {found}")
+        return listed.row(found, files[found], f"{images}, {found}")
 
-    left = np.array([row(line, line.left) for line in lines], np.int64)
-    right = np.array([row(line, line.right) for line in lines], np.int64)
-    source = hashlib.sha256(f"{file_digest(pairs)}\n{source_digest(images)}".encode()).hexdigest()
-    plain = name or pairs.stem
-    return rows.pairs(plain, title or plain, left, right, [line.same for line in lines], resolution, source)
+    listed.left = [row(line, line.left) for line in lines]  # all of these first: the order of images is part of the digest
+    listed.right = [row(line, line.right) for line in lines]
+    listed.same = [line.same for line in lines]
+    return listed
 
 
 def find_images(images: Path) -> dict[str, Callable[[], bytes]]:
@@ -196,10 +229,18 @@ def _loose(files: Iterable[str]) -> dict[str, str]:
 
 
 def pairs_from_source(entry: Entry, resolution: int) -> PairSet:
-    """A registered benchmark: a .bin, or a pair list with its images."""
+    """A registered benchmark, decoded."""
     if "pairs" in entry.options:
         return read_pair_list(entry.options["pairs"], entry.path, resolution, entry.name, entry.title)
     return read_bin(entry.path, resolution, entry.name, entry.title)
+
+
+def list_source(path: Path, pairs: Path | str | None) -> Listed:
+    """A .bin, or the pair list `pairs` with the images at `path`. Raises UserError."""
+    walk.require_there(path)
+    if pairs is None and (path.is_dir() or path.suffix.lower() == ".zip"):
+        raise UserError(f"{path}: images alone are no benchmark; give the list of pairs too, --pairs pairs.txt")
+    return list_pairs(Path(pairs), path) if pairs else list_bin(path)
 
 
 def require_usable(pairs: PairSet) -> PairSet:

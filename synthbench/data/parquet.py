@@ -1,7 +1,8 @@
-"""Parquet and folders of it, Hugging Face's too: a column of images, and one that says who is on them."""
+"""Parquet and folders of it, Hugging Face's too, and Arrow: a column of images, and one that says who is on them."""
 
 from __future__ import annotations
 
+import base64
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from synthbench.data import columns
+from synthbench.data.arrow import ArrowFile, arrow_files
 from synthbench.data.labelled import Source, by_name, in_split
+from synthbench.data.pixels import Damaged
 from synthbench.types import UserError
 
 IMAGES = ("image", "img", "jpg", "png", "images")
@@ -26,21 +29,26 @@ def parquet_files(path: Path) -> list[Path]:
     return next((found for pattern in patterns if (found := sorted(file for file in path.glob(pattern) if file.is_file()))), [])
 
 
-def read_parquet(path: Path, reading: Mapping[str, str] | None = None) -> Source:
+def read_arrow(path: Path, reading: Mapping[str, str] | None = None) -> Source:
+    """What `save_to_disk` wrote; as read_parquet."""
+    return read_parquet(path, reading, "arrow")
+
+
+def read_parquet(path: Path, reading: Mapping[str, str] | None = None, kind: str = "parquet") -> Source:
     """Image as struct {bytes, path} or binary, identity as whole number or text; `reading` may name `column` and `split`.
 
     Class names come from the metadata that Hugging Face `datasets` writes. Rows of label -1, which marks a split without labels there, are
     left out unless no row has another.
     """
     wishes = reading or {}
-    every = parquet_files(path)
+    every = arrow_files(path) if kind == "arrow" else parquet_files(path)
     if not every:
-        raise UserError(f"{path}: no .parquet files")
+        raise UserError(f"{path}: no .{kind} files")
     files, read, doubts = in_split(path, every, wishes.get("split"))
     opened = [_open(file) for file in files]
     images = [_image_column(file.schema_arrow, place) for file, place in zip(opened, files)]
     tables = _candidates(opened, files, images, wishes.get("column"))
-    rows = sum(file.metadata.num_rows for file in opened)
+    rows = sum(sum(_sizes(file)) for file in opened)
     distinct = {name: _distinct(table) for name, table in tables.items()}
     column, more = columns.choose(distinct, rows, wishes.get("column"), str(path))
     chosen = {"split": wishes["split"]} if "split" in wishes else {}
@@ -57,13 +65,13 @@ def read_parquet(path: Path, reading: Mapping[str, str] | None = None) -> Source
             chosen["unlabelled"] = "left out"
     stored = _Images(opened, files, images, path)
     if not len(kept):  # nobody has a label
-        return Source(path, "parquet", np.full(len(labels), -1), [], stored.encoded, stored.where, stored.ordered, tuple(read))
+        return Source(path, kind, np.full(len(labels), -1), [], stored.encoded, stored.where, stored.ordered, tuple(read))
     dense, names = by_name(labels[kept])
     if classes := _class_names(opened, files, column):
         names = [classes[int(name)] if name.isdecimal() and int(name) < len(classes) else name for name in names]
     return Source(
         path,
-        "parquet",
+        kind,
         dense,
         names,
         lambda row: stored.encoded(int(kept[row])),
@@ -89,9 +97,20 @@ def _open(path: Path) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(path)
+        return ArrowFile(path) if path.suffix == ".arrow" else pq.ParquetFile(path)
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path}: not a whole Parquet file ({error})") from None
+        raise UserError(f"{path}: not a whole {_form(path)} file ({error})") from None
+
+
+def _form(path: Path) -> str:
+    return "Arrow" if path.suffix == ".arrow" else "Parquet"
+
+
+def _sizes(file: Any) -> list[int]:
+    """Rows of each row group, or record batch."""
+    if isinstance(file, ArrowFile):
+        return file.sizes
+    return [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
 
 
 def _image_column(schema: Any, path: Path) -> str:
@@ -101,11 +120,17 @@ def _image_column(schema: Any, path: Path) -> str:
         return types.is_binary(kind) or types.is_large_binary(kind)
 
     def holds_images(kind: Any) -> bool:
-        return binary(kind) or (types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and binary(kind.field("bytes").type))
+        listed = (types.is_list(kind) or types.is_large_list(kind)) and types.is_uint8(kind.value_type)
+        return listed or binary(kind) or (types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and binary(kind.field("bytes").type))
+
+    def text(kind: Any) -> bool:
+        return types.is_string(kind) or types.is_large_string(kind)
 
     images = sorted((f.name for f in schema if holds_images(f.type)), key=lambda n: IMAGES.index(n) if n in IMAGES else len(IMAGES))
+    images = images or [field.name for field in schema if field.name in IMAGES and text(field.type)]  # base64
     if not images:
-        raise UserError(f"{path}: needs an image column (binary, or struct with bytes); it has {', '.join(schema.names)}")
+        told = ", ".join(f"{field.name} ({field.type})" for field in schema)
+        raise UserError(f"{path}: needs a column with files of images (binary, struct with bytes, or base64 called image); it has {told}")
     return str(images[0])
 
 
@@ -137,7 +162,7 @@ def _candidates(opened: Sequence[Any], files: Sequence[Path], images: Sequence[s
         try:
             table = file.read(names)
         except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{path}: not a whole Parquet file ({error})") from None
+            raise UserError(f"{path}: not a whole {_form(path)} file ({error})") from None
         for name in names:
             found[name].append(table.column(name))
     return {name: found[name] for name in names}
@@ -201,10 +226,12 @@ class _Images:
 
     def __init__(self, opened: Sequence[Any], files: Sequence[Path], columns: Sequence[str], path: Path) -> None:
         self.opened, self.files, self.columns, self.path = opened, files, columns, path
-        self.groups = [(number, group) for number, file in enumerate(opened) for group in range(file.num_row_groups)]
-        sizes = [opened[number].metadata.row_group(group).num_rows for number, group in self.groups]
-        self.starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)  # the first row of each group
-        counts = [file.metadata.num_rows for file in opened]
+        sizes = [_sizes(file) for file in opened]
+        self.groups = [(number, group) for number, own in enumerate(sizes) for group in range(len(own))]
+        self.starts = np.concatenate([[0], np.cumsum([size for own in sizes for size in own])]).astype(
+            np.int64
+        )  # the first row of each group
+        counts = [sum(own) for own in sizes]
         self.begins = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)  # of each file
         self.group, self.first = -1, 0  # what is held: a batch of a group, from row `first`
         self.batch: Any = None
@@ -233,8 +260,15 @@ class _Images:
             raise UserError(f"{self.where(row)}: cannot be read ({error or 'the row group is shorter than it says'})") from None
         value = self.batch.column(0)[row - self.first].as_py()
         value = value.get("bytes") if isinstance(value, dict) else value
+        if isinstance(value, str):
+            try:
+                value = base64.b64decode(value.partition(";base64,")[2] or value, validate=True)
+            except ValueError:
+                raise Damaged(
+                    f"{self.where(row)}: {value[:40]!r} is no image in base64. Files that only name a path are not read; embed the images"
+                ) from None
         if not value:
-            raise UserError(f"{self.where(row)}: no image bytes. Files that only name a path are not read; embed the images")
+            raise Damaged(f"{self.where(row)}: no image bytes. Files that only name a path are not read; embed the images")
         return bytes(value)
 
     def ordered(self, rows: np.ndarray) -> Iterator[bytes]:

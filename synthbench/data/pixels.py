@@ -22,10 +22,15 @@ R = TypeVar("R")
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff", ".gif")
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF", "GIF")  # PIL goes by content, and would start Ghostscript for a face.png of EPS
+MAGIC = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg", b"BM": "bmp"}  # how files begin that are passed on as they are
 MAX_SIDE = 4096  # pixels of a square image; photographs of the same area may have another shape
 MAX_SCANS = 100  # of a progressive JPEG, each of which costs a pass over all pixels; encoders write about ten
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))  # x, y, steps of a PNG's passes
 Z_RLE = 3  # zlib strategy: on faces at 112 px smaller and faster than the default at level 1
+
+
+class Damaged(UserError):
+    """One image cannot be had from its file; those beside it may be whole. The message names it."""
 
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `opened` has a lower limit, and refuses
@@ -51,7 +56,7 @@ def decode(data: bytes, where: str) -> np.ndarray:
     """(H, W, 3) uint8 RGB of any image of FORMATS: grey, palette, CMYK, alpha (on black), 16 bits, EXIF rotation.
 
     PIL is used for JPEG too: torchvision.io gives the same pixels (2,000 LFW files, not one differs), and PNG is what takes the time.
-    Raises UserError naming `where` (file, record or row) when the image is cut short, too large, or is none.
+    Raises Damaged naming `where` (file, record or row) when the image is cut short, too large, or is none.
     """
     try:
         with opened(io.BytesIO(data)) as image:
@@ -64,7 +69,12 @@ def decode(data: bytes, where: str) -> np.ndarray:
             return np.array(_rgb(upright), dtype=np.uint8)
     except Exception as error:  # PIL's decoders raise a dozen kinds on damaged input
         reason = str(error)[:200] or type(error).__name__
-        raise UserError(f"{where}: the image cannot be decoded ({reason}; {len(data)} bytes). Replace it or take it out") from None
+        raise Damaged(f"{where}: the image cannot be decoded ({reason}; {len(data)} bytes). Replace it or take it out") from None
+
+
+def passes(data: bytes) -> bool:
+    """Whether an image file is written to other layouts as it is; what few programs read becomes PNG there."""
+    return data.startswith(tuple(MAGIC))
 
 
 def _short(data: bytes, image: Image.Image) -> bool:

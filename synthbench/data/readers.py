@@ -6,20 +6,19 @@ import functools
 import hashlib
 import os
 import struct
-import unicodedata
+import weakref
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from synthbench import console
 from synthbench.data import pixels, walk
-from synthbench.data.labelled import Source, by_name
+from synthbench.data.folders import people
+from synthbench.data.labelled import Source, by_name, in_split_folder
 from synthbench.data.lists import read_labels
-from synthbench.data.parquet import read_parquet
+from synthbench.data.parquet import read_arrow, read_parquet
 from synthbench.data.recordio import read_rec, rec_files
 from synthbench.data.tars import read_webdataset
 from synthbench.files import require_itself
@@ -28,23 +27,33 @@ from synthbench.types import UserError
 MAX_BYTES = 64 * 2**20  # one encoded image: a BMP of the largest that `pixels` reads; more than this in an archive is a bomb
 META = struct.Struct("<16sII16sI44s48xQQ")  # a meta page of LMDB: header, magic, version, ..., page size, ..., last page, transaction
 JUNK = (".", "__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found")  # how names begin of what systems leave behind
-SHOWN = 3  # examples in a message
+ENDINGS = {".zip": "zip", ".rec": "rec", ".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset", ".mdb": "lmdb", ".lmdb": "lmdb"}
+HINTS: dict[tuple[str, ...], str] = {  # what to do with files of other kinds
+    (".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"): "compressed; unpack it, and give the folder or the .tar that comes out",
+    (".npz", ".npy", ".h5", ".hdf5", ".mat", ".pkl", ".pickle", ".pt", ".tfrecord", ".tfrecords", ".beton"): (
+        "pixels or records of another library, whose layout a file does not tell; write the images as files, a folder for each person"
+    ),
+    (".csv", ".tsv", ".txt", ".lst", ".json", ".jsonl"): "a list, and no images; give their folder or zip, and the list as --labels FILE",
+}
+TAKES: dict[str, tuple[str, ...]] = dict.fromkeys(
+    ("folder", "zip"), ("labels", "split", "column", "unlabelled")
+)  # what of `Source.reading` may be wished
+TAKES.update(dict.fromkeys(("parquet", "arrow", "webdataset"), ("column", "split", "unlabelled")))
 
 
 def kind_of(path: Path | str) -> str:
-    """folder, zip, rec, parquet, webdataset or lmdb, by suffix or by what the folder holds; `file` for a file of another kind."""
+    """folder, zip, rec, parquet, arrow, webdataset or lmdb, by suffix or by what the folder holds; `file` for a file of another kind."""
     path = Path(path)
     walk.require_there(path)
     if path.is_file():
-        kinds = {".zip": "zip", ".rec": "rec", ".parquet": "parquet", ".tar": "webdataset", ".mdb": "lmdb", ".lmdb": "lmdb"}
-        return kinds.get(path.suffix.lower(), "file")
+        return ENDINGS.get(path.suffix.lower(), "file")
     if any(file.is_file() for file in path.glob("*.rec")):
         return "rec"
     if (path / "data.mdb").is_file():
         return "lmdb"
     if any(file.is_file() for place in ("*.parquet", "data/*.parquet") for file in path.glob(place)):
         return "parquet"
-    found = _first_kind(path, {"folder": pixels.SUFFIXES, "parquet": (".parquet",)}, 3)
+    found = _first_kind(path, {"folder": pixels.SUFFIXES, "parquet": (".parquet",), "arrow": (".arrow",)}, 3)
     return found or _first_kind(path, {"webdataset": (".tar",)}, 3) or "folder"  # a .tar beside folders of images may be anything
 
 
@@ -60,21 +69,29 @@ def _first_kind(path: Path, kinds: Mapping[str, Sequence[str]], depth: int) -> s
 def read_source(path: Path | str, kind: str | None = None, reading: Mapping[str, str] | None = None) -> Source:
     """Open labelled images; `kind` overrides what `kind_of` sees. Identities are in the order of their sorted names.
 
-    reading: what to read where there is a choice, as in `Source.reading`: column and split (Parquet, WebDataset), labels (a list, for an
-    image folder or zip).
+    reading: what to read where there is a choice, as in `Source.reading`: column (Parquet, Arrow, WebDataset), labels (a list, for an image
+    folder or zip), split.
     Labels are read at once, images when asked for. Raises UserError for what is missing, damaged or ambiguous.
     """
     path, wishes = Path(path), reading or {}
     walk.require_there(path)
     require_itself(path)
     chosen = kind or kind_of(path)
-    if chosen not in FORMS:
+    if (path / "stages").is_dir() and ((path / "results").is_dir() or (path / "requests").is_dir()):
         raise UserError(
-            f"{path}: not a data set known here; known are an image folder, .zip, .rec, .parquet and WebDataset's .tar (files or folders), "
+            f"{path}: a folder of synthbench's own runs; `synthbench list runs` has their names, `synthbench export RUN` their sets"
+        )
+    if chosen == "file" and path.name.lower().endswith((".bin", ".bin.xz")):
+        raise UserError(
+            f"{path}: a .bin holds pairs, not people: `synthbench data add NAME {path} --kind pairs`, or `data convert --to bin`"
+        )
+    if chosen not in FORMS:
+        unknown = (
+            "not a data set known here; known are an image folder, .zip, .rec, .parquet, .arrow and WebDataset's .tar (files or folders), "
             "and LMDB"
         )
-    columns = ("column", "split", "unlabelled")
-    takes = {"parquet": columns, "webdataset": columns, "folder": ("labels",), "zip": ("labels",)}.get(chosen, ())
+        raise UserError(f"{path}: {next((hint for ends, hint in HINTS.items() if path.name.lower().endswith(ends)), unknown)}")
+    takes = TAKES.get(chosen, ())
     if odd := [name for name in wishes if name not in takes]:
         raise UserError(f"{path} ({chosen}): nothing to choose with --{odd[0]}" + (f"; there is --{takes[0]}" if takes else ""))
     return FORMS[chosen](path, wishes) if takes else FORMS[chosen](path)
@@ -103,20 +120,44 @@ def read_folder(path: Path, reading: Mapping[str, str] | None = None) -> Source:
 
 def _labelled(path: Path, files: list[str], reading: Mapping[str, str]) -> tuple[list[str], dict[str, Any]]:
     """The images that are read, and who is on them as fields of a Source: by their folders, or by the list `labels`."""
-    if "labels" not in reading or not files:
-        label, names = _identities(path, files)
-        return files, {"label": label, "names": names}
-    listing = Path(reading["labels"])
-    rows, label, names, doubts = read_labels(listing, files, path)
-    chosen = {"read": (f"labels of {listing.name}",), "doubts": tuple(doubts), "reading": {"labels": str(listing)}}
-    return [files[row] for row in rows], {"label": label, "names": names, **chosen}
+    if "labels" in reading and "split" in reading:
+        raise UserError(f"{path}: the list {reading['labels']} says which images are read; leave out --split, or --labels")
+    if not files:
+        raise UserError(f"{path}: no images (looked for {', '.join(pixels.SUFFIXES)}); one folder per identity is expected" + _packed(path))
+    if "labels" in reading:
+        listing = Path(reading["labels"])
+        chosen, label, names, read, doubts = read_labels(listing, files, path, reading.get("column"))
+        how = dict(reading)
+        told = {"read": (f"labels of {listing.name}", *read), "doubts": tuple(doubts)}
+        return [files[row] for row in chosen], {"label": label, "names": names, "reading": how, **told}
+    rows, level, said = in_split_folder(path, files, reading.get("split"))
+    files = [files[row] for row in rows]
+    label, names, more = people(path, [name.split("/", level)[-1] for name in files], reading.get("column"))
+    both = {key: (*said.get(key, ()), *more.get(key, ())) for key in ("read", "doubts")}
+    how = {**said.get("reading", {}), **more.get("reading", {})}
+    return files, {"label": label, "names": names, "reading": how, **both}
+
+
+def _packed(path: Path) -> str:
+    """What to do about archives that lie where images should."""
+    if path.is_dir():
+        names = walk.files(path)
+    else:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    inside = [name for name in names if name.lower().endswith((".zip", ".tar", ".gz", ".tgz", ".rar", ".7z"))]
+    return (
+        f". {console.counted(len(inside), 'archive')} such as {inside[0]} among its files: unpack them, each into a folder"
+        if inside
+        else ""
+    )
 
 
 def file_bytes(path: Path) -> bytes:
     try:
         with walk.opened(path) as file:
             if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
-                raise UserError(f"{path}: {size} bytes is no image of a face")
+                raise pixels.Damaged(f"{path}: {size} bytes is no image of a face")
             return file.read()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
@@ -163,46 +204,20 @@ def list_zip(path: Path) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
 def zip_bytes(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> bytes:
     """An entry, unpacked a little at a time: one that is longer than it says is noticed before there is room for it."""
     if entry.file_size > MAX_BYTES:
-        raise UserError(f"{path}, {entry.filename}: {entry.file_size} bytes is no image of a face")
+        raise pixels.Damaged(f"{path}, {entry.filename}: {entry.file_size} bytes is no image of a face")
     try:
         with archive.open(entry) as file:
             return b"".join(iter(lambda: file.read(4096), b""))
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, ValueError) as error:
-        raise UserError(f"{path}, {entry.filename}: cannot be read ({error}). Fetch the archive again") from None
+        raise pixels.Damaged(f"{path}, {entry.filename}: cannot be read ({error}). Fetch the archive again") from None
     except Exception as error:  # zlib.error, lzma.LZMAError have no common parent
-        raise UserError(f"{path}, {entry.filename}: damaged ({error}). Fetch the archive again") from None
-
-
-def strip_top(files: Sequence[str]) -> int:
-    """1 when all files lie under one extra top folder (top/identity/image), else 0."""
-    return int(len(files) > 0 and all(name.count("/") >= 2 for name in files) and len({name.split("/", 1)[0] for name in files}) == 1)
-
-
-def _identities(path: Path, files: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-    if not files:
-        raise UserError(f"{path}: no images (looked for {', '.join(pixels.SUFFIXES)}); one folder per identity is expected")
-    if all("/" not in name for name in files):
-        return np.full(len(files), -1, np.int64), []  # without labels
-    top = strip_top(files)
-    wrong = [name for name in files if name.count("/") != 1 + top]
-    if wrong:
-        raise UserError(
-            f"{path}: {len(wrong)} of {len(files)} images are not in <identity>/<image>, such as {', '.join(wrong[:SHOWN])}. "
-            "One folder per identity is expected, side by side. Photographs without labels are a set of their own: all loose, no folder"
-        )
-    folders = [walk.readable(name.split("/")[top]) for name in files]
-    names = sorted(set(folders))
-    seen: dict[str, str] = {}
-    for name in names:
-        plain = unicodedata.normalize("NFC", name).casefold().strip()
-        if plain in seen:
-            raise UserError(f"{path}: the identities {seen[plain]!r} and {name!r} would be one on other systems; rename one of them")
-        seen[plain] = name
-    number = {name: label for label, name in enumerate(names)}
-    return np.array([number[folder] for folder in folders], np.int64), names
+        raise pixels.Damaged(f"{path}, {entry.filename}: damaged ({error}). Fetch the archive again") from None
 
 
 # ---- LMDB of SOTA-FR and HSFace: __len__, __keys__, and msgpack((image bytes, label)) under every key ----
+
+
+_OPEN: weakref.WeakValueDictionary[tuple[str, str], Any] = weakref.WeakValueDictionary()  # (path, stamp) -> environment
 
 
 def read_lmdb(path: Path) -> Source:
@@ -221,8 +236,11 @@ def read_lmdb(path: Path) -> Source:
             raise UserError(f"{path}, entry {key!r}: not msgpack of (image, label) ({error})") from None
 
     _require_whole_lmdb(path / "data.mdb" if path.is_dir() else path)
-    try:
-        transaction = lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False, meminit=False).begin()
+    try:  # with readahead: labels and images are read from front to back, page by page that took 20 times as long (20,000 of 12 kB)
+        kept = (str(path.absolute()), full_stamp(path))
+        if (environment := _OPEN.get(kept)) is None:  # LMDB refuses to open a file twice in one process
+            environment = _OPEN[kept] = lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, meminit=False)
+        transaction = environment.begin()
     except lmdb.Error as error:
         raise UserError(f"{path}: cannot be opened as LMDB ({error})") from None
 
@@ -259,7 +277,8 @@ FORMS: dict[str, Callable[..., Source]] = {
     "zip": read_zip,
     "rec": read_rec,
     "parquet": read_parquet,
-    "webdataset": functools.partial(read_webdataset, by_folder=_identities),
+    "arrow": read_arrow,
+    "webdataset": functools.partial(read_webdataset, by_folder=lambda path, names: people(path, names, None)[:2]),
     "lmdb": read_lmdb,
 }
 

@@ -14,7 +14,7 @@ from platformdirs import user_data_path
 
 from synthbench.data import looking
 from synthbench.data.catalogue import Entry
-from synthbench.data.readers import file_digest, full_stamp, kind_of, read_source, source_digest, stamp
+from synthbench.data.readers import TAKES, file_digest, full_stamp, kind_of, read_source, source_digest, stamp
 from synthbench.store import read_json, write_json
 from synthbench.system import locked
 from synthbench.types import UserError
@@ -99,11 +99,14 @@ def save(name: str, entry: Entry | None) -> None:
 def digest_of(source: Entry | Path | str) -> str:
     """What names the content of a set, registered or not; files are read again only when one of them has another size or time."""
     if isinstance(source, Entry):
-        return digest_of(source.path) if looking.stands_in(source.path) else _with_reading(digest_of(source.path), source)
+        if looking.stands_in(source.path):
+            return digest_of(source.path)
+        files = kind_of(source.path) in ("folder", "zip")  # a list may say who is on images that lie as no set does
+        return _with_reading(_kept_digest(source.path) if files else digest_of(source.path), source)
     path = Path(source)
     if looking.stands_in(path):
         return str(path)
-    if kind_of(path) in ("parquet", "webdataset") and (how := dict(read_source(path).reading)):  # not as earlier versions did
+    if kind_of(path) in TAKES and (how := dict(read_source(path).reading)):  # not as earlier versions did
         return _with_reading(_kept_digest(path), Entry("", "faces", "", path, "", "", 0, "", options=how))
     return _kept_digest(path)
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from synthbench import console
 from synthbench.config import Settings
-from synthbench.data.finite import rows_of, slots_of
+from synthbench.data.finite import rows_of, slots_of, taken
 from synthbench.plugin import Context, Generator, Traits
 from synthbench.types import FaceBatch, Slot, Volume
 
@@ -26,7 +27,10 @@ class Real(Generator[RealConfig]):
     def slots(self, volume: Volume, context: Context) -> list[Slot]:
         """`all`, or the first identities that have enough images; sample k is the k-th image of the identity."""
         counts = np.bincount(context.faces.identity, minlength=context.faces.identities)
-        return slots_of(volume, counts, "the real set")
+        slots = slots_of(volume, counts, "the real set")
+        if said := taken(slots, counts):
+            console.note(f"the real set: {said}")
+        return slots
 
     def generate(self, slots: Sequence[Slot], context: Context) -> Iterator[FaceBatch]:
         for part, rows in rows_of(slots, context.faces.identity, context.batch_size):

@@ -213,6 +213,9 @@ def show_run(made: lookup.Made, store: Store) -> None:
     facts = {
         "command": result.get("command", ""),
         "photographs of real people": lookup.photographs(store, result) or "none",
+        "damaged, left out": ", ".join(
+            f"{part['damaged']:,} of {part['of']:,} of {name}" for name, part in result.get("left_out", {}).items()
+        ),
         "learnt from": ", ".join(f"{name}, {images:,} images" for name, images in result.get("learnt_from", {}).items()),
         "set": result["artifacts"].get("faces", ""),
         "samples": result["artifacts"].get("samples", ""),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 EXCHANGED = 1.2  # times the d' as declared from which the exchanged order is the better one
 TRIED = 64  # images, or people
+APART = 1.8  # d' below which images are hardly what a public network was trained on: LFW has 7.1 (32 px: 4.1), with margins 1.4 (0.6)
 FEW = 50  # people, of whom an encoder learns to tell apart those alone
 ALIKE = 1.0  # d' below which an encoder cannot tell apart the people that it was trained on
 OTHERWISE = "Give a set of more people, or a checkpoint that somebody trained on many, as {weights: NAME} in the protocol"
@@ -30,6 +31,7 @@ def colours(benchmarks: dict[str, Path], networks: dict[str, Encoder]) -> None:
 
     Says so where a network separates people clearly better with red and blue exchanged: on all benchmarks, then the network is declared
     wrongly; on some, then their images are stored BGR. A robust network hardly minds (a tenth either way), so that silence proves nothing.
+    Where it separates nobody either way, the images are hardly aligned.
     """
     from synthbench.data.pairs import open_pairs
     from synthbench.models.checkpoints import separations
@@ -41,6 +43,12 @@ def colours(benchmarks: dict[str, Path], networks: dict[str, Encoder]) -> None:
             rows = np.concatenate([np.flatnonzero(pairs.same)[:50], np.flatnonzero(~pairs.same)[:50]])
             left, right = (pairs.images.images(side[rows]) for side in (pairs.left, pairs.right))
             found[name] = separations(network, left, right, torch.from_numpy(pairs.same[rows]))
+        for name, both in found.items():
+            if max(both) < APART:
+                console.warn(
+                    f"{network.name} hardly tells apart the people of {name} (d' {max(both):.1f} on {len(rows)} pairs, where "
+                    "aligned photographs have 2 and more): are its images aligned to the ArcFace template? If not: `synthbench data align`"
+                )
         exchanged = {name: both for name, both in found.items() if both[1] > EXCHANGED * both[0]}
         said = ", ".join(f"{name} d' {other:.2f}, as declared {declared:.2f}" for name, (declared, other) in exchanged.items())
         if len(exchanged) == len(found) and found:

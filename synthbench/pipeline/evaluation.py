@@ -70,6 +70,10 @@ def evaluate(request: Request) -> list[Result]:
     device, why = pick_device(request.device)
     recognizers = [recognizer(text, request, store, device, protocol) for text in request.weights]
     names = chosen(request, protocol)
+    for name in set(names) & set(sources.names_registered()):
+        sources.recheck(name)
+        for doubt in sources.misgivings(name):
+            console.warn(f"benchmark {name}: {doubt}")
     console.note(f"device {why}")
     plan = {item.name: _wire(item, store, names, protocol, verification, device) for item in recognizers}
     steps = plans.once([step for pair in found.values() for step in pair] for found in plan.values())

@@ -6,6 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from synthbench.data import damage
 from synthbench.pipeline.request import Order, recipes
 from synthbench.results import samples
 from synthbench.results.comparable import flat
@@ -37,6 +38,12 @@ def size(job: Job) -> str:
     from synthbench.data.faces import open_faces
 
     return samples.size(open_faces(job.generator_steps(0)[-1].stage.folder), job.volume.name)
+
+
+def left_out(job: Job) -> dict[str, Any]:
+    """What `skip_damaged` left out of the real set and of the run's own, by stage; empty where nobody chose that."""
+    steps = [job.real, job.generator_steps(0)[-1]]
+    return {step.stage.name: told for step in steps if (told := damage.told(step.stage.folder))}
 
 
 def draw(job: Job, path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from os.path import exists
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from synthbench import console, registry
 from synthbench.config import Layer, config_path, leaves, named, parse_set
@@ -57,11 +57,22 @@ class Order:
     watch: Callable[[int, int, float], None] | None = None  # told of the generator's recognizers in training; see `run.run`
 
     @functools.cached_property
+    def settings_given(self) -> list[Any]:
+        """By the preset, `--set` and the protocol."""
+        found = registry.preset(self.request.generator)
+        return [found.settings.data if found else {}, self.settings.data, self.protocol.generators]
+
+    def recheck(self) -> None:
+        """Raises UserError where files of a registered set that the request names are not what was registered."""
+        own = {registry.short_name(self.request.generator), registry.short_name(registry.plugin_name(self.request.generator))}
+        needed = {need.name for need in self.protocol.needs() if not need.generator or need.generator in own}
+        for name in sorted((needed | set(plans.texts(self.settings_given[:2]))) & set(sources.names_registered())):
+            sources.recheck(name)
+
+    @functools.cached_property
     def key(self) -> str:
         """Names the question: the same request of the same code about the same files. Imports no torch."""
         request, protocol = self.request, self.protocol
-        found = registry.preset(request.generator)
-        given = [found.settings.data if found else {}, self.settings.data, protocol.generators]
         return content_key(
             {
                 "package": record.fingerprint(),
@@ -73,7 +84,7 @@ class Order:
                 "seeds": request.seeds,
                 "settings": request.settings,
                 "data": sources.fingerprint(),
-                "paths": {text: full_stamp(text) for text in plans.texts(given) if exists(text)},
+                "paths": {text: full_stamp(text) for text in plans.texts(self.settings_given) if exists(text)},
             }
         )
 

@@ -32,6 +32,7 @@ def run(request: Request, watch: Callable[[int, int, float], None] | None = None
     """
     order = read(request, watch)
     store = order.store
+    order.recheck()
     if not request.force and not request.until and (result := order.answer()):
         _say(order)
         return result
@@ -68,6 +69,7 @@ def plan(request: Request, as_json: bool = False) -> None:
     """`--dry-run`: what would be done, on stdout. Raises DataMissing at the end, when data are lacking."""
     order = read(request)
     store = order.store
+    order.recheck()
     if not request.force and not request.until and (known := order.answer()):  # without torch
         stages = [store.stage(row["name"], row["key"]) for row in known["stages"]]
         steps = [Step(stage, (stage.manifest() or {}).get("work", ""), lambda folder, progress: None) for stage in stages]
@@ -94,12 +96,19 @@ def _say(order: Order) -> None:
     for need in order.protocol.needs():
         if need.kind == "faces" and not need.generator and (read := sources.understood(need.name)):
             _say_once(f"{need.role} {need.name}: {read}")
+        for doubt in sources.misgivings(need.name):
+            _warn_once(f"{need.role} {need.name}: {doubt}")
 
 
 @functools.cache
 def _say_once(text: str) -> None:
     """For what every request of one command would repeat."""
     console.note(text)
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    console.warn(text)
 
 
 def _self_contained(job: Job) -> bool:
@@ -141,6 +150,7 @@ def _collect(job: Job, wired: dict[int, list[Step]], stages: list[dict[str, Any]
         "baseline": _baseline(job, wired),
         "size": facts.size(job),
         "learnt_from": learning.sizes(job.learnt),
+        "left_out": facts.left_out(job),
         "settings": job.generator.config.model_dump(mode="json"),
         "changed": facts.changed(job),
         "config": facts.config(job),

@@ -69,7 +69,7 @@ def faces_step(store: Store, resolution: int, name: str, faces: Faces) -> Step:
             f"{faces.source} has {source.images:,} images and no labels that tell people apart, but the {name} set needs them: one folder "
             "per person. What has no labels can be learnt from by generators that need none (train.faces) and be inquiries (enroll.source)"
         )
-    return import_step(store, r, name, source, faces.exclude)
+    return import_step(store, r, name, source, faces.exclude, skip_damaged=faces.skip_damaged)
 
 
 def people(faces: Faces) -> int | None:
@@ -81,13 +81,25 @@ def people(faces: Faces) -> int | None:
 
 
 def import_step(
-    store: Store, resolution: int, name: str, source: sources.Entry, exclude: Iterable[str] = (), labelled: bool = True
+    store: Store,
+    resolution: int,
+    name: str,
+    source: sources.Entry,
+    exclude: Iterable[str] = (),
+    labelled: bool = True,
+    skip_damaged: bool | None = None,
 ) -> Step:
-    """Import the faces of a registered source; one without labels is refused where they must be `labelled`."""
+    """Import the faces of a registered source; one without labels is refused where they must be `labelled`.
+
+    skip_damaged: leave out images that cannot be decoded; None where nobody may choose that.
+    """
     left_out = sorted(exclude)
-    key = content_key({"stage": "faces", "source": source.digest, "exclude": left_out, "resolution": resolution, "version": 1})
+    parts = {"stage": "faces", "source": source.digest, "exclude": left_out, "resolution": resolution, "version": 1}
+    if skip_damaged:  # the choice alone: which images are damaged follows from the bytes, whose digest is in the key
+        parts["skip_damaged"] = True
+    key = content_key(parts)
     work = f"{source.title}, {source.images:,} faces, {resolution} px"
-    build_ = functools.partial(_import_faces, source, left_out, resolution, labelled)
+    build_ = functools.partial(_import_faces, source, left_out, resolution, labelled, skip_damaged)
     return _faces(store.stage(name, key), work, build_, f"import faces {resolution}", source.images, resolution)
 
 
@@ -138,16 +150,31 @@ def _render_faces(faces: WorldFaces, resolution: int, folder: Path, progress: Pr
     open_faces(folder)
 
 
-def _import_faces(source: sources.Entry, exclude: list[str], resolution: int, labelled: bool, folder: Path, progress: Progress) -> None:
+def _import_faces(
+    source: sources.Entry,
+    exclude: list[str],
+    resolution: int,
+    labelled: bool,
+    skip_damaged: bool | None,
+    folder: Path,
+    progress: Progress,
+) -> None:
     from synthbench.data.faces import import_faces
+    from synthbench.data.pixels import Damaged
 
     try:
         with sources.unchanged(source):
             how = source.options if source.kind == "faces" else None  # the images of a pair list are a set too
-            import_faces(source.path, folder, resolution, exclude=exclude, progress=progress, labelled=labelled, reading=how)
+            how_made = {"exclude": exclude, "labelled": labelled, "skip_damaged": bool(skip_damaged)}
+            import_faces(source.path, folder, resolution, progress=progress, reading=how, **how_made)  # type: ignore[arg-type]
     except sources.Overwritten:
         shutil.rmtree(folder)  # its first faces may be of other files than its last
         raise
+    except Damaged as error:
+        choice = (
+            f"; or have it left out, `skip_damaged: true` beside `source: {source.name}` in the protocol" if skip_damaged is False else ""
+        )
+        raise UserError(f"{error}{choice}. All that are damaged: `synthbench data verify {source.name} --decode`") from None
 
 
 def read_benchmark(name: str, resolution: int) -> PairSet:
