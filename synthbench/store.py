@@ -13,6 +13,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -27,6 +28,7 @@ from synthbench.types import UserError
 MANIFEST = "manifest.json"
 BLOCKS, BLOCK = 8, 4096  # what `sampled` reads of a file: small ones whole
 STALE = 3600.0  # seconds since it was last written to, after which a temporary file is nobody's: its writer was killed
+LONGEST = 2**28  # bytes of a text of ours
 ROOM = 2**20  # bytes below which a disk or a file counts as full
 REWRITTEN = ("packed.json",)  # names the times of shards, so that a copied folder writes it anew
 
@@ -116,9 +118,34 @@ def is_name(name: Any) -> bool:
 def read_json(path: Path) -> Any:
     """The JSON in `path`, or None when it is absent or not whole."""
     try:
-        return parse_json(path.read_text("utf-8"))
+        return parse_json(read_text(path))
     except (OSError, ValueError):
         return None
+
+
+def read_text(path: Path) -> str:
+    """The text of a file of ours. Raises OSError, and ValueError for what is none: a pipe, which never ends, or a file without an end."""
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode) or about.st_size > LONGEST:
+        raise ValueError(f"{path} is no text of ours")
+    return path.read_text("utf-8")
+
+
+def json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The mappings in a log of a mapping a line; lines that are not whole are left out, and so is a log that cannot be read."""
+    try:
+        lines = read_text(path).splitlines()
+    except (OSError, ValueError):
+        return
+    for line in lines:
+        with suppress(ValueError):
+            if isinstance(found := parse_json(line), dict):
+                yield found
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value`, read from a file, is a number that can be reckoned with."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def parse_json(text: str) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import struct
 import unicodedata
 import zipfile
 from collections import Counter
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from synthbench import console
-from synthbench.data import pixels, walk
+from synthbench.data import lmdbpages, pixels, walk
 from synthbench.data.labelled import Source, by_name
 from synthbench.data.lists import read_labels
 from synthbench.data.parquet import read_parquet
@@ -26,7 +25,6 @@ from synthbench.files import require_itself
 from synthbench.types import UserError
 
 MAX_BYTES = 64 * 2**20  # one encoded image: a BMP of the largest that `pixels` reads; more than this in an archive is a bomb
-META = struct.Struct("<16sII16sI44s48xQQ")  # a meta page of LMDB: header, magic, version, ..., page size, ..., last page, transaction
 JUNK = (".", "__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found")  # how names begin of what systems leave behind
 SHOWN = 3  # examples in a message
 
@@ -220,38 +218,37 @@ def read_lmdb(path: Path) -> Source:
         except Exception as error:  # msgpack raises its own family and ValueError
             raise UserError(f"{path}, entry {key!r}: not msgpack of (image, label) ({error})") from None
 
-    _require_whole_lmdb(path / "data.mdb" if path.is_dir() else path)
+    lmdbpages.require_whole(path / "data.mdb" if path.is_dir() else path)
     try:
         transaction = lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False, meminit=False).begin()
     except lmdb.Error as error:
         raise UserError(f"{path}: cannot be opened as LMDB ({error})") from None
 
+    def stored(key: bytes) -> Any:
+        try:
+            return unpack(transaction.get(key), key)
+        except lmdb.Error as error:
+            raise UserError(f"{path}, entry {key!r:.60}: cannot be read ({error}). Fetch it again") from None
+
     def entry(key: bytes) -> tuple[bytes, Any]:
-        value = unpack(transaction.get(key), key)
+        value = stored(key)
         if not (isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], bytes)):
             raise UserError(f"{path}, entry {key!r}: not (image bytes, label)")
         return value
 
-    keys = [key if isinstance(key, bytes) else str(key).encode() for key in unpack(transaction.get(b"__keys__"), b"__keys__")]
-    count = unpack(transaction.get(b"__len__"), b"__len__")
+    listed, count = stored(b"__keys__"), stored(b"__len__")
+    if not (isinstance(listed, tuple) and listed and all(isinstance(key, (bytes, str, int)) for key in listed)):
+        raise UserError(f"{path}: __keys__ is no list of keys; this is not the LMDB of SOTA-FR or HSFace, or it is empty")
+    keys = [key if isinstance(key, bytes) else str(key).encode("utf-8", "surrogatepass") for key in listed]
     if count != len(keys):
         raise UserError(f"{path}: __len__ says {count} but __keys__ lists {len(keys)} entries")
-    label, names = by_name([entry(key)[1] for key in keys])
+    labels = [entry(key)[1] for key in keys]
+    kind = str if labels and isinstance(labels[0], str) else int
+    odd = next((row for row, label in enumerate(labels) if type(label) is not kind or (kind is int and not abs(label) < 2**63)), None)
+    if odd is not None:
+        raise UserError(f"{path}, entry {keys[odd]!r:.60}: label {labels[odd]!r:.60}; a label is a whole number or text, of one kind")
+    label, names = by_name(labels)
     return Source(path, "lmdb", label, names, lambda row: entry(keys[row])[0], lambda row: f"{path}, entry {keys[row]!r}")
-
-
-def _require_whole_lmdb(path: Path) -> None:
-    """Raises UserError when the file is shorter than the newer of its meta pages says: mapped, it would end the process."""
-    with walk.opened(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        head = file.read(META.size)
-        pages = META.unpack(head)[4] if len(head) == META.size else 0
-        file.seek(pages)
-        metas = [META.unpack(data) for data in (head, file.read(META.size)) if len(data) == META.size]
-    whole = [meta for meta in metas if meta[1] == 0xBEEFC0DE]
-    wanted = max(whole, key=lambda meta: meta[7], default=(0,) * 8)[6] + 1
-    if whole and size < wanted * pages:
-        raise UserError(f"{path}: cut short, {size} bytes where its first pages promise {wanted * pages}. Fetch it again")
 
 
 FORMS: dict[str, Callable[..., Source]] = {

@@ -23,7 +23,7 @@ from synthbench.config import did_you_mean
 from synthbench.data import looking, walk
 from synthbench.data.catalogue import CATALOGUE, WORLD, Entry, Source
 from synthbench.data.labelled import Source as LabelledSet
-from synthbench.data.readers import read_registered, read_source, source_files
+from synthbench.data.readers import file_digest, read_registered, read_source, source_files
 from synthbench.data.registered import (
     LISTS,
     all_entries,
@@ -38,6 +38,8 @@ from synthbench.data.registered import (
     stamp_of,
 )
 from synthbench.files import require_itself
+from synthbench.store import read_json, write_json
+from synthbench.system import locked
 from synthbench.types import DataMissing, UserError
 
 __all__ = ["CATALOGUE", "digest_of", "home", "names_registered"]  # and what is defined here
@@ -195,6 +197,26 @@ def _find(name: str, kind: str | None) -> Entry:
     if stamp_of(entry) != entry.stamp:
         return verify(name)
     return entry
+
+
+def look_once(path: Path, colour: str | None, input: str) -> None:
+    """Look into a network in a file that is not registered, the first time it is met. Raises UserError."""
+    from synthbench.models.checkpoints import look
+
+    if path.is_dir() or path.suffix == ".safetensors":
+        return  # see `look`: loading one is no risk
+    walk.require_there(path)
+    require_itself(path)
+    note, key = home() / "networks.json", f"{file_digest(path)} {input}"
+    known = read_json(note)
+    if isinstance(known, list) and key in known:
+        return
+    look(path, colour=colour, input=input)
+    with contextlib.suppress(OSError):  # where nothing can be kept, it is looked into each time
+        home().mkdir(parents=True, exist_ok=True)
+        with locked(home() / "sources.lock"):
+            known = read_json(note)
+            write_json(note, [*(known if isinstance(known, list) else []), key])
 
 
 def open_set(found: Entry | Path) -> LabelledSet:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from synthbench import console, registry
-from synthbench.config import Layer, config_names, config_path, did_you_mean, merge
+from synthbench.config import Layer, config_names, config_path, did_you_mean, load_yaml, merge
 from synthbench.inventory import cards, listing
 from synthbench.inventory.cards import Card
 from synthbench.pipeline import default_protocol
@@ -97,7 +97,9 @@ def show(thing: Thing, runs: Path, wish: str | None = None) -> None:
         blocks = " + ".join(f"{people:,} identities x {images}" for people, images in volume.blocks)
         print(f"{volume}: {blocks} = {volume.images:,} images of {volume.identities:,} identities")
     else:
-        print(config_path(f"{thing.kind}s", thing.name).read_text("utf-8").rstrip())
+        path = config_path(f"{thing.kind}s", thing.name)
+        load_yaml(path)  # what is none is told by its line
+        print(path.read_text("utf-8").rstrip())
 
 
 def as_json(thing: Thing, wish: str | None = None) -> Any:
@@ -113,7 +115,7 @@ def as_json(thing: Thing, wish: str | None = None) -> Any:
     if thing.kind == "volume":
         volume = Volume.parse(thing.name)
         return {"name": volume.name, "blocks": volume.blocks, "identities": volume.identities, "images": volume.images}
-    return yaml.safe_load(config_path(f"{thing.kind}s", thing.name).read_text("utf-8"))
+    return load_yaml(config_path(f"{thing.kind}s", thing.name))
 
 
 # ------------------------------------------------------------------------------------------------------------- plugins

@@ -25,7 +25,7 @@ from synthbench.results.comparable import labels, sides
 from synthbench.results.comparison import floor_row
 from synthbench.results.inference import estimate
 from synthbench.results.record import COLUMNS, SHORT, Result, read_run, training_log, values
-from synthbench.store import Store, parse_json, read_json
+from synthbench.store import Store, is_number, json_lines, read_json
 from synthbench.types import UserError
 
 if TYPE_CHECKING:
@@ -142,16 +142,8 @@ def open_runs(store: Store, titles: Mapping[str, str]) -> tuple[list[Run], list[
 
 def read_log(folder: Path) -> list[dict[str, float]]:
     """The lines of a training's log that are whole and numeric."""
-    lines = []
-    path = training_log(folder)
-    for text in path.read_text("utf-8").splitlines() if path.is_file() else ():
-        try:
-            line = parse_json(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict) and isinstance(line.get("step"), (int, float)):
-            lines.append({key: float(value) for key, value in line.items() if isinstance(value, (int, float)) and np.isfinite(value)})
-    return lines
+    lines = (line for line in json_lines(training_log(folder)) if is_number(line.get("step")))
+    return [{key: float(value) for key, value in line.items() if is_number(value)} for line in lines]
 
 
 def read_histograms(folder: Path) -> dict[str, np.ndarray]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from synthbench import console
 from synthbench.results import leak
 from synthbench.results.record import Result, cell, read_run, training_log
-from synthbench.store import Store, content_key, parse_json, read_json
+from synthbench.store import Store, content_key, is_number, json_lines, read_json
 from synthbench.tracking import client as mlflow_client
 from synthbench.tracking.client import RESULTS, STAGES, Data
 from synthbench.types import UserError
@@ -238,9 +238,8 @@ def _mirror_stage(client: MlflowClient, store: Store, row: dict[str, Any], syste
 def _curves(path: Path, end: float) -> list[Metric]:
     """The lines {"step": n, NAME: value, ...} of a log. A resumed stage repeats steps: the last of each counts."""
     lines: dict[int, dict[str, Any]] = {}
-    for text in path.read_text("utf-8", errors="replace").splitlines() if path.is_file() else ():
-        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):  # a line cut short by a crash
-            line = parse_json(text)
+    for line in json_lines(path):
+        if is_number(line.get("step")):
             lines[int(line.pop("step"))] = line
     steps = sorted(lines)
     kept = steps[:: max(1, -(-len(steps) // POINTS))]
