@@ -1,10 +1,11 @@
-"""The pages of an LMDB file, walked before the library maps it: it believes what they say, and a wrong number ends the process.
+"""LMDB files, read page by page: the library believes what they say, and a wrong number in one ends the process that maps it.
 
 Format: lmdb.h and mdb.c of OpenLDAP, version 1, as written on 64-bit little-endian machines.
 """
 
 from __future__ import annotations
 
+import bisect
 import mmap
 import os
 import struct
@@ -22,32 +23,60 @@ NOWHERE = 2**64 - 1  # root of an empty one
 DEEPEST = 32  # that the library goes
 
 
-def require_whole(path: Path) -> None:
-    """Raises UserError when the file is cut short, or a page leads out of it, back to another one, or is none of a plain database."""
-    with walk.opened(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        head = file.read(META.size)
-        side = META.unpack(head)[4] if len(head) == META.size else 0
-        file.seek(side)
-        metas = [META.unpack(data) for data in (head, file.read(META.size)) if len(data) == META.size]
-        whole = [meta for meta in metas if meta[1] == 0xBEEFC0DE]
-        if not whole:
-            raise UserError(f"{path}: not an LMDB file")
-        *_, flags, _, root, last, _ = max(whole, key=lambda meta: meta[10])
-        if side not in (2**power for power in range(9, 17)) or flags:
-            raise UserError(f"{path}: not the LMDB of SOTA-FR or HSFace, or damaged (pages of {side} bytes, flags {flags})")
-        if size < (last + 1) * side:
-            raise UserError(f"{path}: cut short, {size} bytes where its first pages promise {(last + 1) * side}. Fetch it again")
-        if root == NOWHERE:
-            return
-        with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as data:
-            _Pages(path, data, side, last).walk(root)
+class Database:
+    """The one plain database of a file: `get(key)`. Raises UserError when the file is cut short, or a page leads out of it, back to
+    another one, or is none of a plain database; all of them are looked at first.
+    """
 
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with walk.opened(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            head = file.read(META.size)
+            self.side = META.unpack(head)[4] if len(head) == META.size else 0
+            file.seek(self.side)
+            metas = [META.unpack(data) for data in (head, file.read(META.size)) if len(data) == META.size]
+            whole = [meta for meta in metas if meta[1] == 0xBEEFC0DE]
+            if not whole:
+                raise UserError(f"{path}: not an LMDB file")
+            *_, flags, _, self.root, self.last, _ = max(whole, key=lambda meta: meta[10])
+            if self.side not in (2**power for power in range(9, 17)) or flags:
+                raise UserError(f"{path}: not the LMDB of SOTA-FR or HSFace, or damaged (pages of {self.side} bytes, flags {flags})")
+            if size < (self.last + 1) * self.side:
+                raise UserError(
+                    f"{path}: cut short, {size} bytes where its first pages promise {(self.last + 1) * self.side}. Fetch it again"
+                )
+            self.data = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+        self.seen = bytearray(self.last + 1)
+        if self.root != NOWHERE:
+            self.walk(self.root)
 
-class _Pages:
-    def __init__(self, path: Path, data: mmap.mmap, side: int, last: int) -> None:
-        self.path, self.data, self.side, self.last = path, data, side, last
-        self.seen = bytearray(last + 1)
+    def get(self, key: bytes) -> bytes | None:
+        """The value of `key`; None where there is none."""
+        page = self.root
+        while page != NOWHERE:
+            start = page * self.side
+            _, _, flags, lower, _ = PAGE.unpack_from(self.data, start)
+            places = struct.unpack_from(f"<{(lower - PAGE.size) // 2}H", self.data, start + PAGE.size)
+            if flags & LEAF:
+                at = bisect.bisect_left(places, key, key=lambda place: self.key(start + place))
+                return self.value(start + places[at]) if at < len(places) and self.key(start + places[at]) == key else None
+            at = bisect.bisect_right(places, key, lo=1, key=lambda place: self.key(start + place)) - 1  # the first has no key
+            low, high, more, _ = NODE.unpack_from(self.data, start + places[at])
+            page = low | high << 16 | more << 32
+        return None
+
+    def key(self, at: int) -> bytes:
+        """Of the node at byte `at`."""
+        return self.data[at + NODE.size : at + NODE.size + NODE.unpack_from(self.data, at)[3]]
+
+    def value(self, at: int) -> bytes:
+        """Of the node of a leaf at byte `at`."""
+        low, high, kind, length = NODE.unpack_from(self.data, at)
+        start = at + NODE.size + length
+        if kind & BIG:
+            start = int.from_bytes(self.data[start : start + 8], "little") * self.side + PAGE.size
+        return self.data[start : start + (low | high << 16)]
 
     def walk(self, root: int) -> None:
         level = [root]
@@ -88,7 +117,7 @@ class _Pages:
             elif kind & ~BIG:
                 raise self.damaged(number, "a node of a kind that the LMDB of SOTA-FR and HSFace do not have")
             elif kind & BIG and end + 8 <= self.side:
-                self.value(int.from_bytes(self.data[start + end : start + end + 8], "little"), low | high << 16)
+                self.long_value(int.from_bytes(self.data[start + end : start + end + 8], "little"), low | high << 16)
                 end += 8
             else:
                 end += 8 if kind & BIG else low | high << 16
@@ -96,8 +125,8 @@ class _Pages:
                 raise self.damaged(number, "a node that is longer than it")
         return below
 
-    def value(self, number: int, size: int) -> None:
-        """The pages of a long value."""
+    def long_value(self, number: int, size: int) -> None:
+        """Look at the pages of a long value."""
         count = (PAGE.size - 1 + size) // self.side + 1
         start, flags, *_ = self.page(number, count)
         if flags & 0xFF != OVERFLOW or int.from_bytes(self.data[start + 12 : start + 16], "little") < count:

@@ -205,7 +205,6 @@ def _identities(path: Path, files: Sequence[str]) -> tuple[np.ndarray, list[str]
 
 def read_lmdb(path: Path) -> Source:
     try:
-        import lmdb
         import msgpack
     except ImportError as error:
         raise UserError(f"{path}: LMDB needs {error.name}; run `{console.install('lmdb')}`") from None
@@ -214,21 +213,14 @@ def read_lmdb(path: Path) -> Source:
         if data is None:
             raise UserError(f"{path}: no entry {key!r}; this is not the LMDB of SOTA-FR or HSFace, or it was cut short")
         try:
-            return msgpack.unpackb(bytes(data), raw=False, strict_map_key=True, use_list=False, max_ext_len=0, max_map_len=0)
+            return msgpack.unpackb(data, raw=False, strict_map_key=True, use_list=False, max_ext_len=0, max_map_len=0)
         except Exception as error:  # msgpack raises its own family and ValueError
             raise UserError(f"{path}, entry {key!r}: not msgpack of (image, label) ({error})") from None
 
-    lmdbpages.require_whole(path / "data.mdb" if path.is_dir() else path)
-    try:
-        transaction = lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False, meminit=False).begin()
-    except lmdb.Error as error:
-        raise UserError(f"{path}: cannot be opened as LMDB ({error})") from None
+    database = lmdbpages.Database(path / "data.mdb" if path.is_dir() else path)
 
     def stored(key: bytes) -> Any:
-        try:
-            return unpack(transaction.get(key), key)
-        except lmdb.Error as error:
-            raise UserError(f"{path}, entry {key!r:.60}: cannot be read ({error}). Fetch it again") from None
+        return unpack(database.get(key), key)
 
     def entry(key: bytes) -> tuple[bytes, Any]:
         value = stored(key)

@@ -25,6 +25,7 @@ from synthbench.data.catalogue import CATALOGUE, WORLD, Entry, Source
 from synthbench.data.labelled import Source as LabelledSet
 from synthbench.data.readers import file_digest, read_registered, read_source, source_files
 from synthbench.data.registered import (
+    KINDS,
     LISTS,
     all_entries,
     content_of,
@@ -44,7 +45,6 @@ from synthbench.types import DataMissing, UserError
 
 __all__ = ["CATALOGUE", "digest_of", "home", "names_registered"]  # and what is defined here
 
-KINDS = ("faces", "pairs", "weights")
 OPTIONS = {  # of `data add`, by kind
     "faces": {
         "column": "a column is chosen in a set of faces",
@@ -305,7 +305,10 @@ def verify(name: str) -> Entry:
 
 def _younger(entry: Entry) -> str:
     """Which files were written since `entry` was registered, for a message."""
-    began = calendar.timegm(time.strptime(entry.added, "%Y-%m-%dT%H:%M:%SZ"))
+    try:
+        began = calendar.timegm(time.strptime(entry.added, "%Y-%m-%dT%H:%M:%SZ"))
+    except ValueError:
+        return ""
     files = [file for path in paths_of(entry) for file in source_files(path)]
     younger = [str(file) for file in files if file.stat().st_mtime >= began]
     return f"; {console.counted(len(younger), 'file')} of {len(files):,} written since, such as {younger[0]}" if younger else ""

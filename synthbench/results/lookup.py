@@ -16,6 +16,7 @@ from typing import Any
 
 from synthbench import console
 from synthbench.config import did_you_mean
+from synthbench.results import shapes
 from synthbench.results.record import Result, cell, damaged, read_run
 from synthbench.store import Store, is_number, json_lines, read_json
 from synthbench.types import UserError
@@ -97,6 +98,14 @@ def read(run: Made) -> Result:
     return result
 
 
+def read_group(path: Path) -> dict[str, Any]:
+    """A comparison.json or sweep.json. Raises UserError when it is not whole."""
+    found = read_json(path)
+    if not shapes.whole(path.stem, found):
+        raise UserError(f"{path} is not a whole {path.stem}; the command that made it mends it")
+    return found  # type: ignore[no-any-return]
+
+
 def asked(store: Store, kind: str, name: str) -> None:
     """Note what the user asked for and has now. A runs folder that cannot be written is only read, and `latest` stays what it was."""
     path = store.root / "asked.jsonl"
@@ -147,15 +156,14 @@ def contents(store: Store, item: Made) -> str:
     """What a run, comparison or sweep holds, in a line."""
     one = item.kind in ("run", "evaluation")
     found: Any = read_run(item.path) if one else read_json(item.path)
-    try:
-        if one:
-            return run_line(found)
-        if item.kind == "comparison":
-            return f"{', '.join(row['label'] for row in found['rows'])}; protocol {found['protocol']}, {_seeds(found)}"
-        points = f"{len(found['points'])} points of {', '.join(found['parameters'])}"
-        return f"{found['generator']} {found['volume']}, {points}; protocol {found['protocol']}, {_seeds(found)}"
-    except (KeyError, TypeError):  # edited by hand, or of another version
+    if not (found if one else shapes.whole(item.kind, found)):
         return "not whole"
+    if one:
+        return run_line(found)
+    if item.kind == "comparison":
+        return f"{', '.join(row['label'] for row in found['rows'])}; protocol {found['protocol']}, {_seeds(found)}"
+    points = f"{len(found['points'])} points of {', '.join(found['parameters'])}"
+    return f"{found['generator']} {found['volume']}, {points}; protocol {found['protocol']}, {_seeds(found)}"
 
 
 def run_line(result: Result) -> str:

@@ -198,8 +198,9 @@ def _data(store: Store, stages: dict[str, str], manifests: dict[str, Any], score
         match = re.fullmatch(r"verification/(.+)/accuracy", score["metric"])
         if match and match[1] != "avg":
             folder = benchmarks.folder / match[1]
-            digest = (read_json(folder / "pairs.json") or {}).get("digest") or benchmarks.key
-            sets[match[1]] = Data(match[1], digest[:32], folder, "evaluation")
+            about = read_json(folder / "pairs.json")
+            digest = about.get("digest") if isinstance(about, dict) else None
+            sets[match[1]] = Data(match[1], str(digest or benchmarks.key)[:32], folder, "evaluation")
     return sets
 
 
