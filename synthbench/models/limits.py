@@ -96,7 +96,15 @@ def _limit(seconds: int, memory: int) -> None:
         import resource
     except ImportError:  # Windows
         return
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
+    _lower(resource.RLIMIT_CPU, seconds)
     if sys.platform == "linux":
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + memory, used + memory))
+        _lower(resource.RLIMIT_AS, used + memory)
+
+
+def _lower(what: int, limit: int) -> None:
+    """Lower a limit; one that is lower already, as batch systems have them, stays."""
+    import resource
+
+    soft, hard = resource.getrlimit(what)
+    resource.setrlimit(what, (min([limit, *(there for there in (soft, hard) if there != resource.RLIM_INFINITY)]), hard))

@@ -19,6 +19,16 @@ READERS: dict[str, foreign.Reader] = {**foreign.READERS, **ours.READERS}
 
 FEW = (
     *(
+        "pandas",
+        "_strptime",
+        "encodings.cp437",
+        "encodings.utf_16",
+        "torch.utils.serialization",
+        "numpy.ma",
+        "lzma",
+        "synthbench.data.pairs",
+    ),
+    *(
         "PIL.Image",
         "lmdb",
         "msgpack",
