@@ -24,6 +24,7 @@ from synthbench.types import UserError
 SECONDS = 180  # of computing: a large network is converted and run on two images in a tenth of it
 WAITING = 4  # times as long by the clock, for busy machines, and for a process that waits
 MEMORY = 4 * 2**30  # bytes besides what is imported, and
+LARGEST = 16 * 2**30  # bytes of a file
 COPIES = 6  # times the size of the file: bytes, tensors, network, what runs it
 AT_ONCE = "import sys; sys.path[:] = {path!r}; from synthbench.models import limits; limits.answer()"
 
@@ -34,7 +35,9 @@ def limited(function: Callable[..., None], path: Path, *, seconds: int = 0, memo
     function: of a module; options: plain data. seconds, memory: instead of SECONDS, MEMORY.
     Raises UserError too when that process takes more than it may, or dies.
     """
-    seconds, memory = seconds or SECONDS, (memory or MEMORY) + COPIES * path.stat().st_size
+    if (size := path.stat().st_size) > LARGEST:
+        raise UserError(f"{path}: a network of {console.size(size)} is not looked into; {console.size(LARGEST)} are the most")
+    seconds, memory = seconds or SECONDS, (memory or MEMORY) + COPIES * size
     call = (function.__module__, function.__qualname__, str(path), options, seconds, memory)
     try:
         done = subprocess.run(
