@@ -26,6 +26,7 @@ class Reader:
     make: Callable[[Path], None]  # writes whole files into an empty folder
     harm: Callable[[Path, Random, Path], None]  # changes something in a copy of it; the last is the cage's folder
     read: Callable[[Path, Random], object]  # in the child: reads the copy
+    work: int = 0  # seconds that a case may compute besides
     cost: float = 1.0  # of a case, beside the others': fewer of dear ones are tried
 
 
@@ -79,7 +80,7 @@ def image(format: str, modes: tuple[str, ...], *options: dict[str, Any], change:
         (path,) = folder.iterdir()
         return pixels.fit(pixels.decode(path.read_bytes(), str(path)), 16)
 
-    return Reader(_images(format, modes, options or ({},)), harm, read, 0.3)
+    return Reader(_images(format, modes, options or ({},)), harm, read, cost=0.3)
 
 
 # ---------------------------------------------------------------------------------------------------------------- sets
@@ -286,6 +287,7 @@ PAIRS = (
 
 def make_pair_list(folder: Path) -> None:
     make_folder(folder)
+    (folder / "pairs.txt").write_text(PAIRS[0])
     for who, number, source in (("p0", 1, "0.png"), ("p0", 2, "3.png"), ("p1", 1, "1.png"), ("p1", 2, "4.png")):
         (folder / "set" / who / f"{who}_{number:04}.png").write_bytes((folder / "set" / who / source).read_bytes())
 
@@ -541,9 +543,9 @@ READERS = {
     "landmarks": Reader(make_landmarks, one_of("marks.txt", texts), read_landmarks),
     "yaml": Reader(make_yaml, one_of("*.yaml", texts), read_yaml),
     "onnx": Reader(make_onnx, harm_onnx, read_network),
-    "onnx, spawned": Reader(make_onnx, harm_onnx, read_spawned, 40.0),
+    "onnx, spawned": Reader(make_onnx, harm_onnx, read_spawned, cost=40.0),
     "torch": Reader(make_torch, harm_torch, read_network),
-    "safetensors": Reader(make_safetensors, one_of("*.safetensors", by_turns(formats.safetensors)), read_network, 2.0),
+    "safetensors": Reader(make_safetensors, one_of("*.safetensors", by_turns(formats.safetensors)), read_network, cost=2.0),
     "encoder": Reader(make_encoder, harm_encoder, read_network),
-    "checkpoint": Reader(make_checkpoint, harm_checkpoint, read_checkpoint, 0.5),
+    "checkpoint": Reader(make_checkpoint, harm_checkpoint, read_checkpoint, cost=0.5),
 }  # fmt: skip

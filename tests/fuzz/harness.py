@@ -107,7 +107,7 @@ class Harness:
             reader.harm(folder, random, self.cage.root)
             reader.read(folder, random)
 
-        return self.cage.run(read)
+        return self.cage.run(read, reader.work)
 
     def whole(self, name: str) -> Outcome:
         """The reader on its whole files, which it must answer."""
@@ -116,7 +116,7 @@ class Harness:
         if name in foreign.READERS and READERS[name].cost == 0.3:  # an image reader reads one
             for other in sorted(folder.iterdir())[1:]:
                 other.unlink()
-        return self.cage.run(lambda: READERS[name].read(folder, Random(0)))
+        return self.cage.run(lambda: READERS[name].read(folder, Random(0)), READERS[name].work)
 
     def cases(
         self, name: str, first: int, count: int, told: Callable[[int, Outcome], None] = lambda number, outcome: None

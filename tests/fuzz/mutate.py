@@ -205,6 +205,8 @@ def json_text(data: bytes, random: Random, cage: Path | None = None) -> bytes:
 
 def _change(tree: list[Any], random: Random, cage: Path | None) -> None:
     places = list(_places(tree, 0))
+    if not places:
+        return
     holder, key = random.choice(places)
     what = random.randrange(10)
     if what < 6:

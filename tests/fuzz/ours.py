@@ -58,7 +58,7 @@ def make_runs(folder: Path) -> None:
         RUN,
         ("compare", "procedural", "real", *TINY),
         ("sweep", "sample.difficulty", "--generator", "procedural", "--values", "0.2,0.5", *TINY),
-        ("evaluate", "procedural-6x4", "--benchmarks", "world-mixed", "--runs", "r"),
+        ("evaluate", "real-all", "--benchmarks", "world-mixed", "--runs", "r"),
     )
     for call in calls:
         code, _ = command(*call)
@@ -125,7 +125,7 @@ def _commands(folder: Path) -> list[tuple[str, ...]]:
         ("report", "latest", "-o", "page.html", *where),
         ("report", runs[0], "-o", "page.html", *where), ("report", group, "-o", "page.html", *where),
         ("report", swept, "-o", "page.html", *where), ("compare", *runs[:2], *where, "--no-tracking"),
-        ("run", "procedural", *TINY, "--dry-run"), ("evaluate", "procedural-6x4", "--benchmarks", "world-mixed", *where),
+        ("run", "procedural", *TINY, "--dry-run"), ("evaluate", "real-all", "--benchmarks", "world-mixed", *where),
         ("doctor", *where), ("data", "status"),
         ("compare", "procedural", "real", *TINY),
         ("sweep", "sample.difficulty", "--generator", "procedural", "--values", "0.2,0.5", *TINY, "--dry-run"), RUN, RUN,
@@ -221,6 +221,6 @@ def read_registry(folder: Path, random: Random) -> None:
 
 
 READERS: dict[str, Any] = {
-    "runs": Reader(make_ours, harm_runs, read_runs, 2.0),
+    "runs": Reader(make_ours, harm_runs, read_runs, work=50, cost=4.0),
     "registry": Reader(make_registry, harm_registry, read_registry),
 }
