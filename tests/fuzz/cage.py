@@ -17,7 +17,7 @@ from pathlib import Path
 from synthbench.types import UserError
 
 CPU = 10  # seconds of computing
-WALL = 90.0  # seconds by the clock: a case may wait for a busy machine, not for ever
+WALL = 40.0  # seconds by the clock: a case may wait for a busy machine, not for ever
 MEMORY = 2 * 2**30  # bytes in use at the worst moment, with all that is imported
 ROOM = 6 * 2**30  # bytes of address space beyond what is imported: less than a case could do harm with
 PROGRAMS = (
