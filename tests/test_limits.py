@@ -44,6 +44,8 @@ def test_what_the_other_process_notes_and_says(tmp_path: Path, capsys: pytest.Ca
     path.write_bytes(b"x")
     limits.limited(fine, path, word="tale")
     assert capsys.readouterr() == ("", "tale of net.onnx\n")
+    limits.limited(fine, path, silent=True, word="tale")
+    assert capsys.readouterr() == ("", "")
     with pytest.raises(UserError, match=r"^net\.onnx: no$"):
         limits.limited(refuses, path)
     with pytest.raises(UserError, match=r"net\.onnx: .* takes more than 1 s; it is refused"):

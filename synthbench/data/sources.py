@@ -211,7 +211,7 @@ def look_once(path: Path, colour: str | None, input: str) -> None:
     known = read_json(note)
     if isinstance(known, list) and key in known:
         return
-    look(path, colour=colour, input=input)
+    look(path, colour=colour, input=input, silent=True)  # who loads it notes the same
     with contextlib.suppress(OSError):  # where nothing can be kept, it is looked into each time
         home().mkdir(parents=True, exist_ok=True)
         with locked(home() / "sources.lock"):

@@ -87,7 +87,7 @@ def load_checkpoint(path: Path | str, *, colour: str | None = None, input: str =
     )
 
 
-def look(path: Path, encoder: bool = True, colour: str | None = None, input: str = "auto") -> None:
+def look(path: Path, encoder: bool = True, colour: str | None = None, input: str = "auto", silent: bool = False) -> None:
     """Raises UserError when a weights file is damaged, cannot be read safely or, if it should be an `encoder`, gives no embeddings.
 
     ONNX graphs and pickles are looked into in another process, see limits.py; of safetensors nothing is larger than the file.
@@ -97,7 +97,7 @@ def look(path: Path, encoder: bool = True, colour: str | None = None, input: str
     if path.is_dir() or path.suffix == ".safetensors":
         attempt(path, encoder, colour, input)
     else:
-        limited(attempt, path, encoder=encoder, colour=colour, input=input)
+        limited(attempt, path, silent=silent, encoder=encoder, colour=colour, input=input)
 
 
 def attempt(path: Path, encoder: bool = True, colour: str | None = None, input: str = "auto") -> None:

@@ -29,8 +29,9 @@ COPIES = 6  # times the size of the file: bytes, tensors, network, what runs it
 AT_ONCE = "import sys; sys.path[:] = {path!r}; from synthbench.models import limits; limits.answer()"
 
 
-def limited(function: Callable[..., None], path: Path, *, seconds: int = 0, memory: int = 0, **options: Any) -> None:
-    """Call `function(path, **options)` in another process and raise the UserError that it raises; what it notes is passed on.
+def limited(function: Callable[..., None], path: Path, *, seconds: int = 0, memory: int = 0, silent: bool = False, **options: Any) -> None:
+    """Call `function(path, **options)` in another process and raise the UserError that it raises; what it notes is passed on, unless
+    `silent`.
 
     function: of a module; options: plain data. seconds, memory: instead of SECONDS, MEMORY.
     Raises UserError too when that process takes more than it may, or dies.
@@ -62,7 +63,8 @@ def limited(function: Callable[..., None], path: Path, *, seconds: int = 0, memo
         )
     if code == "2":
         raise UserError(noted.removesuffix("\n"))
-    sys.stderr.write(noted)
+    if not silent:
+        sys.stderr.write(noted)
 
 
 def answer() -> None:

@@ -425,7 +425,7 @@ def read_network(folder: Path, random: Random) -> None:
     encoder.embed(torch.zeros(2, 3, 16, 16, dtype=torch.uint8))
 
 
-def by_fork(function: Callable[..., None], path: Path, **options: Any) -> None:
+def by_fork(function: Callable[..., None], path: Path, silent: bool = False, **options: Any) -> None:
     """As limits.limited, in a child of this process: to start Python and torch anew for thousands of cases takes hours."""
     import os
     import signal
