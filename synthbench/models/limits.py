@@ -6,11 +6,10 @@ Memory is limited on Linux; elsewhere time alone.
 
 from __future__ import annotations
 
-import base64
 import importlib
 import io
+import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -43,7 +42,7 @@ def limited(function: Callable[..., None], path: Path, *, seconds: int = 0, memo
     try:
         done = subprocess.run(
             [sys.executable, "-c", AT_ONCE.format(path=sys.path)],
-            input=base64.b64encode(pickle.dumps(call)),
+            input=json.dumps(call).encode(),
             capture_output=True,
             timeout=WAITING * seconds,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -69,7 +68,7 @@ def limited(function: Callable[..., None], path: Path, *, seconds: int = 0, memo
 
 def answer() -> None:
     """In that process: what was asked on stdin is done, and told on stdout."""
-    call = pickle.loads(base64.b64decode(sys.stdin.buffer.read()))
+    call = json.loads(sys.stdin.buffer.read())
     told = os.dup(1)
     os.dup2(2, 1)  # libraries may print what they like
     os.write(told, within(*call))

@@ -102,7 +102,7 @@ def read_group(path: Path) -> dict[str, Any]:
     """A comparison.json or sweep.json. Raises UserError when it is not whole."""
     found = read_json(path)
     if not shapes.whole(path.stem, found):
-        raise UserError(f"{path} is not a whole {path.stem}; the command that made it mends it")
+        raise UserError(f"{path} is not a whole {path.stem}; make it again with synthbench {path.stem.replace('comparison', 'compare')}")
     return found  # type: ignore[no-any-return]
 
 
