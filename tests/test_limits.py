@@ -69,7 +69,7 @@ def test_an_onnx_of_terabytes_is_refused_when_it_is_added(tmp_path: Path, monkey
         [make.make_node("ConstantOfShape", ["size"], ["y"])],
         "g",
         [make.make_tensor_value_info("x", 1, ["N", 3, 16, 16])],
-        [make.make_tensor_value_info("y", 1, None)],
+        [make.make_tensor_value_info("y", 1, ["M", "D"])],
         [size],
     )
     path.write_bytes(make.make_model(graph, opset_imports=[make.make_opsetid("", 13)]).SerializeToString())

@@ -403,7 +403,7 @@ def harm_encoder(folder: Path, random: Random, cage: Path) -> None:
 
 
 def make_onnx(folder: Path) -> None:
-    (folder / "net.onnx").write_bytes(formats.onnx(Random(3)))
+    (folder / "net.onnx").write_bytes(formats.onnx(Random(3), whole=True))
 
 
 def harm_onnx(folder: Path, random: Random, cage: Path) -> None:

@@ -357,8 +357,8 @@ def lmdb(folder: Path, random: Random, image: bytes) -> None:
         transaction.put(b"__len__", msgpack.packb(random.choice((count, count, count, -1, 2**63, "1", None, 1.0, [count]))))
 
 
-def onnx(random: Random) -> bytes:
-    """A model that asks for much, never ends, or gives something else than an embedding."""
+def onnx(random: Random, whole: bool = False) -> bytes:
+    """A `whole` model, or one that asks for much, never ends, or gives something else than an embedding."""
     import numpy as np
     from onnx import TensorProto as kinds
     from onnx import helper as make
@@ -390,7 +390,7 @@ def onnx(random: Random) -> bytes:
             numbers.from_array(np.ones((768, 8), np.float32), "w"),
         ],
     )
-    what = random.randrange(9)
+    what = 8 if whole else random.randrange(9)
     if what == 0:
         nodes = [make.make_node("ConstantOfShape", ["big"], ["y"])]
     elif what == 1:
@@ -403,8 +403,8 @@ def onnx(random: Random) -> bytes:
         body = make.make_graph(
             [make.make_node("Identity", ["c"], ["d"]), make.make_node("Add", ["a", "a"], ["b"])], "body",
             [make.make_tensor_value_info("i", kinds.INT64, []), make.make_tensor_value_info("c", kinds.BOOL, []),
-            make.make_tensor_value_info("a", kinds.FLOAT, None)],
-            [make.make_tensor_value_info("d", kinds.BOOL, []), make.make_tensor_value_info("b", kinds.FLOAT, None)],
+            make.make_tensor_value_info("a", kinds.FLOAT, ["A", "B"])],
+            [make.make_tensor_value_info("d", kinds.BOOL, []), make.make_tensor_value_info("b", kinds.FLOAT, ["A", "B"])],
         )  # fmt: skip
         inits += [numbers.from_array(np.array(2**62, np.int64), "trips"), numbers.from_array(np.array(True), "yes")]
         nodes = [make.make_node("Flatten", ["x"], ["f"]), make.make_node("Loop", ["trips", "yes", "f"], ["y"], body=body)]
@@ -432,15 +432,19 @@ def onnx(random: Random) -> bytes:
         nodes = [make.make_node("Flatten", ["x"], ["f"]), make.make_node("MatMul", ["f", "w2"], ["y"])]
     else:
         nodes = [make.make_node("Flatten", ["x"], ["f"]), make.make_node("MatMul", ["f", "w"], ["y"])]
+    if whole:
+        shape = ["N", 3, 16, 16]
     graph = make.make_graph(
         nodes,
         "g",
-        [make.make_tensor_value_info("x", random.choice((1, 1, 1, 7, 11)), shape)],
-        [make.make_tensor_value_info("y", 1, None)],
+        [make.make_tensor_value_info("x", 1 if whole else random.choice((1, 1, 1, 7, 11)), shape)],
+        [make.make_tensor_value_info("y", 1, ["M", "D"])],
         inits,
     )
     return make.make_model(
-        graph, opset_imports=[make.make_opsetid("", random.choice((13, 17, 1, 99)))], ir_version=random.choice((8, 8, 3, 99))
+        graph,
+        opset_imports=[make.make_opsetid("", 13 if whole else random.choice((13, 17, 1, 99)))],
+        ir_version=8 if whole else random.choice((8, 8, 3, 99)),
     ).SerializeToString()
 
 
