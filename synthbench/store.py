@@ -13,6 +13,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -27,7 +28,10 @@ from synthbench.types import UserError
 MANIFEST = "manifest.json"
 BLOCKS, BLOCK = 8, 4096  # what `sampled` reads of a file: small ones whole
 STALE = 3600.0  # seconds since it was last written to, after which a temporary file is nobody's: its writer was killed
+LONGEST = 2**28  # bytes of a text of ours
 ROOM = 2**20  # bytes below which a disk or a file counts as full
+NUMBERS = ("amount", "images", "images_per_second")  # of a manifest
+TEXTS = ("name", "work", "label", "unit", "host", "finished", "synthbench")
 REWRITTEN = ("packed.json",)  # names the times of shards, so that a copied folder writes it anew
 
 
@@ -116,9 +120,39 @@ def is_name(name: Any) -> bool:
 def read_json(path: Path) -> Any:
     """The JSON in `path`, or None when it is absent or not whole."""
     try:
-        return parse_json(path.read_text("utf-8"))
+        return parse_json(read_text(path))
     except (OSError, ValueError):
         return None
+
+
+def read_text(path: Path) -> str:
+    """The text of a file of ours. Raises OSError, and ValueError for what is none: a pipe, which never ends, or a file without an end."""
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode) or about.st_size > LONGEST:
+        raise ValueError(f"{path} is no text of ours")
+    return path.read_text("utf-8")
+
+
+def json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The mappings in a log of a mapping a line; lines that are not whole are left out, and so is a log that cannot be read."""
+    try:
+        lines = read_text(path).splitlines()
+    except (OSError, ValueError):
+        return
+    for line in lines:
+        with suppress(ValueError):
+            if isinstance(found := parse_json(line), dict):
+                yield found
+
+
+def is_texts(value: Any) -> bool:
+    """Whether `value`, read from a file, is a list of texts."""
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value`, read from a file, is a number that can be reckoned with."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def parse_json(text: str) -> Any:
@@ -157,7 +191,8 @@ class Stage:
         manifest = read_json(self.folder / MANIFEST)
         whole = isinstance(manifest, dict) and manifest.get("key") == self.key
         whole = whole and isinstance(manifest.get("files"), dict) and isinstance(manifest.get("samples", {}), dict)
-        return manifest if whole and all(map(is_inside, manifest["files"])) else None
+        whole = whole and all(map(is_inside, manifest["files"])) and all(type(size) is int for size in manifest["files"].values())
+        return manifest if whole and _sane(manifest) else None
 
     def _damaged(self, manifest: dict[str, Any]) -> Iterator[Path]:
         """The files that are not as the manifest says."""
@@ -241,7 +276,7 @@ class Stage:
         if recorded := self._recorded():
             return float(recorded.get("seconds", 0.0))
         leg = read_json(self._leg)
-        if not (isinstance(leg, dict) and {"before", "start"} <= leg.keys()):
+        if not (isinstance(leg, dict) and is_number(leg.get("before")) and is_number(leg.get("start"))):
             return 0.0
         last = max((path.stat().st_mtime for path in self.folder.rglob("*")), default=0.0)
         return float(leg["before"] + max(0.0, last - leg["start"]))
@@ -270,6 +305,12 @@ class Stage:
             "samples": {name: sampled(path) for name, path in files.items() if path.name not in REWRITTEN},
         }
         write_json(self.folder / MANIFEST, manifest)
+
+
+def _sane(manifest: dict[str, Any]) -> bool:
+    """Whether what is reckoned with and shown of a manifest is numbers and text."""
+    numbers = [manifest.get("seconds"), *(manifest.get(name) or 0 for name in NUMBERS)]
+    return all(map(is_number, numbers)) and is_texts([manifest.get(name, "") for name in TEXTS])
 
 
 @dataclass(frozen=True)
@@ -306,7 +347,7 @@ class Store:
         """What earlier stages on this machine took, in no order; those that were built in one go."""
         for path in (self.root / "stages").glob(f"*/*/{MANIFEST}"):
             manifest = read_json(path)
-            if not (isinstance(manifest, dict) and {"label", "host", "amount", "unit", "seconds"} <= manifest.keys()):
+            if not (isinstance(manifest, dict) and {"label", "host", "amount", "unit", "seconds"} <= manifest.keys() and _sane(manifest)):
                 continue
             if manifest["host"] == platform.node() and manifest["amount"]:
                 rate = manifest["seconds"] / manifest["amount"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import pickle
+import re
 import struct
 import sys
 import time
@@ -96,6 +97,19 @@ def test_a_file_that_is_no_image_is_not_read_whole(tmp_path: Path) -> None:
         readers.read_source(tmp_path / "set").image(0)
 
 
+def test_a_parquet_that_holds_far_more_than_its_size(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = pa.table({"image": pa.array([b"x"] * 2_000_000), "label": pa.array([1] * 2_000_000)})
+    pq.write_table(rows, tmp_path / "rows.parquet")
+    pq.write_table(pa.table({"image": pa.array([bytes(10**8)] * 2), "label": [0, 1]}), tmp_path / "zeros.parquet", compression="zstd")
+    for name, said in (("rows", "2,000,000 rows"), ("zeros", "bytes; images hardly shrink")):
+        assert (tmp_path / f"{name}.parquet").stat().st_size < 30_000
+        with frugal(), pytest.raises(UserError, match=said):
+            readers.read_source(tmp_path / f"{name}.parquet")
+
+
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "[" * 100_000 + "]" * 100_000])
 def test_json_that_nests_deep(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text)
@@ -137,3 +151,35 @@ def test_what_benchmarks_are_made_of_is_still_read() -> None:
     for protocol in range(6):
         assert unpickle.pairs(pickle.dumps(([b"a\xff" * 300] * 2, [True]), protocol)) == ([b"a\xff" * 300] * 2, [True], False)
         assert unpickle.pairs(pickle.dumps(([bytearray(b"\xfe")] * 2, [0]), max(protocol, 3))) == ([b"\xfe"] * 2, [False], False)
+
+
+def test_files_that_are_far_too_large_for_what_they_are(tmp_path: Path) -> None:
+    """Without room on the disk; they are refused before they are read."""
+    from synthbench.data import lists
+    from synthbench.data.recordio import read_index
+    from synthbench.models.limits import limited
+
+    for name, read in (
+        ("list.txt", lists.read_text),
+        ("train.idx", read_index),
+        ("x.bin", lambda path: pairs.read_bin(path, 8)),
+        ("x.onnx", lambda path: limited(print, path)),
+    ):
+        with open(tmp_path / name, "wb") as file:
+            file.truncate(2**40)
+        with frugal(), pytest.raises(UserError, match=re.escape(name)):
+            read(tmp_path / name)
+    with open(tmp_path / "x.json", "wb") as file:
+        file.truncate(2**40)
+    assert read_json(tmp_path / "x.json") is None
+
+
+def test_a_parquet_with_two_columns_of_one_name(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(
+        pa.Table.from_arrays([pa.array([b"x"]), pa.array([1]), pa.array([b"y"])], ["image", "label", "image"]), tmp_path / "x.parquet"
+    )
+    with pytest.raises(UserError, match="two columns are called 'image'"):
+        readers.read_source(tmp_path / "x.parquet")

@@ -107,8 +107,10 @@ def test_a_sweep_stands_for_its_complete_points(tmp_path, never_run, capsys):
     names = [make_run(tmp_path, "cemiface", settings={"m": m}, tag=f"m{m}")["run"] for m in (0, 1)]
     folder = tmp_path / "sweeps" / "m"
     folder.mkdir(parents=True)
-    points = [{"runs": [name], "state": "complete"} for name in (*names, "gone")] + [{"runs": ["never"], "state": "failed"}]
-    write_json(folder / "sweep.json", {"sweep": "m", "points": points})
+    points = [{"runs": [name], "state": "complete", "values": {"m": 0}} for name in (*names, "gone")]
+    points.append({"runs": ["never"], "state": "failed", "values": {"m": 0}})
+    about = {"generator": "cemiface", "volume": "20x4", "protocol": "demo", "seeds": [0], "parameters": ["m"], "best": None}
+    write_json(folder / "sweep.json", {"sweep": "m", "points": points, **about})
     (made,) = compare.compare(request(tmp_path, "m"))
     assert made["runs"] == names and "run gone is missing or not whole" in capsys.readouterr().err
     (folder / "sweep.json").write_text('{"points": 3}')

@@ -105,3 +105,19 @@ def test_an_image_cut_short_is_damaged(format: str) -> None:
     data = saved(format)
     with pytest.raises(UserError, match="cannot be decoded"):
         pixels.decode(data[: len(data) // 2], "x")
+
+
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"quality": 20}, {"progressive": True}, {"restart_marker_blocks": 2}])
+def test_a_jpeg_that_was_cut_and_given_an_end_is_damaged(options: dict) -> None:
+    """Black borders and white corners that are there are none that are lacking."""
+    for border in (None, 0, 255):
+        picture = np.random.default_rng(3).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+        if border is not None:
+            picture[20:], picture[:, 40:] = border, border
+        Image.fromarray(picture).save(out := io.BytesIO(), "JPEG", **options)
+        data = out.getvalue()
+        assert pixels.decode(data, "x").shape == picture.shape
+        scan = data.index(b"\xff\xda") + 40
+        for at in ((scan + len(data)) // 2, *(() if "progressive" in options else (scan,))):  # a whole scan that lacks is not noticed
+            with pytest.raises(UserError, match=r"half\.jpg: .*its data end before the last row"):
+                pixels.decode(data[:at] + b"\xff\xd9", "half.jpg")

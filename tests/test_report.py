@@ -197,7 +197,7 @@ def test_half_written_results_are_refused(tmp_path, runs):
         report.report("m-swep", runs)
     made = read_json(runs / "comparisons/a-and-b/comparison.json")
     write_json(folder / "comparison.json", {**made, "rows": [{"run": "r"}]})
-    with pytest.raises(UserError, match=r"not whole \(KeyError: 'label'\); make it again"):
+    with pytest.raises(UserError, match=r"is not a whole comparison; make it again"):
         report.report("half", tmp_path)
     made = read_json(runs / "sweeps/m-sweep/sweep.json")
     (tmp_path / "sweeps/lost").mkdir(parents=True)

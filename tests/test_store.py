@@ -187,7 +187,8 @@ def test_a_runs_folder_may_be_named_by_a_way_through_its_parent(tmp_path: Path) 
     for runs in (tmp_path / "runs", tmp_path / "here" / ".." / "runs"):
         folder = runs / "results" / "a"
         folder.mkdir(parents=True, exist_ok=True)
-        result = {"run": "a", "seeds": [0], "scores": [], "stages": [], "baseline": None}
+        result = {"run": "a", "seeds": [0], "scores": [], "stages": [], "baseline": None, "skipped": []}
+        result |= {"generator": "x", "volume": "all", "protocol": "p"}
         write_json(folder / "run.json", {**result, "artifacts": {"folder": str(folder), "faces": str(runs / "stages" / "generate" / "k")}})
         for seen in (tmp_path / "runs", tmp_path / "here" / ".." / "runs"):
             found = read_run(seen / "results" / "a" / "run.json")

@@ -257,7 +257,7 @@ def data_align(images: Path, detector: Path | None, landmarks: Path | None, face
     if (detector is None) == (landmarks is None):
         raise UserError("say where the landmarks come from: --detector YUNET.onnx, or --landmarks FILE")
     source = read_source(images)
-    found = align.Detector(detector) if detector else align.from_file(landmarks, source)  # type: ignore[arg-type]
+    found = align.detector(detector) if detector else align.from_file(landmarks, source)  # type: ignore[arg-type]
     with console.progress("align") as progress:
         told = align.align(source, out, found, face, progress)  # type: ignore[arg-type]
     for line in align.lines(told, out, face):

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from synthbench.data import export, lists, pixels
+from synthbench.data import export, lists, pixels, walk
 from synthbench.data.export import appearing
 from synthbench.data.labelled import Source
 from synthbench.types import Progress, UserError
@@ -124,6 +124,20 @@ class Detector:
         centre, size = (corner + box[:, :2]) * stride, np.exp(np.minimum(box[:, 2:], 20)) * stride
         points = (corner[:, None] + named[f"kps_{stride}"].reshape(-1, 5, 2)) * stride
         return np.concatenate([centre - size / 2, size], 1), points, scores
+
+
+def detector(path: Path) -> Detector:
+    """A detector from elsewhere, looked into by another process first, see models/limits.py. Raises UserError."""
+    from synthbench.models.limits import limited
+
+    walk.require_there(path)
+    limited(attempt, path)
+    return Detector(path)
+
+
+def attempt(path: Path) -> None:
+    """Find the faces of a black picture."""
+    Detector(path).faces(np.zeros((64, 64, 3), np.uint8))
 
 
 def apart(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> list[int]:

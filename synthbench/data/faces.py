@@ -18,7 +18,7 @@ from synthbench.data import damage, pixels
 from synthbench.data.labelled import Source
 from synthbench.data.readers import read_registered, read_source, source_digest
 from synthbench.data.shards import ShardWriter, damaged, index, read_shards
-from synthbench.store import read_json, write_json, writing
+from synthbench.store import is_texts, read_json, write_json, writing
 from synthbench.system import locked
 from synthbench.types import FaceBatch, Progress, UserError
 
@@ -167,6 +167,10 @@ def open_faces(folder: Path | str, progress: Progress = lambda done, total: None
             columns = {name: table[name] for name in table.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise damaged(folder / "packed.npz", error) from None
+    wrong = [name for name, values in columns.items() if values.shape != (info["count"],) or values.dtype.kind not in "iufb"]
+    identity = columns.get("identity", np.empty(0))
+    if wrong or len(identity) != info["count"] or not (identity < max(1, len(info["names"]))).all() or identity.dtype.kind != "i":
+        raise damaged(folder / "packed.npz", ValueError(f"its columns are not those of {info['count']} images"))
     return FaceSet(
         np.memmap(folder / "packed.u8", np.uint8, "r", shape=shape), columns.pop("identity"), info["names"], columns, info["digest"]
     )
@@ -182,6 +186,10 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 def _fresh(info: Any, shards: list, folder: Path) -> bool:
     if not isinstance(info, dict) or info.get("shards") != shards:
+        return False
+    if not all(type(info.get(name)) is int and 0 < info[name] < 2**40 for name in ("count", "resolution")):
+        return False
+    if not (isinstance(info.get("digest"), str) and is_texts(info.get("names"))):
         return False
     packed = folder / "packed.u8"
     return packed.is_file() and packed.stat().st_size == info["count"] * info["resolution"] ** 2 * 3 and (folder / "packed.npz").is_file()

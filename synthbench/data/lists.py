@@ -20,8 +20,7 @@ Line = tuple[int, list[str]]  # number of the line, fields
 
 def read_text(path: Path) -> str:
     """The text of a list, UTF-8 with a byte-order mark or without, else Latin-1. Raises UserError."""
-    with walk.opened(path) as file:
-        data = file.read()
+    data = walk.content(path)
     if b"\0" in data:
         raise UserError(f"{path}: not a text file")
     try:

@@ -114,7 +114,7 @@ def weights(path: Path, options: dict[str, Any], known: Source | None) -> dict[s
         return {}
     from synthbench.models.checkpoints import look
 
-    look(path, encoder=not (known and known.sha256))  # a file known by its digest need not be an encoder
+    look(path, encoder=not (known and known.sha256), colour=options["colour"])  # a file known by its digest need not be an encoder
     return {}
 
 

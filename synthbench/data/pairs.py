@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from synthbench.data.catalogue import Entry
 
 FOLDS = 10  # of the public protocol
-MAX_XZ = 4 * 2**30  # bytes unpacked; ten times the largest benchmark
+MAX_XZ = 4 * 2**30  # bytes, unpacked; ten times the largest benchmark
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _load_bin(path: Path) -> tuple[list[bytes], list[bool], bool]:
                 if len(data) > limit:
                     raise UserError(f"{path}: unpacks to more than {limit // 2**20:,} MiB; no benchmark does")
             else:
-                data = file.read()
+                data = walk.content(path, MAX_XZ)
         return unpickle.pairs(data)
     except UserError:
         raise

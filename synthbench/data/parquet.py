@@ -18,6 +18,7 @@ from synthbench.data.pixels import Damaged
 from synthbench.types import UserError
 
 IMAGES = ("image", "img", "jpg", "png", "images")
+MOST = 50  # times its size that a file may hold: encoded images hardly shrink, and a row takes a byte at least
 BATCH = 128  # rows of encoded images held at a time
 
 
@@ -97,9 +98,25 @@ def _open(path: Path) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        return ArrowFile(path) if path.suffix == ".arrow" else pq.ParquetFile(path)
+        file = ArrowFile(path) if path.suffix == ".arrow" else pq.ParquetFile(path)
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path}: not a whole {_form(path)} file ({error})") from None
+    names = file.schema_arrow.names
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"{path}: two columns are called {twice[0]!r}; which of them is meant cannot be told")
+    if not isinstance(file, ArrowFile):
+        _refuse_bomb(path, file.metadata)
+    return file
+
+
+def _refuse_bomb(path: Path, about: Any) -> None:
+    size = path.stat().st_size
+    unpacked = sum(about.row_group(group).total_byte_size for group in range(about.num_row_groups))
+    if not 0 <= about.num_rows <= MOST * size or not 0 <= unpacked <= MOST * size + 2**24:
+        raise UserError(
+            f"{path}: {size:,} bytes that say they hold {about.num_rows:,} rows and {unpacked:,} bytes; images hardly shrink, so that "
+            "this is no set of images, or a damaged one"
+        )
 
 
 def _form(path: Path) -> str:

@@ -26,6 +26,7 @@ MAGIC = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg", b"BM": "bmp"}  # how files b
 MAX_SIDE = 4096  # pixels of a square image; photographs of the same area may have another shape
 MAX_SCANS = 100  # of a progressive JPEG, each of which costs a pass over all pixels; encoders write about ten
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))  # x, y, steps of a PNG's passes
+FILLER = b"\xaa\x55" * 256  # no marker
 Z_RLE = 3  # zlib strategy: on faces at 112 px smaller and faster than the default at level 1
 
 
@@ -63,7 +64,7 @@ def decode(data: bytes, where: str) -> np.ndarray:
             if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:  # a marker, which pixels cannot look like
                 raise ValueError(f"a JPEG of more than {MAX_SCANS} scans")
             image.load()
-            if image.format == "PNG" and _short(data, image):
+            if (image.format == "PNG" and _short(data, image)) or (image.format == "JPEG" and _cut(data, image)):
                 raise ValueError("its data end before the last row")
             upright = ImageOps.exif_transpose(image)
             return np.array(_rgb(upright), dtype=np.uint8)
@@ -91,6 +92,24 @@ def _short(data: bytes, image: Image.Image) -> bool:
     sizes = [(-((x - image.width) // across), -((y - image.height) // down)) for x, y, across, down in passes]
     wanted = sum(height * (1 + (width * bits + 7) // 8) for width, height in sizes if width > 0)
     return len(zlib.decompressobj().decompress(b"".join(packed), wanted)) < wanted
+
+
+def _cut(data: bytes, image: Image.Image) -> bool:
+    """Whether the pixels of a JPEG end before its end marker, which libjpeg goes over in silence: it repeats the last colour.
+
+    Then bytes put before the marker would be decoded into what lacks; behind the last pixel nobody looks at them. Tried where the last
+    corner has one colour, or there are several scans.
+    """
+    end, (width, height) = data.rfind(b"\xff\xd9"), image.size
+    corner = image.crop((max(0, width - 4), max(0, height - 4), width, height))
+    if end < 0 or not (image.info.get("progressive") or len(corner.getcolors() or ()) == 1):
+        return False
+    try:
+        with opened(io.BytesIO(data[:end] + FILLER + data[end:])) as other:
+            other.load()
+            return other.tobytes() != image.tobytes()
+    except (OSError, ValueError):
+        return True
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import struct
-import weakref
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from synthbench import console
-from synthbench.data import pixels, walk
+from synthbench.data import lmdbpages, pixels, walk
 from synthbench.data.folders import people
 from synthbench.data.labelled import Source, by_name, in_split_folder
 from synthbench.data.lists import read_labels
@@ -25,7 +23,6 @@ from synthbench.files import require_itself
 from synthbench.types import UserError
 
 MAX_BYTES = 64 * 2**20  # one encoded image: a BMP of the largest that `pixels` reads; more than this in an archive is a bomb
-META = struct.Struct("<16sII16sI44s48xQQ")  # a meta page of LMDB: header, magic, version, ..., page size, ..., last page, transaction
 JUNK = (".", "__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found")  # how names begin of what systems leave behind
 ENDINGS = {".zip": "zip", ".rec": "rec", ".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset", ".mdb": "lmdb", ".lmdb": "lmdb"}
 HINTS: dict[tuple[str, ...], str] = {  # what to do with files of other kinds
@@ -217,12 +214,8 @@ def zip_bytes(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> b
 # ---- LMDB of SOTA-FR and HSFace: __len__, __keys__, and msgpack((image bytes, label)) under every key ----
 
 
-_OPEN: weakref.WeakValueDictionary[tuple[str, str], Any] = weakref.WeakValueDictionary()  # (path, stamp) -> environment
-
-
 def read_lmdb(path: Path) -> Source:
     try:
-        import lmdb
         import msgpack
     except ImportError as error:
         raise UserError(f"{path}: LMDB needs {error.name}; run `{console.install('lmdb')}`") from None
@@ -231,45 +224,34 @@ def read_lmdb(path: Path) -> Source:
         if data is None:
             raise UserError(f"{path}: no entry {key!r}; this is not the LMDB of SOTA-FR or HSFace, or it was cut short")
         try:
-            return msgpack.unpackb(bytes(data), raw=False, strict_map_key=True, use_list=False, max_ext_len=0, max_map_len=0)
+            return msgpack.unpackb(data, raw=False, strict_map_key=True, use_list=False, max_ext_len=0, max_map_len=0)
         except Exception as error:  # msgpack raises its own family and ValueError
             raise UserError(f"{path}, entry {key!r}: not msgpack of (image, label) ({error})") from None
 
-    _require_whole_lmdb(path / "data.mdb" if path.is_dir() else path)
-    try:  # with readahead: labels and images are read from front to back, page by page that took 20 times as long (20,000 of 12 kB)
-        kept = (str(path.absolute()), full_stamp(path))
-        if (environment := _OPEN.get(kept)) is None:  # LMDB refuses to open a file twice in one process
-            environment = _OPEN[kept] = lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, meminit=False)
-        transaction = environment.begin()
-    except lmdb.Error as error:
-        raise UserError(f"{path}: cannot be opened as LMDB ({error})") from None
+    database = lmdbpages.Database(path / "data.mdb" if path.is_dir() else path)
+
+    def stored(key: bytes) -> Any:
+        return unpack(database.get(key), key)
 
     def entry(key: bytes) -> tuple[bytes, Any]:
-        value = unpack(transaction.get(key), key)
+        value = stored(key)
         if not (isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], bytes)):
             raise UserError(f"{path}, entry {key!r}: not (image bytes, label)")
         return value
 
-    keys = [key if isinstance(key, bytes) else str(key).encode() for key in unpack(transaction.get(b"__keys__"), b"__keys__")]
-    count = unpack(transaction.get(b"__len__"), b"__len__")
+    listed, count = stored(b"__keys__"), stored(b"__len__")
+    if not (isinstance(listed, tuple) and listed and all(isinstance(key, (bytes, str, int)) for key in listed)):
+        raise UserError(f"{path}: __keys__ is no list of keys; this is not the LMDB of SOTA-FR or HSFace, or it is empty")
+    keys = [key if isinstance(key, bytes) else str(key).encode("utf-8", "surrogatepass") for key in listed]
     if count != len(keys):
         raise UserError(f"{path}: __len__ says {count} but __keys__ lists {len(keys)} entries")
-    label, names = by_name([entry(key)[1] for key in keys])
+    labels = [entry(key)[1] for key in keys]
+    kind = str if labels and isinstance(labels[0], str) else int
+    odd = next((row for row, label in enumerate(labels) if type(label) is not kind or (isinstance(label, int) and not abs(label) < 2**63)), None)
+    if odd is not None:
+        raise UserError(f"{path}, entry {keys[odd]!r:.60}: label {labels[odd]!r:.60}; a label is a whole number or text, of one kind")
+    label, names = by_name(labels)
     return Source(path, "lmdb", label, names, lambda row: entry(keys[row])[0], lambda row: f"{path}, entry {keys[row]!r}")
-
-
-def _require_whole_lmdb(path: Path) -> None:
-    """Raises UserError when the file is shorter than the newer of its meta pages says: mapped, it would end the process."""
-    with walk.opened(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        head = file.read(META.size)
-        pages = META.unpack(head)[4] if len(head) == META.size else 0
-        file.seek(pages)
-        metas = [META.unpack(data) for data in (head, file.read(META.size)) if len(data) == META.size]
-    whole = [meta for meta in metas if meta[1] == 0xBEEFC0DE]
-    wanted = max(whole, key=lambda meta: meta[7], default=(0,) * 8)[6] + 1
-    if whole and size < wanted * pages:
-        raise UserError(f"{path}: cut short, {size} bytes where its first pages promise {wanted * pages}. Fetch it again")
 
 
 FORMS: dict[str, Callable[..., Source]] = {

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from synthbench import console
+from synthbench.data import walk
 from synthbench.data.labelled import Source, by_name
 from synthbench.types import UserError
 
@@ -65,7 +66,7 @@ def split_header(payload: bytes, where: str) -> tuple[np.ndarray, bytes]:
 def read_index(path: Path) -> dict[int, int]:
     """`key<TAB>offset` lines of an .idx file."""
     found: dict[int, int] = {}
-    for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), 1):
+    for number, line in enumerate(walk.content(path).decode("utf-8", "replace").splitlines(), 1):
         fields = line.split()
         if not fields:
             continue
@@ -200,7 +201,7 @@ def _label_list(rec: Path, keys: np.ndarray, label: float) -> tuple[np.ndarray, 
         if not path.is_file():
             continue
         identity: dict[int, str] = {}
-        for line in path.read_text("utf-8", "replace").splitlines():
+        for line in walk.content(path).decode("utf-8", "replace").splitlines():
             fields = line.rstrip("\n").split("\t") if "\t" in line else line.split()
             if len(fields) >= 2 and re.fullmatch("[0-9]{1,18}", fields[0].strip()):
                 identity[int(fields[0])] = _identity_field(fields[1:])

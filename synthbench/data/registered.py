@@ -15,7 +15,7 @@ from platformdirs import user_data_path
 from synthbench.data import looking
 from synthbench.data.catalogue import Entry
 from synthbench.data.readers import TAKES, file_digest, full_stamp, kind_of, read_source, source_digest, stamp
-from synthbench.store import read_json, write_json
+from synthbench.store import is_texts, read_json, write_json
 from synthbench.system import locked
 from synthbench.types import UserError
 
@@ -23,6 +23,8 @@ REGISTRY = "sources.json"
 LISTS = ("pairs", "labels")  # options that are files
 READING = ("column", "split", "unlabelled")  # of `Source.reading`, beside them
 _KNOWN = {item.name for item in fields(Entry)}
+KINDS = ("faces", "pairs", "weights")
+_COUNTS = ("size", "images", "identities", "pairs")
 _NEEDED = {item.name for item in fields(Entry) if item.default is MISSING and item.default_factory is MISSING}
 
 
@@ -38,10 +40,22 @@ def entries() -> dict[str, dict[str, Any]]:
     """Name -> fields of an Entry, as in the file. Raises UserError when that is damaged."""
     path = home() / REGISTRY
     found = read_json(path)
-    every = list(found.values()) if isinstance(found, dict) else []
-    if path.exists() and (not isinstance(found, dict) or not all(isinstance(e, dict) and _NEEDED <= e.keys() <= _KNOWN for e in every)):
+    if path.exists() and not (isinstance(found, dict) and all(_is_entry(name, entry) for name, entry in found.items())):
         raise UserError(f"{path} is not readable as JSON, or no list of sources; mend it, or delete it and register again")
     return found or {}
+
+
+def _is_entry(name: str, entry: Any) -> bool:
+    """Whether it has the fields of an Entry, each of its kind."""
+    if not (isinstance(entry, dict) and _NEEDED <= entry.keys() <= _KNOWN and entry["name"] == name and entry["kind"] in KINDS):
+        return False
+    texts = [value for key, value in entry.items() if key not in ("options", *_COUNTS)]
+    if not is_texts(texts) or not entry["path"] or any("\0" in text for text in texts):
+        return False
+    if not all(type(entry.get(key, 0)) is int and 0 <= entry.get(key, 0) < 2**63 for key in _COUNTS):
+        return False
+    options = entry.get("options", {})
+    return isinstance(options, dict) and is_texts([text for text in options.values() if "\0" not in str(text)]) and len(options) < 10
 
 
 def all_entries() -> dict[str, Entry]:
@@ -130,4 +144,4 @@ def _digests(cache: Path) -> dict[str, list[str]]:
     """Path -> (full stamp, digest)."""
     found = read_json(cache)
     entries = found.items() if isinstance(found, dict) else ()
-    return {place: entry for place, entry in entries if isinstance(entry, list) and len(entry) == 2}
+    return {place: entry for place, entry in entries if is_texts(entry) and len(entry) == 2}

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from synthbench.data import pixels
-from synthbench.store import is_name, read_json, write_json, writing
+from synthbench.store import is_name, is_texts, read_json, write_json, writing
 from synthbench.types import FaceBatch, UserError
 
 INDEX = "index.json"  # written last: rows, shards, names; without it the set is unfinished
@@ -130,6 +130,10 @@ def index(folder: Path | str) -> dict[str, Any]:
     if isinstance(found, dict) and isinstance(found.get("shards"), list):
         if not all(isinstance(shard, dict) and is_name(shard.get("name")) for shard in found["shards"]):
             raise UserError(f"{Path(folder) / INDEX} names shards that are not beside it. Delete the folder and make the set again")
+        names = found.get("names")
+        if not (names is None or is_texts(list(names.values()) if isinstance(names, dict) else names)):
+            raise UserError(f"{Path(folder) / INDEX}: its names are none. Delete the folder and make the set again")
+        found["names"] = names
         return found
     if any(Path(folder).glob("part-*.parquet")):
         raise UserError(

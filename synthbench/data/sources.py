@@ -23,8 +23,9 @@ from synthbench.config import did_you_mean
 from synthbench.data import looking, walk
 from synthbench.data.catalogue import CATALOGUE, WORLD, Entry, Source
 from synthbench.data.labelled import Source as LabelledSet
-from synthbench.data.readers import read_registered, read_source, source_files
+from synthbench.data.readers import file_digest, read_registered, read_source, source_files
 from synthbench.data.registered import (
+    KINDS,
     LISTS,
     all_entries,
     content_of,
@@ -38,11 +39,12 @@ from synthbench.data.registered import (
     stamp_of,
 )
 from synthbench.files import require_itself
+from synthbench.store import read_json, write_json
+from synthbench.system import locked
 from synthbench.types import DataMissing, UserError
 
 __all__ = ["CATALOGUE", "digest_of", "home", "names_registered"]  # and what is defined here
 
-KINDS = ("faces", "pairs", "weights")
 OPTIONS = {  # of `data add`, by kind
     "faces": {
         "column": "a column is chosen in a set of faces",
@@ -197,6 +199,26 @@ def _find(name: str, kind: str | None) -> Entry:
     return entry
 
 
+def look_once(path: Path, colour: str | None, input: str) -> None:
+    """Look into a network in a file that is not registered, the first time it is met. Raises UserError."""
+    from synthbench.models.checkpoints import look
+
+    if path.is_dir() or path.suffix == ".safetensors":
+        return  # see `look`: loading one is no risk
+    walk.require_there(path)
+    require_itself(path)
+    note, key = home() / "networks.json", f"{file_digest(path)} {input}"
+    known = read_json(note)
+    if isinstance(known, list) and key in known:
+        return
+    look(path, colour=colour, input=input, silent=True)  # who loads it notes the same
+    with contextlib.suppress(OSError):  # where nothing can be kept, it is looked into each time
+        home().mkdir(parents=True, exist_ok=True)
+        with locked(home() / "sources.lock"):
+            known = read_json(note)
+            write_json(note, [*(known if isinstance(known, list) else []), key])
+
+
 def open_set(found: Entry | Path) -> LabelledSet:
     """The faces of a registered source, or of one at a path of the user's."""
     return read_registered(found.path, found.options) if isinstance(found, Entry) else read_source(found)
@@ -299,7 +321,10 @@ def recheck(name: str) -> None:
 
 def _younger(entry: Entry) -> str:
     """Which files were written since `entry` was registered, for a message."""
-    began = calendar.timegm(time.strptime(entry.added, "%Y-%m-%dT%H:%M:%SZ"))
+    try:
+        began = calendar.timegm(time.strptime(entry.added, "%Y-%m-%dT%H:%M:%SZ"))
+    except ValueError:
+        return ""
     files = [file for path in paths_of(entry) for file in source_files(path)]
     younger = [str(file) for file in files if file.stat().st_mtime >= began]
     return f"; {console.counted(len(younger), 'file')} of {len(files):,} written since, such as {younger[0]}" if younger else ""

@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from synthbench.types import UserError
 
+LARGEST = 2**29  # bytes of a list: twice that of 5.8 million images
 SPECIAL = "neither a file nor a folder; from a pipe, a socket or a device nothing is read, for that may never end"
 
 
@@ -21,6 +22,14 @@ def opened(path: Path) -> BinaryIO:
         return open(path, "rb")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def content(path: Path, most: int = LARGEST) -> bytes:
+    """The bytes of a file. Raises UserError when it cannot be read, is no regular file, or has more than `most` bytes."""
+    with opened(path) as file:
+        if (size := os.fstat(file.fileno()).st_size) > most:
+            raise UserError(f"{path}: {size:,} bytes are too many for what it should be; at most {most:,} are read")
+        return file.read()
 
 
 def require_there(path: Path) -> None:

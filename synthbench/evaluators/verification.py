@@ -146,7 +146,10 @@ class Verification(Evaluator[VerificationConfig]):
     def floor(self, subject: Subject, context: Context) -> list[Score]:
         """Accuracy of the recognizer before it learnt anything, a mean over initial weights; where there is a baseline, what that has."""
         if subject.baseline:
-            return [Score(**score) for score in read_json(subject.baseline / FLOOR) or ()]
+            try:
+                return [Score(**score) for score in read_json(subject.baseline / FLOOR) or ()]
+            except TypeError as error:
+                raise UserError(f"{subject.baseline / FLOOR} is damaged ({error}); run the same command with --force evaluate") from None
         scores: list[Score] = []
         if subject.untrained and self.config.untrained:
             networks = [subject.untrained(seed) for seed in range(self.config.untrained)]

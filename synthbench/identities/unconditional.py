@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationError
 from torch import Tensor
 
 from synthbench.device import autocast
@@ -91,7 +91,10 @@ def sampler(folder: Path, sample: Sample, context: Context) -> Callable[[np.ndar
     found = read_json(folder / FOLDER / "model.json")
     if found is None:
         raise UserError("enroll.source unconditional: this generator trained no unconditional model. Set train.unconditional={}")
-    settings = Train.model_validate(found)
+    try:
+        settings = Train.model_validate(found)
+    except ValidationError:
+        raise UserError(f"{folder / FOLDER / 'model.json'} is damaged; run the same command with --force train") from None
     if sample.steps > settings.T:
         raise UserError(f"enroll.sampler.steps {sample.steps} is more than the {settings.T} diffusion steps of train.unconditional.T")
     network = UNet(settings.unet, context.resolution, context_width=0)

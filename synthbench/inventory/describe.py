@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from synthbench import console, registry
-from synthbench.config import Layer, config_names, config_path, did_you_mean, merge
+from synthbench.config import Layer, config_names, config_path, did_you_mean, load_yaml, merge
 from synthbench.inventory import cards, listing
 from synthbench.inventory.cards import Card
 from synthbench.pipeline import default_protocol
@@ -19,7 +19,7 @@ from synthbench.protocol import Protocol
 from synthbench.results import lookup
 from synthbench.results.record import Result
 from synthbench.results.record import show as show_table
-from synthbench.store import Store, read_json
+from synthbench.store import Store
 from synthbench.types import UserError, Volume
 
 KINDS = ("generator", "evaluator", "protocol", "recipe", "volume", *lookup.KINDS)
@@ -97,23 +97,22 @@ def show(thing: Thing, runs: Path, wish: str | None = None) -> None:
         blocks = " + ".join(f"{people:,} identities x {images}" for people, images in volume.blocks)
         print(f"{volume}: {blocks} = {volume.images:,} images of {volume.identities:,} identities")
     else:
-        print(config_path(f"{thing.kind}s", thing.name).read_text("utf-8").rstrip())
+        path = config_path(f"{thing.kind}s", thing.name)
+        load_yaml(path)  # what is none is told by its line
+        print(path.read_text("utf-8").rstrip())
 
 
 def as_json(thing: Thing, wish: str | None = None) -> Any:
     """All that is known of it as plain data."""
     if thing.made:
-        found = lookup.read(thing.made) if thing.kind == "run" else read_json(thing.made.path)
-        if found is None:
-            raise UserError(f"{thing.made.path} is not there or not whole; the command that made it mends it")
-        return found
+        return lookup.read(thing.made) if thing.kind == "run" else lookup.read_group(thing.made.path)
     if thing.kind in registry.KINDS:
         card = cards.card(thing.kind, thing.name, default_protocol.usual(wish)[0] if thing.kind == "generator" else None)
         return {name: value for name, value in card.items() if name != "under"}
     if thing.kind == "volume":
         volume = Volume.parse(thing.name)
         return {"name": volume.name, "blocks": volume.blocks, "identities": volume.identities, "images": volume.images}
-    return yaml.safe_load(config_path(f"{thing.kind}s", thing.name).read_text("utf-8"))
+    return load_yaml(config_path(f"{thing.kind}s", thing.name))
 
 
 # ------------------------------------------------------------------------------------------------------------- plugins
@@ -246,11 +245,8 @@ def show_comparison(made: lookup.Made, store: Store) -> None:
     """The table of a comparison, and the paths."""
     from synthbench.results import terminal
 
-    found = read_json(made.path)
-    try:
-        terminal.show(found)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{made.path} is not a whole comparison; make it again with synthbench compare") from error
+    found = lookup.read_group(made.path)
+    terminal.show(found)
     for row in found["rows"]:
         print(f"{row['label']}: {row['run']}")
     print(f"all numbers: {made.path}")
@@ -258,16 +254,13 @@ def show_comparison(made: lookup.Made, store: Store) -> None:
 
 def show_sweep(made: lookup.Made, store: Store) -> None:
     """The points of a sweep, its statement, and the paths."""
-    found = read_json(made.path)
-    try:
-        rows = [
-            (", ".join(f"{name} = {_yaml(value)}" for name, value in point["values"].items()), point["state"], _average(point))
-            for point in found["points"]
-        ]
-        console.table(f"{found['generator']} {found['volume']}, {found['protocol']}: {found['title']}", ("point", "state", "AVG %"), rows)
-        print(found["statement"])
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{made.path} is not a whole sweep; the command that made it mends it") from error
+    found = lookup.read_group(made.path)
+    rows = [
+        (", ".join(f"{name} = {_yaml(value)}" for name, value in point["values"].items()), point["state"], _average(point))
+        for point in found["points"]
+    ]
+    console.table(f"{found['generator']} {found['volume']}, {found['protocol']}: {found['title']}", ("point", "state", "AVG %"), rows)
+    print(found["statement"])
     for name in ("curve.png", "table.csv", "sweep.json"):
         if (made.folder / name).is_file():
             print(f"{name}: {made.folder / name}")

@@ -23,6 +23,7 @@ from synthbench import console
 from synthbench.files import require_itself
 from synthbench.models.encoder import Encoder, build, file_digest, fill, load_encoder, read_tensors
 from synthbench.models.iresnet import STAGES
+from synthbench.models.limits import limited
 from synthbench.types import UserError
 
 # What a network wants to see of x in [-1, 1]: gain * x + offset. "auto": -1..1, but 0..255 for an ONNX graph that normalises by itself.
@@ -33,6 +34,7 @@ WRAPPERS = (
     *("state_dict", "model_state_dict", "state_dict_backbone", "model", "net", "network", "backbone", "encoder", "module"),
     *("ema", "model_ema", "ema_state_dict", "params_ema"),
 )
+DEEPEST = 8  # wrappings in one another; a dict may even hold itself
 TRAINING_PARTS = ("head.", "fc.", "module.fc.", "kernel", "qs.", "module.qs.")  # heads of training scripts; not part of the encoder
 ONNX_HINT = f"it needs packages that are not installed: {console.install('onnx')}"
 
@@ -85,17 +87,29 @@ def load_checkpoint(path: Path | str, *, colour: str | None = None, input: str =
     )
 
 
-def look(path: Path, encoder: bool = True) -> None:
-    """Raises UserError when a weights file is damaged, cannot be read safely or, if it should be an `encoder`, is of no known kind."""
-    if path.suffix == ".onnx":
-        if importlib.util.find_spec("onnx"):
-            read_onnx(path)
-    elif path.is_dir() or (path.parent / "encoder.json").exists():
-        load_checkpoint(path)
+def look(path: Path, encoder: bool = True, colour: str | None = None, input: str = "auto", silent: bool = False) -> None:
+    """Raises UserError when a weights file is damaged, cannot be read safely or, if it should be an `encoder`, gives no embeddings.
+
+    ONNX graphs and pickles are looked into in another process, see limits.py; of safetensors nothing is larger than the file.
+    """
+    if path.suffix == ".onnx" and not all(map(importlib.util.find_spec, ("onnx", "onnx2torch"))):
+        return  # who needs it says so
+    if path.is_dir() or path.suffix == ".safetensors":
+        attempt(path, encoder, colour, input)
     else:
-        tensors = read_tensors(path) if path.suffix == ".safetensors" else read_pickle(path)
-        if encoder:
-            describe(*network_tensors(tensors, path), path)
+        limited(attempt, path, silent=silent, encoder=encoder, colour=colour, input=input)
+
+
+def attempt(path: Path, encoder: bool = True, colour: str | None = None, input: str = "auto") -> None:
+    """Read a weights file and, of an `encoder`, embed two black images. Raises UserError."""
+    if encoder:
+        found = load_checkpoint(path, colour=colour, input=input)
+        if len(tried(found, 2, found.resolution)) != 2:
+            raise UserError(f"{path}: this network cannot be run on two images of {found.resolution} px")
+    elif path.suffix == ".onnx":
+        read_onnx(path)
+    else:
+        read_tensors(path) if path.suffix == ".safetensors" else read_pickle(path)
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
@@ -124,6 +138,8 @@ def unwrapped(found: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
     taken: list[str] = []
     left: list[str] = []
     while inner := [name for name in WRAPPERS if isinstance(found.get(name), Mapping)]:
+        if len(taken) == DEEPEST:
+            raise UserError(f"{path}: wrapped in {'.'.join(taken)}, and that in more; give its tensors alone")
         taken.append(inner[0])
         left += [str(name) for name in found if name != inner[0]]
         found = found[inner[0]]

@@ -22,6 +22,7 @@ from synthbench.store import parse_json, write_json, writing
 from synthbench.types import Progress, UserError
 
 AGAIN = "Delete it, and run the command that made it again"
+LARGEST = 4096  # number in an encoder.json: blocks, channels, pixels
 FAMILIES = ("iresnet", "irse", "small")
 CODES = "codes.safetensors"  # raw embeddings: of the real set while a generator trains, or of who was enrolled
 
@@ -203,8 +204,13 @@ def save_encoder(module: nn.Module, folder: Path, spec: Mapping[str, Any]) -> Pa
 def load_encoder(folder: Path, device: torch.device | str = "cpu") -> Encoder:
     """The encoder that `save_encoder` wrote into `folder`. Raises UserError for files missing, damaged or of another architecture."""
     folder = Path(folder)
+    weights = folder / "weights.safetensors"
+    with torch.device("meta"):  # no room is made for what encoder.json says before it is known to be true
+        claimed = _described(folder)[1]
+    tensors = read_tensors(weights)
+    require_fit(claimed, tensors, weights)
     spec, net = _described(folder)
-    fill(net, read_tensors(folder / "weights.safetensors"), folder / "weights.safetensors")
+    fill(net, tensors, weights)
     return _as_described(spec, net, torch.device(device))
 
 
@@ -231,12 +237,26 @@ def untrained(folder: Path, seed: int, faces: Images, device: torch.device | str
 def _described(folder: Path) -> tuple[dict[str, Any], nn.Module]:
     """encoder.json, and a network as it says with the weights that it begins with."""
     try:
-        spec = parse_json((folder / "encoder.json").read_text())
+        spec = parse_json((folder / "encoder.json").read_text("utf-8"))
+        _require_sane(spec)
         return spec, build({**spec["architecture"], "dropout": 0.0}, int(spec["resolution"]), int(spec["dim"]))
     except FileNotFoundError:
         raise UserError(f"{folder} holds no encoder: encoder.json is missing") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except OSError as error:
+        raise UserError(f"{folder / 'encoder.json'}: cannot be read ({error.strerror})") from None
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError, ArithmeticError, AttributeError) as error:  # torch's too
         raise UserError(f"{folder / 'encoder.json'} is damaged or of another version: {error!r:.200}. {AGAIN}") from None
+
+
+def _require_sane(spec: Any) -> None:
+    """Raises ValueError, TypeError or KeyError for an encoder.json that nobody wrote for a network."""
+    numbers = [number for value in spec["architecture"].values() for number in (value if isinstance(value, list) else [value])]
+    if not all(isinstance(number, (str, bool)) or (isinstance(number, (int, float)) and 0 <= number <= LARGEST) for number in numbers):
+        raise ValueError("its architecture has a number that no network has")
+    if not (0 < int(spec["resolution"]) <= LARGEST and 0 < int(spec["dim"]) <= LARGEST):
+        raise ValueError(f"resolution {spec['resolution']!r:.40}, dim {spec['dim']!r:.40}")
+    if spec["colour"] not in ("rgb", "bgr") or not all(isinstance(spec[name], str) for name in ("digest", "name")):
+        raise ValueError("colour, digest or name is none")
 
 
 def _as_described(spec: Mapping[str, Any], net: nn.Module, device: torch.device) -> Encoder:
@@ -271,6 +291,12 @@ def save_weights(module: nn.Module, path: Path) -> None:
 
 def fill(net: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Load `tensors` into `net`, all of them and nothing else; a mismatch is named."""
+    require_fit(net, tensors, path)
+    net.load_state_dict({key: tensors.get(key, value) for key, value in net.state_dict().items()}, strict=True)
+
+
+def require_fit(net: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raises UserError where `tensors` are not those of `net`, by name and shape, or are no plain numbers."""
     wanted = net.state_dict()
     missing = [key for key in wanted if key not in tensors and not key.endswith("num_batches_tracked")]
     extra = [key for key in tensors if key not in wanted]
@@ -279,14 +305,16 @@ def fill(net: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
         for key in wanted
         if key in tensors and tensors[key].shape != wanted[key].shape
     ]
+    odd = [
+        key for key, value in tensors.items() if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.is_meta
+    ]
     problems = [
         f"{what}: {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
-        for what, keys in (("missing", missing), ("not expected", extra), ("of another shape", shapes))
+        for what, keys in (("missing", missing), ("not expected", extra), ("of another shape", shapes), ("no plain numbers", odd))
         if keys
     ]
     if problems:
         raise UserError(f"{path} does not fit {type(net).__name__}: {'; '.join(problems)}")
-    net.load_state_dict({key: tensors.get(key, value) for key, value in wanted.items()}, strict=True)
 
 
 def file_digest(path: Path) -> str:

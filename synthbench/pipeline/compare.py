@@ -18,7 +18,7 @@ from synthbench.pipeline import plan as plans
 from synthbench.pipeline.request import Order, read
 from synthbench.pipeline.steps import Step
 from synthbench.protocol import load_protocol
-from synthbench.results import comparable, lookup, record
+from synthbench.results import comparable, lookup, record, shapes
 from synthbench.results.record import Result
 from synthbench.store import Store, content_key, is_name, read_json, write_json
 from synthbench.types import UserError
@@ -161,10 +161,10 @@ def _sweep(store: Store, name: str) -> list[Result]:
     """The runs of the complete points; what is missing or damaged is named and left out."""
     path = store.root / "sweeps" / name / "sweep.json"
     sweep = read_json(path)
-    points = sweep.get("points") if isinstance(sweep, dict) else None
-    if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
+    if not shapes.whole("sweep", sweep):
         console.warn(f"{path} is not a whole sweep; skipped. The command that made it mends it")
         return []
+    points = sweep["points"]
     names = [run_name for point in points if point.get("state") == "complete" for run_name in point.get("runs", ())]
     found = [(name, record.read_run(store.root / "results" / name / "run.json") if is_name(name) else None) for name in names]
     for run_name, result in found:
@@ -248,7 +248,8 @@ def _compare(request: Request, store: Store, group: Sequence[Result], number: in
     made = comparison.compare(store, group, name, base, console.command_line(), request.papers)
     path = store.root / "comparisons" / name / "comparison.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    before = read_json(path) or {}
+    before = read_json(path)
+    before = before if shapes.whole("comparison", before) else {}
     write_json(path, made)
     if request.tracking and before != {**read_json(path), "command": before.get("command")}:  # only what is new is mirrored
         from synthbench.tracking import mirror

@@ -116,6 +116,7 @@ def recognizer(text: str, request: Request, store: Store, device: torch.device, 
 
     path = Path(text).expanduser()
     if path.exists():
+        sources.look_once(path, request.colour, request.input)
         network = load(path, colour=request.colour)
         return Recognizer(path.stem if path.is_file() else path.name, {0: network})
     if sources.registered(text):

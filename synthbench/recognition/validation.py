@@ -6,6 +6,7 @@ score and no key, and measuring it leaves the weights as they are.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from synthbench.device import send
 from synthbench.evaluators.verification import combine, kfold, pair_distances
 from synthbench.recognition.trainer import Step
 from synthbench.seeds import numpy_generator
-from synthbench.store import read_json, write_json
+from synthbench.store import is_number, read_json, write_json
 from synthbench.types import UserError
 
 PEOPLE, IMAGES = 250, 4  # whose images are looked at, at most: a thousand, at every epoch
@@ -42,7 +43,9 @@ def watched(steps: Iterator[Step], epochs: int, real: FaceSet, folder: Path, wat
     The accuracies lie in folder/validation.json, so that a training that was stopped tells the same ones again before it goes on.
     """
     path = folder / "validation.json"
-    known = {int(epoch): float(value) for epoch, value in (read_json(path) or {}).items()}
+    found = read_json(path)
+    told = found.items() if isinstance(found, dict) else ()
+    known = {int(epoch): float(value) for epoch, value in told if re.fullmatch("[0-9]{1,9}", epoch) and is_number(value)}
     for epoch in sorted(known):
         watch(epoch, known[epoch])
     pairs = draw(real)

@@ -25,9 +25,6 @@ from synthbench.types import UserError
 
 __all__ = ["report", "table_csv", "table_latex", "table_markdown", "write"]
 
-COMPARISON = {"comparison", "protocol", "title", "seeds", "columns", "rows"}
-SWEEP = {"sweep", "generator", "volume", "protocol", "title", "seeds", "parameters", "points"}
-
 
 def report(name: str, runs: Path, out: Path | None = None, photographs: bool = False, kinds: Sequence[str] = lookup.KINDS) -> Path:
     """Write the report of the run, comparison or sweep called `name` (into its own folder unless told); returns the path of report.html.
@@ -59,9 +56,9 @@ def document(kind_folder: Path, store: Store, photographs: bool = False) -> Docu
     """What the report of `kind_folder` says. Raises UserError when there is no whole result in it."""
     try:
         if (kind_folder / "comparison.json").is_file():
-            return comparison_document(load(kind_folder / "comparison.json", "comparison", COMPARISON), store, photographs)
+            return comparison_document(load(kind_folder / "comparison.json"), store, photographs)
         if (kind_folder / "sweep.json").is_file():
-            return sweep_document(load(kind_folder / "sweep.json", "sweep", SWEEP), store, photographs)
+            return sweep_document(load(kind_folder / "sweep.json"), store, photographs)
         return run_document(open_run(store, kind_folder.name), photographs)
     except (KeyError, IndexError, TypeError, AttributeError) as error:  # a file edited by hand, or written by another version
         raise UserError(f"the result in {kind_folder} is not whole ({type(error).__name__}: {error}); make it again") from error

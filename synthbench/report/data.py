@@ -20,12 +20,12 @@ import numpy as np
 from synthbench import console
 from synthbench.evaluators.pairs import PairResults, open_results
 from synthbench.protocol import OWN, ShippedNetwork
-from synthbench.results import leak
+from synthbench.results import leak, lookup
 from synthbench.results.comparable import labels, sides
 from synthbench.results.comparison import floor_row
 from synthbench.results.inference import estimate
 from synthbench.results.record import COLUMNS, SHORT, Result, read_run, training_log, values
-from synthbench.store import Store, parse_json, read_json
+from synthbench.store import Store, is_number, json_lines
 from synthbench.types import UserError
 
 if TYPE_CHECKING:
@@ -142,16 +142,8 @@ def open_runs(store: Store, titles: Mapping[str, str]) -> tuple[list[Run], list[
 
 def read_log(folder: Path) -> list[dict[str, float]]:
     """The lines of a training's log that are whole and numeric."""
-    lines = []
-    path = training_log(folder)
-    for text in path.read_text("utf-8").splitlines() if path.is_file() else ():
-        try:
-            line = parse_json(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict) and isinstance(line.get("step"), (int, float)):
-            lines.append({key: float(value) for key, value in line.items() if isinstance(value, (int, float)) and np.isfinite(value)})
-    return lines
+    lines = (line for line in json_lines(training_log(folder)) if is_number(line.get("step")))
+    return [{key: float(value) for key, value in line.items() if is_number(value)} for line in lines]
 
 
 def read_histograms(folder: Path) -> dict[str, np.ndarray]:
@@ -270,11 +262,9 @@ def finished(runs: Sequence[Run]) -> str:
     return max((str(manifest.get("finished", "")) for run in runs for manifest in run.manifests), default="")
 
 
-def load(path: Path, kind: str, keys: set[str]) -> dict[str, Any]:
+def load(path: Path) -> dict[str, Any]:
     """A comparison.json or sweep.json. Raises UserError when it is not whole."""
-    found = read_json(path)
-    if not isinstance(found, dict) or not keys <= found.keys():
-        raise UserError(f"{path} is not a whole {kind}; make it again with synthbench {kind.replace('comparison', 'compare')}")
+    found = lookup.read_group(path)
     if "columns" in found:  # of an older version
         found["columns"] = [column for column in found["columns"] if column["metric"] != leak.ALARM]
     return found

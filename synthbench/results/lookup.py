@@ -16,8 +16,9 @@ from typing import Any
 
 from synthbench import console
 from synthbench.config import did_you_mean
+from synthbench.results import shapes
 from synthbench.results.record import Result, cell, damaged, read_run
-from synthbench.store import Store, parse_json, read_json
+from synthbench.store import Store, is_number, json_lines, read_json
 from synthbench.types import UserError
 
 PLACES = {"run": ("results", "run.json"), "comparison": ("comparisons", "comparison.json"), "sweep": ("sweeps", "sweep.json")}
@@ -97,9 +98,20 @@ def read(run: Made) -> Result:
     return result
 
 
+def read_group(path: Path) -> dict[str, Any]:
+    """A comparison.json or sweep.json. Raises UserError when it is not whole."""
+    found = read_json(path)
+    if not shapes.whole(path.stem, found):
+        raise UserError(f"{path} is not a whole {path.stem}; make it again with synthbench {path.stem.replace('comparison', 'compare')}")
+    return found  # type: ignore[no-any-return]
+
+
 def asked(store: Store, kind: str, name: str) -> None:
     """Note what the user asked for and has now. A runs folder that cannot be written is only read, and `latest` stays what it was."""
-    with contextlib.suppress(OSError), open(store.root / "asked.jsonl", "a", encoding="utf-8") as file:
+    path = store.root / "asked.jsonl"
+    if path.exists() and not path.is_file():
+        return  # a pipe would be written to for ever
+    with contextlib.suppress(OSError), open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps({"time": time.time(), "kind": kind, "name": name}) + "\n")
 
 
@@ -125,15 +137,9 @@ def latest(store: Store, there: Iterable[Made], kinds: Sequence[str]) -> Made:
 
 def _asked(store: Store) -> Iterator[dict[str, Any]]:
     """Whole lines of the note, oldest first."""
-    try:
-        lines = (store.root / "asked.jsonl").read_text("utf-8", "replace").splitlines()
-    except OSError:
-        return
-    for text in lines:
-        with contextlib.suppress(ValueError):
-            line = parse_json(text)
-            if isinstance(line, dict) and isinstance(line.get("time"), float) and {"kind", "name"} <= line.keys():
-                yield line
+    for line in json_lines(store.root / "asked.jsonl"):
+        if is_number(line.get("time")) and isinstance(line.get("kind"), str) and isinstance(line.get("name"), str):
+            yield line
 
 
 def _own(item: Made) -> bool:
@@ -150,15 +156,14 @@ def contents(store: Store, item: Made) -> str:
     """What a run, comparison or sweep holds, in a line."""
     one = item.kind in ("run", "evaluation")
     found: Any = read_run(item.path) if one else read_json(item.path)
-    try:
-        if one:
-            return run_line(found)
-        if item.kind == "comparison":
-            return f"{', '.join(row['label'] for row in found['rows'])}; protocol {found['protocol']}, {_seeds(found)}"
-        points = f"{len(found['points'])} points of {', '.join(found['parameters'])}"
-        return f"{found['generator']} {found['volume']}, {points}; protocol {found['protocol']}, {_seeds(found)}"
-    except (KeyError, TypeError):  # edited by hand, or of another version
+    if not (found if one else shapes.whole(item.kind, found)):
         return "not whole"
+    if one:
+        return run_line(found)
+    if item.kind == "comparison":
+        return f"{', '.join(row['label'] for row in found['rows'])}; protocol {found['protocol']}, {_seeds(found)}"
+    points = f"{len(found['points'])} points of {', '.join(found['parameters'])}"
+    return f"{found['generator']} {found['volume']}, {points}; protocol {found['protocol']}, {_seeds(found)}"
 
 
 def run_line(result: Result) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from synthbench import console
-from synthbench.results import leak
+from synthbench.results import leak, shapes
 from synthbench.store import Stage, Store, content_key, is_inside, is_name, read_json, write_json
 from synthbench.types import UserError
 
@@ -105,10 +105,7 @@ def read_run(path: Path) -> Result | None:
     What it names is in its runs folder, wherever that is: none of its names leads elsewhere.
     """
     result, path = read_json(path), path.absolute()
-    whole = isinstance(result, dict) and {"run", "seeds", "scores", "stages", "artifacts", "baseline"} <= result.keys()
-    whole = whole and _rows(result["scores"], {"metric", "value", "stderr", "seed"}) and _rows(result["stages"], {"name", "key"})
-    whole = whole and is_name(result["run"]) and all(is_name(row["name"]) and is_name(row["key"]) for row in result["stages"])
-    if not (whole and isinstance(result["artifacts"], dict) and all(isinstance(place, str) for place in result["artifacts"].values())):
+    if not shapes.whole("run", result):
         return None
     result["artifacts"] = _moved(result["artifacts"], path)
     places, root = map(Path, result["artifacts"].values()), path.parents[2]  # which may be /here/../runs
@@ -134,10 +131,6 @@ def _moved(artifacts: dict[str, str], path: Path) -> dict[str, str]:
 
 def damaged(path: Path) -> UserError:
     return UserError(f"{path} is not a whole result; run the command that made it again")
-
-
-def _rows(rows: Any, columns: set[str]) -> bool:
-    return isinstance(rows, list) and all(isinstance(row, dict) and columns <= row.keys() for row in rows)
 
 
 # ------------------------------------------------------------------------------------------------ answers from the cache

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from synthbench.results import lookup
+from synthbench.results import lookup, shapes
 from synthbench.results.record import damaged, read_run
-from synthbench.store import Stage, Store, read_json, remove
+from synthbench.store import Stage, Store, is_name, read_json, remove
 from synthbench.types import UserError
 
 
@@ -59,8 +59,12 @@ def plans(store: Store) -> Iterator[dict[str, Any]]:
     """What was begun and did not end: {"command", "stages": [(name, key)]}."""
     for path in sorted((store.root / "requests").glob("*.json")):
         found = read_json(path)
-        if isinstance(found, dict) and isinstance(found.get("stages"), list):
+        if isinstance(found, dict) and isinstance(found.get("stages"), list) and all(map(_is_stage, found["stages"])):
             yield {"command": str(found.get("command", "")), "stages": [tuple(row) for row in found["stages"]], "path": path}
+
+
+def _is_stage(row: Any) -> bool:
+    return isinstance(row, list) and len(row) == 2 and all(map(is_name, row))
 
 
 def prune(store: Store, found: Sequence[Spare], unfinished: bool = False) -> tuple[int, int]:
@@ -99,9 +103,10 @@ def check_free(store: Store, doomed: Sequence[lookup.Made]) -> None:
 
 def _runs_of(group: lookup.Made) -> set[str]:
     found = read_json(group.path)
-    rows = found.get("rows" if group.kind == "comparison" else "points", []) if isinstance(found, dict) else []
-    rows = [*rows, *(found.get("confirmed") or [])] if isinstance(found, dict) and group.kind == "sweep" else rows
-    return {name for row in rows if isinstance(row, dict) for name in [row.get("run"), *(row.get("runs") or [])] if name}
+    if not shapes.whole(group.kind, found):
+        return set()
+    rows = found["rows"] if group.kind == "comparison" else [*found["points"], *(found.get("confirmed") or [])]
+    return {name for row in rows for name in [row.get("run"), *(row.get("runs") or [])] if name}
 
 
 def remove_made(store: Store, doomed: Iterable[lookup.Made]) -> None:
@@ -109,7 +114,8 @@ def remove_made(store: Store, doomed: Iterable[lookup.Made]) -> None:
     for item in doomed:
         remove(item.folder)
         for path in (store.root / "requests").glob("*.json") if item.kind == "run" else ():
-            if (read_json(path) or {}).get("run") == item.name:
+            note = read_json(path)
+            if isinstance(note, dict) and note.get("run") == item.name:
                 path.unlink(missing_ok=True)
 
 

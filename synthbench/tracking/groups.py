@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from synthbench.results import shapes
 from synthbench.store import content_key, read_json
 from synthbench.tracking import client as mlflow_client
 from synthbench.tracking.client import RESULTS
@@ -38,7 +39,7 @@ def paths(root: Path) -> list[Path]:
 def log_group(client: MlflowClient, path: Path) -> bool:
     """Log the comparison.json or sweep.json in `path`, in place of an earlier log of it; False when it is there as it is, or not whole."""
     kind, data = path.stem, read_json(path)
-    if not isinstance(data, dict) or data.get(kind) != path.parent.name:
+    if not shapes.whole(kind, data) or data[kind] != path.parent.name:
         return False
     files = sorted(item for item in path.parent.iterdir() if item.is_file() and item.suffix in ARTIFACTS)
     content = {key: value for key, value in data.items() if key != "command"}

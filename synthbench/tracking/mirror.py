@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from synthbench import console
 from synthbench.results import leak
 from synthbench.results.record import Result, cell, read_run, training_log
-from synthbench.store import Store, content_key, parse_json, read_json
+from synthbench.store import Store, content_key, is_number, json_lines, read_json
 from synthbench.tracking import client as mlflow_client
 from synthbench.tracking.client import RESULTS, STAGES, Data
 from synthbench.types import UserError
@@ -198,8 +198,9 @@ def _data(store: Store, stages: dict[str, str], manifests: dict[str, Any], score
         match = re.fullmatch(r"verification/(.+)/accuracy", score["metric"])
         if match and match[1] != "avg":
             folder = benchmarks.folder / match[1]
-            digest = (read_json(folder / "pairs.json") or {}).get("digest") or benchmarks.key
-            sets[match[1]] = Data(match[1], digest[:32], folder, "evaluation")
+            about = read_json(folder / "pairs.json")
+            digest = about.get("digest") if isinstance(about, dict) else None
+            sets[match[1]] = Data(match[1], str(digest or benchmarks.key)[:32], folder, "evaluation")
     return sets
 
 
@@ -238,9 +239,8 @@ def _mirror_stage(client: MlflowClient, store: Store, row: dict[str, Any], syste
 def _curves(path: Path, end: float) -> list[Metric]:
     """The lines {"step": n, NAME: value, ...} of a log. A resumed stage repeats steps: the last of each counts."""
     lines: dict[int, dict[str, Any]] = {}
-    for text in path.read_text("utf-8", errors="replace").splitlines() if path.is_file() else ():
-        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):  # a line cut short by a crash
-            line = parse_json(text)
+    for line in json_lines(path):
+        if is_number(line.get("step")):
             lines[int(line.pop("step"))] = line
     steps = sorted(lines)
     kept = steps[:: max(1, -(-len(steps) // POINTS))]

@@ -20,7 +20,7 @@ from synthbench.device import ABREAST, alone, autocast, compiled, ready, send, s
 from synthbench.models.encoder import save_weights
 from synthbench.plugin import Context
 from synthbench.seeds import numpy_generator, torch_generator
-from synthbench.store import writing
+from synthbench.store import is_number, json_lines, writing
 from synthbench.training.ema import EMA
 from synthbench.training.muon import Muon, is_matrix
 from synthbench.types import UserError
@@ -330,9 +330,9 @@ def restore(path: Path, parts: Mapping[str, Stateful], fingerprint: str = "") ->
 def cut_log(path: Path, step: int) -> None:
     """Drop the lines of metrics.jsonl that come after `step`, and a torn last one."""
     if path.exists():
-        lines = path.read_text("utf-8").splitlines(keepends=True)
+        lines = (line for line in json_lines(path) if is_number(line.get("step")) and line["step"] <= step)
         with writing(path) as temporary:
-            temporary.write_text("".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step), "utf-8")
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
 
 
 def finish(module: nn.Module, weights: Path, *scratch: str) -> None:

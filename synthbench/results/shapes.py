@@ -1,0 +1,244 @@
+"""What run.json, comparison.json and sweep.json must be for whoever reads them; more than this may be there, of older versions less."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from synthbench.store import is_name
+from synthbench.types import UserError, Volume
+
+Number = Annotated[float, Field(allow_inf_nan=False, gt=-1e300, lt=1e300)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Mapping = dict[str, Any]
+
+
+class Shape(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class Score(Shape):
+    metric: str = Field(pattern="^[^/]+/")
+    value: Number
+    stderr: Number | None
+    seed: Seed
+    n: Count | None = None
+    higher_is_better: bool | None = None
+
+
+class Skip(Shape):
+    metric: str
+    reason: str
+
+
+class StageRow(Shape):
+    name: str
+    key: str
+    state: str = ""
+    seconds: Number = 0
+
+    @field_validator("name", "key")
+    @classmethod
+    def _a_folder(cls, name: str) -> str:
+        if not is_name(name):
+            raise ValueError("leads elsewhere")
+        return name
+
+
+class Side(Shape):
+    """A run, or its real baseline."""
+
+    generator: str
+    volume: str
+    protocol: str
+    seeds: list[Seed] = Field(min_length=1)
+    scores: list[Score]
+    title: str = ""
+    size: str = ""
+
+    @field_validator("volume", "size")
+    @classmethod
+    def _a_volume(cls, volume: str) -> str:
+        try:
+            Volume.parse(volume or "all")
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return volume
+
+
+class ProtocolSettings(Shape):
+    name: str
+    recipe: str
+    evaluators: dict[str, Mapping]
+    resolution: Count = 0
+    benchmarks: list[str] = []
+    real: Mapping = {}
+    encoder: Mapping | None = None
+    judge: Mapping
+
+
+class Config(Shape):
+    protocol: ProtocolSettings
+    recipes: dict[str, Mapping]
+
+    @model_validator(mode="after")
+    def _all_recipes(self) -> Config:
+        networks = [self.protocol.judge, self.protocol.encoder or {}]
+        wanted = [self.protocol.recipe, *(network["recipe"] for network in networks if "recipe" in network)]
+        if not all(isinstance(name, str) and name in self.recipes for name in wanted):
+            raise ValueError("a recipe is missing")
+        return self
+
+
+class Cost(Shape):
+    wall_seconds: Number | None = None
+    images_per_second: Number | None = None
+    device: str | None = None
+
+
+class Run(Side):
+    run: str
+    skipped: list[Skip]
+    stages: list[StageRow]
+    artifacts: dict[str, str]
+    baseline: Side | None
+    settings: Mapping = {}
+    changed: Mapping = {}
+    learnt_from: Mapping = {}
+    config: Config | Annotated[Mapping, Field(max_length=0)] | None = None
+    traits: dict[str, str | bool | None] = {}
+    digests: dict[str, str | None] = {}
+    cost: Cost = Cost()
+    weights: Mapping = {}
+    benchmarks: list[str] = []
+    command: str = ""
+
+    @field_validator("run")
+    @classmethod
+    def _a_folder(cls, name: str) -> str:
+        if not is_name(name):
+            raise ValueError("leads elsewhere")
+        return name
+
+
+class Cell(Shape):
+    value: Number
+    sampling_stderr: Number | None = None
+    seed_std: Number | None = None
+    low: Number | None = None
+    high: Number | None = None
+    n: Count = 1
+
+
+class Column(Shape):
+    metric: str = Field(pattern="^[^/]+/")
+    title: str
+    unit: str = ""
+    digits: Annotated[int, Field(ge=0, le=20)] = 2
+    scale: Number = 1.0
+    group: str = "data"
+    higher_is_better: bool | None = None
+
+
+class Row(Shape):
+    run: str
+    label: str
+    generator: str
+    volume: str
+    cells: dict[str, Cell | None]
+
+
+class RunRow(Row):
+    seeds: Count
+    rank: tuple[Count, Count] | None = Field(strict=False)
+    traits: dict[str, str | bool | None] = {}
+    cost: dict[str, Number | str | None] = {}
+
+
+class Difference(Shape):
+    a: str
+    b: str
+    metric: str
+    points: Number
+    low: Number
+    high: Number
+    p: Number
+
+
+class Comparison(Shape):
+    comparison: str
+    protocol: str
+    title: str = ""
+    volume: str
+    seeds: list[Seed]
+    runs: list[str]
+    baseline: str
+    floor: Row | None = None
+    columns: list[Column]
+    rows: list[RunRow] = Field(min_length=1)
+    differences: list[Difference]
+    detectable_points: Number | None = None
+    notes: list[str] = []
+    skipped: list[Any] = []
+    command: str = ""
+
+    @model_validator(mode="after")
+    def _of_its_rows(self) -> Comparison:
+        runs, metrics = {row.run for row in self.rows}, {column.metric for column in self.columns}
+        if not {self.baseline, *self.runs, *(run for row in self.differences for run in (row.a, row.b))} <= runs:
+            raise ValueError("a run without a row")
+        if not all(metrics <= row.cells.keys() for row in self.rows):
+            raise ValueError("a row without a cell")
+        return self
+
+
+class SweepPoint(Shape):
+    values: Mapping
+    state: str
+    scores: dict[str, Cell | None] = {}
+    run: str | None = None
+    runs: list[str] = []
+
+
+class Confirmed(Shape):
+    values: Mapping
+    run: str | None = None
+    runs: list[str] = []
+    scores: dict[str, Cell | None]
+
+
+class Sweep(Shape):
+    sweep: str
+    generator: str
+    volume: str
+    protocol: str
+    title: str = ""
+    seeds: list[Seed]
+    parameters: list[str] = Field(min_length=1)
+    points: list[SweepPoint]
+    best: Count | None
+    confirmed: list[Confirmed] | None = None
+    statement: str = ""
+    command: str = ""
+
+    @model_validator(mode="after")
+    def _of_its_points(self) -> Sweep:
+        if self.best is not None and self.best >= len(self.points):
+            raise ValueError("the best is no point")
+        if not all(set(self.parameters) <= point.values.keys() for point in self.points):
+            raise ValueError("a point without a value")
+        return self
+
+
+SHAPES: dict[str, type[Shape]] = {"run": Run, "comparison": Comparison, "sweep": Sweep}
+
+
+def whole(kind: str, found: Any) -> bool:
+    """Whether `found`, read from a JSON file, is a whole run, comparison or sweep."""
+    try:
+        SHAPES[kind].model_validate(found)
+    except (ValidationError, OverflowError, RecursionError):
+        return False
+    return True
