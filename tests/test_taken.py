@@ -52,7 +52,7 @@ def test_what_was_taken_and_what_was_left_out(capsys: pytest.CaptureFixture[str]
     assert (
         "set: 30 of 33 images are taken, the first of each identity in the order of the set (of a folder: of names); 3 are left out" in said
     )
-    assert "set: 4 of the images that were taken are there twice, byte for byte, such as p0/06.png = p0/00.png" in said
+    assert "set: 4 of the images that were taken are there twice, byte for byte, as p0/06.png = p0/00.png" in said
     made(folder, "2x6")
     said = capsys.readouterr().err
     assert "12 of 33 images are taken, the first of 2 of 3 identities" in said and "twice" not in said
