@@ -247,8 +247,9 @@ def read_lmdb(path: Path) -> Source:
         raise UserError(f"{path}: __len__ says {count} but __keys__ lists {len(keys)} entries")
     labels = [entry(key)[1] for key in keys]
     kind = str if labels and isinstance(labels[0], str) else int
-    odd = next((row for row, label in enumerate(labels) if type(label) is not kind or (isinstance(label, int) and not abs(label) < 2**63)), None)
-    if odd is not None:
+    usable = [type(label) is kind and not (isinstance(label, int) and abs(label) >= 2**63) for label in labels]
+    if not all(usable):
+        odd = usable.index(False)
         raise UserError(f"{path}, entry {keys[odd]!r:.60}: label {labels[odd]!r:.60}; a label is a whole number or text, of one kind")
     label, names = by_name(labels)
     return Source(path, "lmdb", label, names, lambda row: entry(keys[row])[0], lambda row: f"{path}, entry {keys[row]!r}")
