@@ -315,7 +315,7 @@ def restore(path: Path, parts: Mapping[str, Stateful], fingerprint: str = "") ->
 def _require_fit(optimizer: torch.optim.Optimizer) -> None:
     """Raises ValueError when the state of a parameter is not of its shape."""
     for parameter, kept in optimizer.state.items():
-        if not all(isinstance(value, Tensor) and value.shape in (parameter.shape, ()) for value in kept.values()):
+        if not all(value is None or (isinstance(value, Tensor) and value.shape in (parameter.shape, ())) for value in kept.values()):
             raise ValueError("the state of an optimizer is of another network")
 
 
