@@ -57,6 +57,8 @@ def writing(path: Path) -> Iterator[Path]:
     Raises OSError when the disk is full: torch and safetensors have errors of their own for it.
     """
     _drop_temporaries(path.parent, re.escape(path.name), STALE)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, where a file is to be written; delete it, and run the same command again")
     tmp = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
     try:
         yield tmp

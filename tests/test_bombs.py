@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from synthbench.data import pairs, readers
-from synthbench.store import parse_json, read_json
+from synthbench.store import parse_json, read_json, write_json
 from synthbench.types import UserError, Volume
 
 
@@ -183,3 +183,27 @@ def test_a_parquet_with_two_columns_of_one_name(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match="two columns are called 'image'"):
         readers.read_source(tmp_path / "x.parquet")
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.json").mkdir()
+    with pytest.raises(UserError, match=r"x\.json is a folder, where a file is to be written; delete it"):
+        write_json(tmp_path / "x.json", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_an_optimizer_of_another_network_is_no_checkpoint(tmp_path: Path) -> None:
+    import torch
+
+    from synthbench.training import loop
+
+    net = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(net.parameters())
+    net(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    loop.save(tmp_path / "good.pt", 4, {"optimizer": optimizer})
+    assert loop.restore(tmp_path / "good.pt", {"optimizer": optimizer}) == 4
+    optimizer.state[net.weight]["exp_avg"] = 1
+    loop.save(tmp_path / "bad.pt", 4, {"optimizer": optimizer})
+    with pytest.raises(UserError, match=r"bad\.pt is damaged"):
+        loop.restore(tmp_path / "bad.pt", {"optimizer": optimizer})

@@ -321,10 +321,19 @@ def restore(path: Path, parts: Mapping[str, Stateful], fingerprint: str = "") ->
         if state["fingerprint"] == fingerprint:
             for name, part in parts.items():
                 part.load_state_dict(state[name])
+                if isinstance(part, torch.optim.Optimizer):  # which takes what it is given
+                    _require_fit(part)
             return int(state["step"])
     except Exception as error:  # torch raises many kinds for a damaged file
         raise UserError(f"{path} is damaged ({error}); delete it to start afresh") from None
     raise UserError(f"{path} belongs to a training with another recipe, seed or set; delete it to start afresh")
+
+
+def _require_fit(optimizer: torch.optim.Optimizer) -> None:
+    """Raises ValueError when the state of a parameter is not of its shape."""
+    for parameter, kept in optimizer.state.items():
+        if not all(value is None or (isinstance(value, Tensor) and value.shape in (parameter.shape, ())) for value in kept.values()):
+            raise ValueError("the state of an optimizer is of another network")
 
 
 def cut_log(path: Path, step: int) -> None:
