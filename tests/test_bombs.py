@@ -207,3 +207,36 @@ def test_an_optimizer_of_another_network_is_no_checkpoint(tmp_path: Path) -> Non
     loop.save(tmp_path / "bad.pt", 4, {"optimizer": optimizer})
     with pytest.raises(UserError, match=r"bad\.pt is damaged"):
         loop.restore(tmp_path / "bad.pt", {"optimizer": optimizer})
+
+
+def test_what_the_long_form_of_the_fuzzer_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A zip of a version that nobody knows, a tar whose member is larger than memory, names of labels that nest too deep."""
+    import tarfile
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    old = tmp_path / "old.zip"
+    with zipfile.ZipFile(old, "w") as archive:
+        archive.writestr("a/1.png", b"x")
+    data = bytearray(old.read_bytes())
+    data[data.rindex(b"PK\x01\x02") + 6] = 159  # version needed to extract
+    old.write_bytes(data)
+    with pytest.raises(UserError, match="not a whole zip archive"):
+        readers.read_source(old)
+
+    large = tmp_path / "large.tar"
+    with tarfile.open(large, "w", format=tarfile.PAX_FORMAT) as tar:
+        for name in ("1.png", "1.cls"):
+            tar.addfile(tarfile.TarInfo(name))
+    header = tarfile.TarInfo("1.cls")
+    header.size = 2**40
+    raw = large.read_bytes()
+    large.write_bytes(raw[:512] + header.tobuf(tarfile.GNU_FORMAT) + raw[1024:])
+    with pytest.raises(UserError):
+        readers.read_source(large)
+
+    deep = {b"huggingface": b"[" * 100_000}
+    table = pa.table({"image": [b"x"], "label": [1]}).replace_schema_metadata(deep)
+    pq.write_table(table, tmp_path / "deep.parquet")
+    assert len(readers.read_source(tmp_path / "deep.parquet")) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,7 @@ def test_the_demo_needs_no_word(photos: Path, generator: str, settings: tuple[st
 @pytest.mark.parametrize("name", ["digiface-1m", "arc2face"])
 def test_registered_sets_and_weights_of_a_generator_are_not_for_the_demo(photos: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     entry = sources.add("people", photos, kind="faces")
-    registered.save(name, entry)
+    registered.save(name, replace(entry, name=name))
     generator = {"digiface-1m": "digiface_1m"}.get(name, name)
     with pytest.raises(UserError, match=f"={name} is a registered source"):
         default_protocol.choose(None, generator)

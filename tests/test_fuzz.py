@@ -60,7 +60,7 @@ def spin(root: Path) -> None:
 
 
 def take_memory(root: Path) -> None:
-    bytearray(b"x") * (cage.MEMORY + 2**20)
+    bytearray(b"x") * 2**29
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,8 @@ def take_memory(root: Path) -> None:
 )
 def test_the_cage_notices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], object], kind: str) -> None:
     monkeypatch.setattr(cage, "CPU", 1)
-    monkeypatch.setattr(cage, "MEMORY", 2**29 + 2**28)
+    here = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")  # of all the tests in this process
+    monkeypatch.setattr(cage, "MEMORY", here + 2**28)
     kept = cage.Cage(tmp_path)
     kept.clear()
     outcome = kept.run(lambda: read(tmp_path))

@@ -77,7 +77,7 @@ def make(root: Path, seeds: int = 1) -> tuple[Store, dict]:
         "skipped": [],
         "stages": rows,
         "artifacts": {},
-        "baseline": {"generator": "real"},
+        "baseline": {"generator": "real", "volume": "all", "protocol": "demo", "seeds": list(range(seeds)), "scores": []},
         "settings": {"train": {"lr": 1e-4, "note": "x" * 7000}, "sample": {"m": [-1, 1]}, **{f"s{i}": i for i in range(120)}},
         "traits": {"finite": False},
         "digests": {"faces": None},
@@ -318,12 +318,15 @@ def test_ui_answers_shows_the_runs_and_ends_with_ctrl_c(mirrored):
 def write_group(root: Path, value: float = 80.0) -> Path:
     """A comparison of two rows, of which the first is the best."""
     cell = {"value": value, "sampling_stderr": 0.5, "seed_std": None, "low": 79.0, "high": 81.0, "n": 1, "best": True, "tied": False}
-    one = {"run": "one-1", "label": "one 20x4", "generator": "one", "volume": "20x4", "cells": {"verification/avg/accuracy": cell}}
-    two = {"run": "two-2", "label": "two m=[0, 1]", "generator": "two", "volume": "20x4", "cells": {"verification/avg/accuracy": None}}
+    about = {"volume": "20x4", "seeds": 1}
+    one = {"run": "one-1", **about, "label": "one 20x4", "generator": "one", "cells": {"verification/avg/accuracy": cell}}
+    two = {"run": "two-2", **about, "label": "two m=[0, 1]", "generator": "two", "cells": {"verification/avg/accuracy": None}}
     folder = root / "comparisons" / "mine"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "table.csv").write_text("a,b\n")
-    data = {"comparison": "mine", "protocol": "demo", "seeds": [0], "rows": [one, two], "detectable_points": 1.5, "command": "synthbench"}
+    data = {"comparison": "mine", "protocol": "demo", "volume": "20x4", "seeds": [0], "runs": ["one-1", "two-2"], "baseline": "one-1"}
+    data |= {"columns": [{"metric": "verification/avg/accuracy", "title": "AVG"}], "rows": [one, two], "differences": []}
+    data |= {"detectable_points": 1.5, "command": "synthbench"}
     write_json(folder / "comparison.json", data)
     return folder / "comparison.json"
 
@@ -361,7 +364,8 @@ def test_sync_logs_comparisons_and_sweeps_and_leaves_out_what_is_damaged(ready):
         {"values": {"sample.m": 0.0}, "runs": ["r0"], "state": "complete", "scores": {"verification/avg/accuracy": {"value": 70.0}}},
         {"values": {"sample.m": 1.0}, "runs": [], "state": "failed", "scores": {}},
     ]
-    for name, data in (("m", {"sweep": "m", "points": points, "best": 0, "statement": "flat"}), ("bad", {"sweep": "other"})):
+    about = {"generator": "cemiface", "volume": "20x4", "protocol": "demo", "seeds": [0], "parameters": ["sample.m"]}
+    for name, data in (("m", {"sweep": "m", **about, "points": points, "best": 0, "statement": "flat"}), ("bad", {"sweep": "other"})):
         (store.root / "sweeps" / name).mkdir(parents=True)
         write_json(store.root / "sweeps" / name / "sweep.json", data)
     (store.root / "comparisons" / "half").mkdir()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from synthbench.data import columns
 from synthbench.data.arrow import ArrowFile, arrow_files
 from synthbench.data.labelled import Source, by_name, in_split
 from synthbench.data.pixels import Damaged
+from synthbench.store import parse_json
 from synthbench.types import UserError
 
 IMAGES = ("image", "img", "jpg", "png", "images")
@@ -204,6 +204,7 @@ def _distinct(chunks: Sequence[Any]) -> int:
 
 def _plain(chunks: Sequence[Any], name: str, files: Sequence[Path]) -> np.ndarray:
     """(N,) the values of a column. Raises UserError for one that names no identities."""
+    import pyarrow as pa
     import pyarrow.types as types
 
     found = []
@@ -214,7 +215,10 @@ def _plain(chunks: Sequence[Any], name: str, files: Sequence[Path]) -> np.ndarra
         whole = types.is_integer(kind) or (types.is_floating(kind) and all(number.is_integer() for number in values.to_pylist()))
         if not (whole or types.is_string(kind) or types.is_large_string(kind)):
             raise UserError(f"{path}: column {name!r} holds {kind}; an identity is a whole number or text")
-        found.append(values.to_numpy())
+        try:
+            found.append(values.to_numpy())
+        except pa.ArrowException as error:  # text that is none
+            raise UserError(f"{path}: column {name!r} cannot be read ({str(error)[:100]!r})") from None
     if len({values.dtype.kind for values in found}) > 1:
         found = [values.astype(str) for values in found]
     return np.concatenate(found)
@@ -225,7 +229,7 @@ def _class_names(opened: Sequence[Any], files: Sequence[Path], column: str) -> l
     found: dict[str, list[str]] = {}
     for file, path in zip(opened, files):
         try:
-            features = json.loads((file.schema_arrow.metadata or {})[b"huggingface"])["info"]["features"]
+            features = parse_json((file.schema_arrow.metadata or {})[b"huggingface"].decode("utf-8"))["info"]["features"]
             names = features[column]["names"]
         except (KeyError, TypeError, ValueError):
             names = []

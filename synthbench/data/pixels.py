@@ -26,6 +26,7 @@ MAGIC = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg", b"BM": "bmp"}  # how files b
 MAX_SIDE = 4096  # pixels of a square image; photographs of the same area may have another shape
 MAX_SCANS = 100  # of a progressive JPEG, each of which costs a pass over all pixels; encoders write about ten
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))  # x, y, steps of a PNG's passes
+MAX_BYTES = 64 * 2**20  # one encoded image: a BMP of the largest that `pixels` reads; more than this in an archive is a bomb
 FILLER = b"\xaa\x55" * 256  # no marker
 Z_RLE = 3  # zlib strategy: on faces at 112 px smaller and faster than the default at level 1
 

@@ -22,7 +22,6 @@ from synthbench.data.tars import read_webdataset
 from synthbench.files import require_itself
 from synthbench.types import UserError
 
-MAX_BYTES = 64 * 2**20  # one encoded image: a BMP of the largest that `pixels` reads; more than this in an archive is a bomb
 JUNK = (".", "__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found")  # how names begin of what systems leave behind
 ENDINGS = {".zip": "zip", ".rec": "rec", ".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset", ".mdb": "lmdb", ".lmdb": "lmdb"}
 HINTS: dict[tuple[str, ...], str] = {  # what to do with files of other kinds
@@ -153,7 +152,7 @@ def _packed(path: Path) -> str:
 def file_bytes(path: Path) -> bytes:
     try:
         with walk.opened(path) as file:
-            if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
+            if (size := os.fstat(file.fileno()).st_size) > pixels.MAX_BYTES:
                 raise pixels.Damaged(f"{path}: {size} bytes is no image of a face")
             return file.read()
     except OSError as error:
@@ -180,7 +179,7 @@ def list_zip(path: Path) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
     """The archive and its image entries by name; nothing is ever extracted. Raises UserError for a damaged or hostile archive."""
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
+    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:  # a version that nobody knows, names that are no text
         raise UserError(f"{path}: not a whole zip archive ({error}). Fetch it again") from None
     files: dict[str, zipfile.ZipInfo] = {}
     for entry in archive.infolist():
@@ -200,7 +199,7 @@ def list_zip(path: Path) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
 
 def zip_bytes(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> bytes:
     """An entry, unpacked a little at a time: one that is longer than it says is noticed before there is room for it."""
-    if entry.file_size > MAX_BYTES:
+    if entry.file_size > pixels.MAX_BYTES:
         raise pixels.Damaged(f"{path}, {entry.filename}: {entry.file_size} bytes is no image of a face")
     try:
         with archive.open(entry) as file:

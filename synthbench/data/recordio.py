@@ -85,8 +85,11 @@ def read_rec(path: Path) -> Source:
     rec = _the_rec(path)
     if rec.stat().st_size == 0:
         raise UserError(f"{rec}: the file is empty")
-    with open(rec, "rb") as file:
-        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    try:
+        with open(rec, "rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:  # larger than what may be mapped
+        raise UserError(f"{rec}: cannot be mapped, {rec.stat().st_size:,} bytes ({error.strerror})") from None
     idx = rec.with_suffix(".idx")
     offsets = read_index(idx) if idx.is_file() else dict(enumerate(_scan(data, rec)))
     if not offsets:

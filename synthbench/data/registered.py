@@ -120,9 +120,12 @@ def digest_of(source: Entry | Path | str) -> str:
     path = Path(source)
     if looking.stands_in(path):
         return str(path)
-    if kind_of(path) in TAKES and (how := dict(read_source(path).reading)):  # not as earlier versions did
-        return _with_reading(_kept_digest(path), Entry("", "faces", "", path, "", "", 0, "", options=how))
-    return _kept_digest(path)
+    how = {}
+    if kind_of(path) in TAKES:
+        with contextlib.suppress(UserError):  # a folder of weights is no set, and has a digest too
+            how = dict(read_source(path).reading)
+    entry = Entry("", "faces", "", path, "", "", 0, "", options=how)
+    return _with_reading(_kept_digest(path), entry) if how else _kept_digest(path)  # without: as earlier versions did
 
 
 def _kept_digest(path: Path) -> str:

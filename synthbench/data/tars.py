@@ -41,6 +41,8 @@ def read_webdataset(
     handles = [open(file, "rb") for file in files]  # noqa: SIM115 - as long as the Source
 
     def content(member: Member) -> bytes:
+        if not 0 <= member.size <= pixels.MAX_BYTES or not 0 <= member.offset < 2**63:
+            raise pixels.Damaged(f"{files[member.file]}, {member.name}: {member.size:,} bytes at {member.offset:,} is no image of a face")
         handles[member.file].seek(member.offset)
         return handles[member.file].read(member.size)
 

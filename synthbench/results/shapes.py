@@ -152,7 +152,7 @@ class Row(Shape):
 
 class RunRow(Row):
     seeds: Count
-    rank: tuple[Count, Count] | None = Field(strict=False)
+    rank: tuple[Count, Count] | None = Field(None, strict=False)
     traits: dict[str, str | bool | None] = {}
     cost: dict[str, Number | str | None] = {}
 
