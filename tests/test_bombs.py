@@ -236,6 +236,12 @@ def test_what_the_long_form_of_the_fuzzer_found(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(UserError):
         readers.read_source(large)
 
+    (tmp_path / "set").mkdir()
+    with open(tmp_path / "set" / "1.png", "wb") as sparse:
+        sparse.truncate(2**40)
+    with pytest.raises(UserError, match=r"no image of a face\. Take it out"):  # not read to its end for its digest
+        readers.source_digest(tmp_path / "set")
+
     deep = {b"huggingface": b"[" * 100_000}
     table = pa.table({"image": [b"x"], "label": [1]}).replace_schema_metadata(deep)
     pq.write_table(table, tmp_path / "deep.parquet")

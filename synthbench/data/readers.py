@@ -309,11 +309,17 @@ def file_digest(path: Path) -> str:
 
 
 def source_digest(path: Path | str) -> str:
-    """SHA-256 of a file, or over the sorted (relative name, size, SHA-256) of the files of a folder or a .rec."""
+    """SHA-256 of a file, or over the sorted (relative name, size, SHA-256) of the files of a folder or a .rec.
+
+    Raises UserError for a file that is called an image and larger than any, before terabytes of it are read.
+    """
     path = Path(path)
     files = source_files(path)
     if files == [path]:
         return file_digest(path)
+    for file in files:
+        if file.suffix.lower() in pixels.SUFFIXES and (size := file.stat().st_size) > pixels.MAX_BYTES:
+            raise UserError(f"{file}: {size:,} bytes is no image of a face. Take it out")
     base = path if path.is_dir() else path.parent
     digest = hashlib.sha256()
     for file, inside in zip(files, pixels.in_threads(file_digest, files)):
