@@ -18,7 +18,7 @@ from synthbench.device import compiled, fp32, ready, send, side_by_side
 from synthbench.models.iresnet import IRSE, IResNet
 from synthbench.models.small import SmallNet
 from synthbench.seeds import derive
-from synthbench.store import parse_json, write_json, writing
+from synthbench.store import parse_json, read_text, write_json, writing
 from synthbench.types import Progress, UserError
 
 AGAIN = "Delete it, and run the command that made it again"
@@ -237,7 +237,7 @@ def untrained(folder: Path, seed: int, faces: Images, device: torch.device | str
 def _described(folder: Path) -> tuple[dict[str, Any], nn.Module]:
     """encoder.json, and a network as it says with the weights that it begins with."""
     try:
-        spec = parse_json((folder / "encoder.json").read_text("utf-8"))
+        spec = parse_json(read_text(folder / "encoder.json"))
         _require_sane(spec)
         return spec, build({**spec["architecture"], "dropout": 0.0}, int(spec["resolution"]), int(spec["dim"]))
     except FileNotFoundError:
