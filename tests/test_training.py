@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from synthbench import device
 from synthbench.training import loop
+from synthbench.types import UserError
 
 CPU = torch.device("cpu")
 
@@ -63,3 +64,18 @@ def test_a_checkpoint_that_takes_long_is_written_rarely(tmp_path, monkeypatch):
     monkeypatch.setattr(loop.time, "monotonic", lambda: next(clock))
     assert loop.save(tmp_path / "a.pt", 1, {}) == loop.EVERY
     assert loop.save(tmp_path / "a.pt", 2, {}) == pytest.approx(50 * 6.0)
+
+
+def test_a_checkpoint_whose_optimizer_was_changed_is_damaged(tmp_path):
+    network = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(network.parameters(), 0.1, fused=True)
+    network(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    loop.save(tmp_path / "checkpoint.pt", 3, {"optimizer": optimizer})
+    fresh = torch.optim.AdamW(network.parameters(), 0.5, fused=True)  # the rate of learning follows from the step
+    assert loop.restore(tmp_path / "checkpoint.pt", {"optimizer": fresh}) == 3
+    state = torch.load(tmp_path / "checkpoint.pt")
+    state["optimizer"]["param_groups"][0]["capturable"] = True  # torch would complain at the next step
+    torch.save(state, tmp_path / "checkpoint.pt")
+    with pytest.raises(UserError, match=r"is damaged \(an optimizer of other settings\); delete it"):
+        loop.restore(tmp_path / "checkpoint.pt", {"optimizer": fresh})

@@ -320,17 +320,26 @@ def restore(path: Path, parts: Mapping[str, Stateful], fingerprint: str = "") ->
         state = torch.load(path, map_location="cpu", weights_only=True)
         if state["fingerprint"] == fingerprint:
             for name, part in parts.items():
+                before = _settings(part)
                 part.load_state_dict(state[name])
                 if isinstance(part, torch.optim.Optimizer):  # which takes what it is given
-                    _require_fit(part)
+                    _require_fit(part, before)
             return int(state["step"])
     except Exception as error:  # torch raises many kinds for a damaged file
         raise UserError(f"{path} is damaged ({error}); delete it to start afresh") from None
     raise UserError(f"{path} belongs to a training with another recipe, seed or set; delete it to start afresh")
 
 
-def _require_fit(optimizer: torch.optim.Optimizer) -> None:
-    """Raises ValueError when the state of a parameter is not of its shape."""
+def _settings(part: Stateful) -> list[dict[str, Any]]:
+    """What an optimizer was made with; its rate of learning changes."""
+    groups = part.param_groups if isinstance(part, torch.optim.Optimizer) else []
+    return [{name: value for name, value in group.items() if name not in ("params", "lr")} for group in groups]
+
+
+def _require_fit(optimizer: torch.optim.Optimizer, before: list[dict[str, Any]]) -> None:
+    """Raises ValueError when the state of a parameter is not of its shape, or settings are others than `before`."""
+    if _settings(optimizer) != before:
+        raise ValueError("an optimizer of other settings")
     for parameter, kept in optimizer.state.items():
         if not all(value is None or (isinstance(value, Tensor) and value.shape in (parameter.shape, ())) for value in kept.values()):
             raise ValueError("the state of an optimizer is of another network")
