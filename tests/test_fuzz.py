@@ -60,7 +60,7 @@ def spin(root: Path) -> None:
 
 
 def take_memory(root: Path) -> None:
-    bytearray(b"x") * 2**29
+    bytearray(b"x") * 2**30
 
 
 @pytest.mark.parametrize(

@@ -317,8 +317,8 @@ def source_digest(path: Path | str) -> str:
     files = source_files(path)
     if files == [path]:
         return file_digest(path)
-    for file in files:
-        if file.suffix.lower() in pixels.SUFFIXES and (size := file.stat().st_size) > pixels.MAX_BYTES:
+    for file in files:  # what cannot be read is found out below
+        if file.suffix.lower() in pixels.SUFFIXES and file.is_file() and (size := file.stat().st_size) > pixels.MAX_BYTES:
             raise UserError(f"{file}: {size:,} bytes is no image of a face. Take it out")
     base = path if path.is_dir() else path.parent
     digest = hashlib.sha256()
