@@ -10,8 +10,8 @@ import fake_pages
 import pytest
 
 from synthbench.cli import app
-from synthbench.results import record, tidy
-from synthbench.store import Store
+from synthbench.results import lookup, record, tidy
+from synthbench.store import Store, write_json
 from synthbench.types import UserError
 
 
@@ -96,3 +96,12 @@ def test_a_run_goes_only_with_what_shows_it(runs: Path, monkeypatch: pytest.Monk
     assert left == ["cemiface-6x6-demo-b"] and folders(runs) == stages
     spare = {item.stage.key for item in tidy.spare(Store(runs))}
     assert {"old", "facesa", "scoresa"} <= spare and not spare & {"facesb", "scoresb", "real0", "judge0"}
+
+
+def test_a_comparison_that_is_not_whole_still_needs_its_runs(tmp_path: Path) -> None:
+    """As another version wrote it, with a field that this one misses: what it names is not deleted."""
+    folder = tmp_path / "comparisons" / "old"
+    folder.mkdir(parents=True)
+    write_json(folder / "comparison.json", {"rows": [{"run": "one"}, "no row"], "confirmed": [{"runs": ["two", 3]}]})
+    (group,) = lookup.everything(Store(tmp_path), ("comparison",))
+    assert tidy._runs_of(group) == {"one", "two"}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from synthbench.results import lookup, shapes
+from synthbench.results import lookup
 from synthbench.results.record import damaged, read_run
 from synthbench.store import Stage, Store, is_name, read_json, remove
 from synthbench.types import UserError
@@ -102,11 +102,12 @@ def check_free(store: Store, doomed: Sequence[lookup.Made]) -> None:
 
 
 def _runs_of(group: lookup.Made) -> set[str]:
+    """Of one that is not whole too, as other versions wrote it: what it names stays."""
     found = read_json(group.path)
-    if not shapes.whole(group.kind, found):
-        return set()
-    rows = found["rows"] if group.kind == "comparison" else [*found["points"], *(found.get("confirmed") or [])]
-    return {name for row in rows for name in [row.get("run"), *(row.get("runs") or [])] if name}
+    parts = [found.get(key) for key in ("rows", "points", "confirmed")] if isinstance(found, dict) else []
+    rows = [row for part in parts if isinstance(part, list) for row in part if isinstance(row, dict)]
+    names = [name for row in rows for runs in [row.get("runs")] for name in [row.get("run"), *(runs if isinstance(runs, list) else [])]]
+    return {name for name in names if isinstance(name, str)}
 
 
 def remove_made(store: Store, doomed: Iterable[lookup.Made]) -> None:
