@@ -312,7 +312,8 @@ def verify(name: str) -> Entry:
 def recheck(name: str) -> None:
     """What is cached of the registered `name` shall be what lies there now: a file that is written over changes no folder's time.
 
-    Takes 10 s for a folder of a million files. Raises UserError for a set that has changed; one that is gone is found out elsewhere.
+    Every file is asked for its time: seconds for a folder of a million, by guess. Raises UserError for a set that has changed; one that is
+    gone is found out elsewhere.
     """
     entry = entry_of(name)
     if entry and all(path.exists() for path in paths_of(entry)) and full_stamp_of(entry) != entry.full_stamp:

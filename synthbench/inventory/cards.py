@@ -64,7 +64,7 @@ def make(kind: str, name: str, protocols: Sequence[Protocol]) -> Card:
     generator = configured(name)
     made |= {"preset_of": preset.plugin if preset else "", "settings": generator.config.model_dump(mode="json")}
     made |= {"about": _about(generator.config), "traits": asdict(generator.traits), "sizes": _sizes(generator)}
-    made["memory"] = _memory(generator) if generator.traits.trains else []
+    made["memory"] = _memory(generator, made["sizes"]) if generator.traits.trains else []
     return made | {"under": {_key(protocol, name): _under(name, protocol) for protocol in protocols}}
 
 
@@ -129,7 +129,7 @@ def _sizes(generator: Generator[Any]) -> list[tuple[str, int, int]]:
     return [(name, parameters, 2 * macs) for name, (parameters, macs) in counted.items()]
 
 
-def _memory(generator: Generator[Any]) -> list[int]:
+def _memory(generator: Generator[Any], sizes: Sequence[tuple[str, int, int]]) -> list[int]:
     """[bytes of a GPU that training takes at most, images at a time], all networks and an IR-50 as encoder at once; empty: not known."""
     import torch
 
@@ -137,7 +137,7 @@ def _memory(generator: Generator[Any]) -> list[int]:
     from synthbench.models.memory import STATE, kept
     from synthbench.training.loop import PART
 
-    if not (sizes := _sizes(generator)):
+    if not sizes:
         return []
     train = generator.config.train
     part, precision = min(PART, getattr(train, "batch_size", PART)), getattr(train, "precision", "bf16")

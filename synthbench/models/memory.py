@@ -22,32 +22,32 @@ def kept(make: Callable[[], Network], precision: str = "bf16") -> tuple[int, int
     What autograd saves in a forward pass, each storage once and weights left out, by two batches; their copies in bf16 are what no image
     adds to. The gradient of the largest layer and the buffers of convolutions come on top.
     """
-    two, four = saved(make, 2, precision), saved(make, 4, precision)
-    return (four - two) // 2, 2 * two - four
-
-
-def saved(make: Callable[[], Network], images: int, precision: str) -> int:
-    """Bytes that autograd saves for a batch of `images`."""
     with FakeTensorMode():
         with torch.device("cuda"):
             network, inputs = make()
-        weights = {storage(tensor) for tensor in (*network.parameters(), *network.buffers())}
-        found: dict[int, Tensor] = {}  # held, so that no storage is reused while we count
+        two, four = (saved(network, inputs, images, precision) for images in (2, 4))
+    return (four - two) // 2, 2 * two - four
 
-        def keep(tensor: Tensor) -> Tensor:
-            if storage(tensor) not in weights:
-                found[storage(tensor)] = tensor
-            return tensor
 
-        batch = _pytree.tree_map_only(Tensor, lambda tensor: many(tensor, images), inputs)
-        with (
-            bf16() if precision == "bf16" else nullcontext(),
-            flash(),
-            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-        ):
-            answer = network(*batch)
-        _pytree.tree_map_only(Tensor, keep, answer)
-        return sum(tensor.untyped_storage().nbytes() for tensor in found.values())
+def saved(network: nn.Module, inputs: tuple[Any, ...], images: int, precision: str) -> int:
+    """Bytes that autograd saves for a batch of `images`, where tensors are fake."""
+    weights = {storage(tensor) for tensor in (*network.parameters(), *network.buffers())}
+    found: dict[int, Tensor] = {}  # held, so that no storage is reused while we count
+
+    def keep(tensor: Tensor) -> Tensor:
+        if storage(tensor) not in weights:
+            found[storage(tensor)] = tensor
+        return tensor
+
+    batch = _pytree.tree_map_only(Tensor, lambda tensor: many(tensor, images), inputs)
+    with (
+        bf16() if precision == "bf16" else nullcontext(),
+        flash(),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
+        answer = network(*batch)
+    _pytree.tree_map_only(Tensor, keep, answer)
+    return sum(tensor.untyped_storage().nbytes() for tensor in found.values())
 
 
 def storage(tensor: Tensor) -> int:

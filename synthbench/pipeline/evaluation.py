@@ -101,8 +101,8 @@ def teachers(protocol: str, runs: Path, device: str) -> list[Result]:
 
     A generator hands on what its teacher knows; why not use the teacher, asks who reads the table.
     """
-    lent = load_protocol(protocol).encoder
-    taught = (lent.teacher,) if isinstance(lent, DistilledNetwork) else ()
+    encoder = load_protocol(protocol).encoder
+    taught = (encoder.teacher,) if isinstance(encoder, DistilledNetwork) else ()
     return evaluate(Request(("encoder", *taught), runs, protocol=protocol, device=device))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from synthbench.store import is_name
 from synthbench.types import UserError, Volume
@@ -13,6 +13,15 @@ Number = Annotated[float, Field(allow_inf_nan=False, gt=-1e300, lt=1e300)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Mapping = dict[str, Any]
+
+
+def _a_name(name: str) -> str:
+    if not is_name(name):
+        raise ValueError("leads elsewhere")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_a_name)]  # of a folder in a folder of ours
 
 
 class Shape(BaseModel):
@@ -34,17 +43,10 @@ class Skip(Shape):
 
 
 class StageRow(Shape):
-    name: str
-    key: str
+    name: Name
+    key: Name
     state: str = ""
     seconds: Number = 0
-
-    @field_validator("name", "key")
-    @classmethod
-    def _a_folder(cls, name: str) -> str:
-        if not is_name(name):
-            raise ValueError("leads elsewhere")
-        return name
 
 
 class Side(Shape):
@@ -99,7 +101,7 @@ class Cost(Shape):
 
 
 class Run(Side):
-    run: str
+    run: Name
     skipped: list[Skip]
     stages: list[StageRow]
     artifacts: dict[str, str]
@@ -114,13 +116,6 @@ class Run(Side):
     weights: Mapping = {}
     benchmarks: list[str] = []
     command: str = ""
-
-    @field_validator("run")
-    @classmethod
-    def _a_folder(cls, name: str) -> str:
-        if not is_name(name):
-            raise ValueError("leads elsewhere")
-        return name
 
 
 class Cell(Shape):
