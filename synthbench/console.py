@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shlex
@@ -9,7 +10,7 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -33,6 +34,12 @@ def note(text: str) -> None:
 
 def warn(text: str) -> None:
     _print(f"warning: {text}", style="yellow")
+
+
+@functools.cache
+def once(say: Callable[[str], None], text: str) -> None:
+    """`note` or `warn` what every request, or every stage that uses a network, would repeat."""
+    say(text)
 
 
 def error(text: str) -> None:

@@ -6,7 +6,6 @@ channels is in no file, so it has to be declared: AdaFace and MagFace are BGR, a
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import re
 import warnings
@@ -144,14 +143,9 @@ def unwrapped(found: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
         left += [str(name) for name in found if name != inner[0]]
         found = found[inner[0]]
     if left:
-        _say_once(f"{path.name}: taken is what it calls {'.'.join(taken)}; left out: {', '.join(left[:8])}{', ...' * (len(left) > 8)}")
+        some = f"{', '.join(left[:8])}{', ...' * (len(left) > 8)}"
+        console.once(console.note, f"{path.name}: taken is what it calls {'.'.join(taken)}; left out: {some}")
     return {str(key): value for key, value in found.items() if isinstance(value, Tensor)}
-
-
-@functools.cache
-def _say_once(text: str) -> None:
-    """A network is looked into when it is registered or asked for, tried, and loaded by every stage that uses it."""
-    console.note(text)
 
 
 def network_tensors(tensors: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor], str]:
@@ -167,7 +161,9 @@ def network_tensors(tensors: Mapping[str, Tensor], path: Path) -> tuple[dict[str
                 extra = TRAINING_PARTS if family == "irse" else ("qs.", "head.", "kernel")  # the last Linear of iresnet is called fc
                 heads = [other for other in tensors if not other.startswith(prefix) or other[len(prefix) :].startswith(extra)]
                 if heads:
-                    _say_once(f"{path.name}: left out, as parts of a training: {', '.join(heads[:3])}{', ...' * (len(heads) > 3)}")
+                    console.once(
+                        console.note, f"{path.name}: left out, as parts of a training: {', '.join(heads[:3])}{', ...' * (len(heads) > 3)}"
+                    )
                 return {other: value for other, value in inside.items() if not other.startswith(extra)}, family
     some = ", ".join(list(tensors)[:3]) or "no tensors"
     raise UserError(

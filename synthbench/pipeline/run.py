@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -42,7 +41,7 @@ def run(request: Request, watch: Callable[[int, int, float], None] | None = None
     require_space(steps, store)
     _say(order)  # after all that can be wrong with a request: an error stands alone
     for text in (*order.spelled, f"device {order.device[1]}"):
-        _say_once(text)
+        console.once(console.note, text)
     plans.announce(plans.look(steps, store, again), order.title)
     for step in again:
         store.forget(step.stage)
@@ -95,20 +94,9 @@ def _say(order: Order) -> None:
     console.note(f"protocol {order.protocol.name} {order.protocol.version}: {order.protocol.title} ({order.why})")
     for need in order.protocol.needs():
         if need.kind == "faces" and not need.generator and (read := sources.understood(need.name)):
-            _say_once(f"{need.role} {need.name}: {read}")
+            console.once(console.note, f"{need.role} {need.name}: {read}")
         for doubt in sources.misgivings(need.name):
-            _warn_once(f"{need.role} {need.name}: {doubt}")
-
-
-@functools.cache
-def _say_once(text: str) -> None:
-    """For what every request of one command would repeat."""
-    console.note(text)
-
-
-@functools.cache
-def _warn_once(text: str) -> None:
-    console.warn(text)
+            console.once(console.warn, f"{need.role} {need.name}: {doubt}")
 
 
 def _self_contained(job: Job) -> bool:
