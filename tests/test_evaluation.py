@@ -87,6 +87,8 @@ def test_what_the_protocol_lends_is_a_row_and_so_is_who_taught_it(made: dict, ca
     (found,) = compare.compare(asked)
     first, teacher = found["rows"]
     assert teacher["label"] == "encoder of tiny" and not teacher["traits"] and teacher["cells"][AVG]["value"] > 0
+    with pytest.raises(UserError, match="the judge of a protocol needs --protocol NAME"):
+        evaluation.evaluate(Request(("judge",), Path("runs")))
     judge, encoder = evaluation.evaluate(Request(("judge", "encoder"), Path("runs"), protocol="tiny.yaml"))
     assert judge["weights"]["digests"] != encoder["weights"]["digests"]
     assert "learnt_from" in first

@@ -129,7 +129,8 @@ def recognizer(text: str, request: Request, store: Store, device: torch.device, 
     made = lookup.everything(store, ("run",))
     if not any(item.name.startswith(text) for item in made) and text != "latest":
         names = [*sources.names_registered(), *(item.name for item in made)]
-        raise UserError(f"{text!r} is no file, no registered weights and no run in {store.root}" + did_you_mean(text, names))
+        hint = f"; the {text} of a protocol needs --protocol NAME" if text in LENT else did_you_mean(text, names)
+        raise UserError(f"{text!r} is no file, no registered weights and no run in {store.root}{hint}")
     result = lookup.read(lookup.find(store, text, ("run",)))
     folders = [store.stage("recognizer", key).folder for key in comparable.keys(comparable.sides(result)["own"], "recognizer")]
     return Recognizer(result["run"], {seed: load(folder) for seed, folder in zip(result["seeds"], folders)})
