@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from synthbench.system import COMPILE, cores
+from synthbench.system import COMPILE, cores, launched
 from synthbench.types import UserError
 
 WISHES = ("auto", "cpu", "cuda", "mps")
@@ -30,8 +30,12 @@ def pick_device(wish: str = "auto") -> tuple[torch.device, str]:
     Raises UserError for a device that is not there.
     """
     kind = wish.split(":")[0]
+    _, processes, local = launched()
+    if processes > 1 and wish not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device {wish!r} is one, and there are {processes} processes; leave --device out, each takes its own")
     if kind not in WISHES:
         raise UserError(f"device {wish!r} is not known; use one of {', '.join(WISHES)} or cuda:N")
+    others = f", one of {processes} processes" if processes > 1 else ""
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if kind == "auto":
         kind = wish = next(name for name in ("cuda", "mps", "cpu") if there[name])
@@ -47,11 +51,16 @@ def pick_device(wish: str = "auto") -> tuple[torch.device, str]:
     except RuntimeError:
         raise UserError(f"device {wish!r} is not understood; write cuda:0, cuda:1, ...") from None
     if kind == "cuda":
+        if processes > 1:
+            device = torch.device(f"cuda:{local}")
+            torch.cuda.set_device(device)
         if (device.index or 0) >= torch.cuda.device_count():
-            raise UserError(f"device {wish!r} is not available: this machine has {torch.cuda.device_count()} CUDA devices, numbered from 0")
+            raise UserError(
+                f"device {str(device)!r} is not available: this machine has {torch.cuda.device_count()} CUDA devices, numbered from 0"
+            )
         deterministic()
-        return device, f"{wish}, {torch.cuda.get_device_name(device)} ({why})"
-    return device, f"cpu, {torch.get_num_threads()} threads ({why})" if kind == "cpu" else f"{wish} ({why})"
+        return device, f"{device}, {torch.cuda.get_device_name(device)} ({why}){others}"
+    return device, f"cpu, {torch.get_num_threads()} threads ({why}){others}" if kind == "cpu" else f"{wish} ({why})"
 
 
 def shared_out(wish: str, number: int) -> str:
@@ -60,17 +69,26 @@ def shared_out(wish: str, number: int) -> str:
     return f"cuda:{number % there}" if there > 1 else wish
 
 
+def gpus() -> int:
+    """CUDA devices that this process may use."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 def gpu_name() -> str:
     """The name of the first CUDA device; empty when there is none."""
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
 
 
 def set_threads() -> int:
-    """Threads for CPU work: SYNTHBENCH_THREADS, or the cores this process may use. Returns the number set."""
+    """Threads for CPU work: SYNTHBENCH_THREADS, or the cores this process may use, shared out among those that work together here.
+
+    Returns the number set.
+    """
     text = os.environ.get("SYNTHBENCH_THREADS", "")
     if text and not (text.isdigit() and int(text) > 0):
         raise UserError(f"SYNTHBENCH_THREADS is {text!r}; it must be a whole number of at least 1")
-    torch.set_num_threads(int(text) if text else cores())
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if launched()[1] > 1 else 1
+    torch.set_num_threads(int(text) if text else max(1, cores() // here))
     return torch.get_num_threads()
 
 

@@ -41,6 +41,7 @@ class Traits:
     new_identities: bool = True  # or are the identities those of the real set
     real_photographs: str = ""  # which images of the set are photographs of real people, if any
     pretrained: str = ""  # networks it needs, and what they were trained on
+    undivided: str = ""  # why its training cannot be divided among processes; empty: every gradient is a mean over images (loop.gradients)
     finite: bool = False  # has a fixed number of images, so that volume `all` means something
 
     @property

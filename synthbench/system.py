@@ -39,6 +39,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def launched() -> tuple[int, int, int]:
+    """(rank of this process, number of processes, its number on this machine) under torch's launcher, torchrun; (0, 1, 0) without."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:  # schedulers of clusters set the others too
+        return 0, 1, 0
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"])
+
+
 def lives(pid: int) -> bool:
     """Whether a process of this machine lives. On Windows, where asking would end it, always true."""
     if os.name == "nt":

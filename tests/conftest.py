@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+os.environ.pop("COLUMNS", None)  # pytest-xdist sets it; tables of tests are as in a log, which has no width
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a runner in the background ignores it, and so would the commands under test
 
 

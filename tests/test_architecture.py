@@ -105,6 +105,8 @@ def test_heavy_and_peculiar_packages_have_one_door() -> None:
     ]
     assert not wrong
     assert not [module for module, path in FILES.items() if top(module) != "device" and "torch.cuda" in path.read_text("utf-8")]
+    knows = [module for module, path in FILES.items() if "torch.distributed" in path.read_text("utf-8")]
+    assert knows == ["synthbench.training.crew"]
 
 
 def test_tracking_is_entered_through_the_mirror() -> None:

@@ -16,6 +16,7 @@ import click
 from synthbench import __version__, console
 from synthbench.cli import data, folder, machine, results, runs
 from synthbench.cli.options import QUIET
+from synthbench.system import launched
 from synthbench.types import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -62,7 +63,39 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: a path may have bytes that are no text
     wait_briefly()
-    sys.exit(_guarded())
+    rank, processes, _ = launched()
+    if rank:
+        os._exit(_follow())  # nothing is left to close
+    code = _guarded()
+    if processes > 1:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # of the launcher, when another process has ended: this one ends already
+        if not code:
+            from synthbench.training import crew
+
+            crew.dismiss()
+    sys.exit(code)
+
+
+def _follow() -> int:
+    """What every process but the first does under torch's launcher, in silence. What stops it is said late, when the first one, which the
+    same has stopped, would have ended all."""
+    for number in (signal.SIGTERM, signal.SIGINT):  # at once: one that waits for another runs no Python
+        signal.signal(number, signal.SIG_DFL)
+    spoken, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1), os.dup2(null, 2)
+    try:
+        from synthbench.pipeline import together
+
+        together.follow()
+        return 0
+    except Exception as error:
+        import time
+        import traceback
+
+        time.sleep(2)
+        said = str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error))
+        os.write(spoken, f"process {launched()[0]}: {said}\n".encode("utf-8", "backslashreplace"))
+        return error.exit_code if isinstance(error, UserError) else 1
 
 
 def wait_briefly() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import click
 
 from synthbench import console
 from synthbench.cli import complete
-from synthbench.system import COMPILE
+from synthbench.system import COMPILE, launched
+from synthbench.types import UserError
 
 
 class _Path(click.Path):
@@ -63,6 +65,23 @@ _COMPILE = click.option(
     help="Compile networks where it pays, on CUDA.  [default: auto]",
 )
 _DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+
+
+DEVICES = click.option(
+    "--devices", type=int, metavar="N", help="Work in N processes, a GPU each (without GPUs, some cores each). Under torchrun: its number."
+)
+
+
+def spread(devices: int | None, device: str, jobs: int = 1) -> None:
+    """Where `devices` asks for it, have this command done by several processes, and end with it. Does not return then."""
+    if jobs > 1 and (devices or launched()[1]) > 1:
+        raise UserError("--jobs shares the GPUs out, a point each; --devices gives a stage all of them. Leave one of the two out")
+    if devices is not None or launched()[1] > 1:
+        from synthbench.training import crew
+
+        code = crew.spread(devices, device)
+        if code is not None:
+            sys.exit(code)
 
 
 def DEVICE(command: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from synthbench.cli import complete
-from synthbench.cli.options import DEVICE, DRY_RUN, FOLDER, JSON, NO_TRACKING, PROTOCOL, RUNS, SETTINGS, VOLUME
+from synthbench.cli.options import DEVICE, DEVICES, DRY_RUN, FOLDER, JSON, NO_TRACKING, PROTOCOL, RUNS, SETTINGS, VOLUME, spread
 
 
 @click.command("compare", short_help="Generators or runs side by side: is the difference real?")
@@ -26,10 +26,11 @@ from synthbench.cli.options import DEVICE, DRY_RUN, FOLDER, JSON, NO_TRACKING, P
 @click.option("--teachers", is_flag=True, help="Rows for E_id, which generators were lent, and for who taught it.")
 @click.option("--force-incomparable", is_flag=True, help="Print runs that were measured differently apart, instead of refusing.")
 @DEVICE
+@DEVICES
 @DRY_RUN
 @NO_TRACKING
 @RUNS
-def compare_command(form: str, out: Path | None, dry_run: bool, no_tracking: bool, **options: Any) -> None:
+def compare_command(form: str, out: Path | None, dry_run: bool, no_tracking: bool, devices: int | None, **options: Any) -> None:
     """Run what is missing, then set the rows side by side: intervals, paired differences, ties, costs. Without names: all runs.
 
     \b
@@ -45,6 +46,7 @@ def compare_command(form: str, out: Path | None, dry_run: bool, no_tracking: boo
     if dry_run:
         compare.plan(request, form == "json")
         return
+    spread(devices, request.device)
     made = compare.compare(request)
     if form == "json":
         click.echo(json.dumps(made[0] if len(made) == 1 else made, allow_nan=False))
@@ -99,11 +101,12 @@ def _print(comparison: dict[str, Any], form: str) -> None:
 )
 @click.option("--name", help="Name of the sweep.  [default: from its design]")
 @DEVICE
+@DEVICES
 @DRY_RUN
 @NO_TRACKING
 @RUNS
 @JSON
-def sweep_command(dry_run: bool, as_json: bool, no_tracking: bool, **options: Any) -> None:
+def sweep_command(dry_run: bool, as_json: bool, no_tracking: bool, devices: int | None, **options: Any) -> None:
     """Run a generator over values of SETTING: m, lambda, or any other. Several make a grid. The same command again continues.
 
     \b
@@ -121,6 +124,7 @@ def sweep_command(dry_run: bool, as_json: bool, no_tracking: bool, **options: An
     if dry_run:
         sweep.plan(request, as_json)
         return
+    spread(devices, request.device, request.jobs)
     _swept(sweep.sweep(request), as_json, options["runs"])
 
 
@@ -175,11 +179,14 @@ def report_command(name: tuple[str, ...], out: Path | None, photographs: bool, r
 @click.option("--seeds", type=int, default=1, show_default=True, help="Independent repetitions of every group.")
 @click.option("--jobs", type=int, default=1, show_default=True, help="Groups worked on at a time, in processes.")
 @DEVICE
+@DEVICES
 @DRY_RUN
 @NO_TRACKING
 @RUNS
 @JSON
-def study_command(name: str, groups: int, divide: str, dry_run: bool, as_json: bool, no_tracking: bool, **options: Any) -> None:
+def study_command(
+    name: str, groups: int, divide: str, dry_run: bool, as_json: bool, no_tracking: bool, devices: int | None, **options: Any
+) -> None:
     """similarity-groups: divide the real set by how alike images are to their identity's centre, and train on each group.
 
     CemiFace, Table 1, where the middle group was best. The study is a sweep over `group` of the generator similarity_groups.
@@ -193,6 +200,7 @@ def study_command(name: str, groups: int, divide: str, dry_run: bool, as_json: b
     if dry_run:
         sweep.plan(request, as_json)
         return
+    spread(devices, request.device, request.jobs)
     _swept(sweep.sweep(request), as_json, options["runs"])
 
 
@@ -206,12 +214,20 @@ def study_command(name: str, groups: int, divide: str, dry_run: bool, as_json: b
 @click.option("--protocol", help="Name or .yaml file, instead of that of the scale.")
 @click.option("--seeds", type=int, default=1, show_default=True, help="Independent repetitions of every row.")
 @DEVICE
+@DEVICES
 @DRY_RUN
 @NO_TRACKING
 @RUNS
 @JSON
 def reproduce_command(
-    names: tuple[str, ...], as_list: bool, dry_run: bool, as_json: bool, no_tracking: bool, scale: str | None, **options: Any
+    names: tuple[str, ...],
+    as_list: bool,
+    dry_run: bool,
+    as_json: bool,
+    no_tracking: bool,
+    scale: str | None,
+    devices: int | None,
+    **options: Any,
 ) -> None:
     """Run the tables and figures NAMES, with the published numbers beside ours.
 
@@ -227,6 +243,8 @@ def reproduce_command(
         return
     for name in names:
         reproduce.find(name)  # a wrong name is told before anything runs
+    if not dry_run:
+        spread(devices, options["device"])
     made = []
     for name in names:
         request = reproduce.Request(name, scale=scale, tracking=not no_tracking, **options)

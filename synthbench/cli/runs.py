@@ -10,7 +10,7 @@ import click
 
 from synthbench import console
 from synthbench.cli import complete
-from synthbench.cli.options import DEVICE, DRY_RUN, FOLDER, FORM, JSON, NO_TRACKING, PROTOCOL, RUNS, SETTINGS, VOLUME
+from synthbench.cli.options import DEVICE, DEVICES, DRY_RUN, FOLDER, FORM, JSON, NO_TRACKING, PROTOCOL, RUNS, SETTINGS, VOLUME, spread
 from synthbench.types import UserError
 
 
@@ -25,11 +25,12 @@ from synthbench.types import UserError
     "--force", multiple=True, metavar="STAGE", shell_complete=complete.stages, help="Do this stage again even if it is cached; repeatable."
 )
 @DEVICE
+@DEVICES
 @DRY_RUN
 @NO_TRACKING
 @RUNS
 @JSON
-def run_command(as_json: bool, dry_run: bool, no_tracking: bool, **options: Any) -> None:
+def run_command(as_json: bool, dry_run: bool, no_tracking: bool, devices: int | None, **options: Any) -> None:
     """Run GENERATOR (a name from `synthbench list`, or a .py file) under a protocol. The same command again resumes.
 
     \b
@@ -45,6 +46,7 @@ def run_command(as_json: bool, dry_run: bool, no_tracking: bool, **options: Any)
     if dry_run:
         run.plan(request, as_json)
         return
+    spread(devices, request.device)
     result = run.run(request)
     if result:
         lookup.asked(Store(request.runs.absolute()), "run", result["run"])

@@ -50,6 +50,7 @@ class SFace(Generator[Config]):
         paper="SFace: Privacy-friendly and Accurate Face Recognition using Synthetic Data, arXiv 2206.10520",
         licence="an independent implementation; StyleGAN2-ADA's code, which is not free for commerce, is not used",
         trains=True,
+        undivided=adversarial.UNDIVIDED,
         encoder=False,
         needs_labels=True,
         new_identities=False,

@@ -132,6 +132,7 @@ class SynFace(Generator[Config]):
         paper="SynFace: Face Recognition with Synthetic Data, arXiv 2108.07960 (its GAN: DiscoFaceGAN, arXiv 2004.11660)",
         licence="an independent implementation; the code of SynFace and of DiscoFaceGAN is not used",
         trains=True,
+        undivided=adversarial.UNDIVIDED,
         pretrained="the protocol's encoder, in place of the morphable model and of the paper's face recognition network",
     )
     tiny = {

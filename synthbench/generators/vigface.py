@@ -34,7 +34,7 @@ from synthbench.recognition.augment import Augmentation, Flip
 from synthbench.recognition.margin import Head
 from synthbench.seeds import derive, torch_generator
 from synthbench.store import write_json, writing
-from synthbench.training import loop
+from synthbench.training import crew, loop
 from synthbench.types import FaceBatch, Progress, Slot, UserError, Volume
 
 # ---------------------------------------------------------------------------------------------------------------- config
@@ -338,7 +338,8 @@ def train(settings: Train, context: Context) -> None:
 
     folder = context.out / "recognizer"
     stage1 = replace(context, out=folder, seed=derive(context.seed, "recognizer"), progress=counted(0))
-    recognizer, prototypes = train_recognizer(settings, stage1)
+    with crew.alone():  # its virtual embeddings and its sigma are of a whole batch
+        recognizer, prototypes = train_recognizer(settings, stage1)
     check_prototypes(prototypes, faces.identities, settings.collapse, context.out / "prototypes.json")
     train_diffusion(settings, replace(context, out=context.out / "diffusion", progress=counted(first)), recognizer, prototypes)
 

@@ -157,6 +157,7 @@ def _traits(card: Card, protocol: Protocol) -> Iterator[str]:
         "people": "new" if traits["new_identities"] else "those of the real set",
         "photographs in the set": listing.photographs(traits, protocol) or "none",
         "pretrained networks": traits["pretrained"] or "none",
+        "trained by several processes": (traits["undivided"] and f"no: {traits['undivided']}") or "yes" if traits["trains"] else "",
     }
     for what, value in facts.items():
         if value:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from synthbench import registry
 from synthbench.config import Layer, build, did_you_mean, in_full
 from synthbench.data import sources
-from synthbench.pipeline import benchmark_sets, checks, cost, distil, learning
+from synthbench.pipeline import benchmark_sets, blocks, checks, cost, distil, learning
 from synthbench.pipeline.steps import (
     Step,
     batches_of,
@@ -34,7 +34,8 @@ from synthbench.pipeline.steps import (
 from synthbench.plugin import Context
 from synthbench.protocol import DistilledNetwork, Network, Protocol, PublicNetwork, ShippedNetwork
 from synthbench.store import Store, content_key
-from synthbench.types import Progress, UserError, Volume
+from synthbench.training.crew import at_work
+from synthbench.types import FaceBatch, Progress, Slot, UserError, Volume
 
 if TYPE_CHECKING:
     import torch
@@ -176,7 +177,8 @@ class Job:
         work = f"{whose}recipe {recipe.name}, {recipe.epochs} epochs, seed {seed}"
         r = self.protocol.resolution
         counted = functools.partial(cost.recognizing, recipe, r, faces.images)
-        return Step(self.store.stage(name, key), work, train, f"recipe {recipe.name} {r} {self.device.type}", counted)
+        label = f"recipe {recipe.name} {r} {self.device.type}"
+        return Step(self.store.stage(name, key), work, train, label, counted, divided=True)
 
     @functools.cached_property
     def benchmarks(self) -> Step:
@@ -238,7 +240,8 @@ class Job:
             def build_(folder: Path, progress: Progress) -> Any:
                 return run(self.context(folder, seed, progress, before))
 
-            steps.append(Step(stage, work, build_, label, counted, kept if name == "generate" else 0))
+            divided = not traits.undivided if name == "train" else name == "generate" and not traits.finite
+            steps.append(Step(stage, work, build_, label, counted, kept if name == "generate" else 0, divided=divided))
             inputs[name] = stage.folder
             upstream.clear()
             upstream["upstream"] = stage.key
@@ -282,11 +285,17 @@ class Job:
         made = [0, *itertools.accumulate(slot.sample >= 0 for slot in slots)]  # of the first n images, those that are no copies
         begun, start = writer.done, time.monotonic()
         done = begun
-        for batch in batches_of(self.generator.generate(slots[begun:], context), f"generator {self.short_name}"):
+
+        def generate(some: Sequence[Slot]) -> Iterator[FaceBatch]:
+            return batches_of(self.generator.generate(some, context), f"generator {self.short_name}")
+
+        for batch in blocks.faces(generate, slots, begun):
             require_batch(batch, slots[done : done + len(batch.identity)], context.resolution, f"generator {self.short_name}")
             writer.write(batch)
             done += len(batch.images)
             context.progress(made[done], made[-1])
+        if at_work().rank:  # the first process has them all
+            return {}
         if done != len(slots):
             raise UserError(f"generator {self.short_name} made {done} images for {len(slots)} slots")
         writer.finish()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,11 @@ from synthbench.data.sources import Lacking
 from synthbench.pipeline import facts, learning
 from synthbench.pipeline import plan as plans
 from synthbench.pipeline.request import Order, Request, read
-from synthbench.pipeline.steps import Step, execute, require_space, until
+from synthbench.pipeline.steps import Lead, Step, execute, require_space, until
 from synthbench.protocol import ShippedNetwork
 from synthbench.results import record
 from synthbench.results.record import Result
+from synthbench.system import launched
 
 if TYPE_CHECKING:
     from synthbench.pipeline.job import Job
@@ -49,7 +51,7 @@ def run(request: Request, watch: Callable[[int, int, float], None] | None = None
     record.begin(store, order.key, (step.stage for step in steps))
     stages: dict[str, dict[str, Any]] = {}
     for steps in order.stages.values():
-        for row in execute(until(steps, request.until), store):
+        for row in execute(until(steps, request.until), store, leading(request)):
             stages.setdefault(row["key"], row)
     if request.until:
         console.note(f"stopped after {request.until}, as asked; the same command without --until continues")
@@ -62,6 +64,15 @@ def run(request: Request, watch: Callable[[int, int, float], None] | None = None
 
         mirror.add(store, result)
     return result
+
+
+def leading(request: Request) -> Lead | None:
+    """How stages are built with the other processes of this command, if there are any."""
+    if launched()[1] == 1:
+        return None
+    from synthbench.pipeline import together
+
+    return functools.partial(together.lead, request)
 
 
 def plan(request: Request, as_json: bool = False) -> None:

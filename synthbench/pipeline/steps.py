@@ -43,11 +43,15 @@ class Step:
     counted: Callable[[], Cost] = field(default=Cost, repr=False)  # asked for only when the stage is to be built
     images: int = 0  # of the set of faces that it makes; 0: none, or not known
     baseline: bool = False  # of the real run alone, which nothing but `evaluate` needs
+    divided: bool = False  # may be built by several processes at once, see together.py
 
     @functools.cached_property
     def cost(self) -> Cost:
         """Work and disk, for the time estimate."""
         return self.counted()
+
+
+Lead = Callable[[Step, Path, Progress], "dict[str, Any] | None"]
 
 
 # ------------------------------------------------------------------------------------------------------- how to build
@@ -257,15 +261,18 @@ def until(steps: list[Step], name: str | None) -> list[Step]:
     return [step for step in steps[: last + 1] if not step.baseline or name == "evaluate"]
 
 
-def execute(steps: list[Step], store: Store) -> list[dict[str, Any]]:
-    """Build what is not cached, in order. Returns name, key, state before, and seconds of each stage."""
+def execute(steps: list[Step], store: Store, lead: Lead | None = None) -> list[dict[str, Any]]:
+    """Build what is not cached, in order. Returns name, key, state before, and seconds of each stage.
+
+    lead: builds a step that may be divided, where several processes are there to do so.
+    """
     require_space(steps, store)
     states = [step.stage.state for step in steps]
     done = []
     for step, state in zip(steps, states):
         seconds = 0.0
         if state != "cached":
-            seconds = _build(step, state)
+            seconds = _build(step, state, lead)
         done.append({"name": step.stage.name, "key": step.stage.key, "state": state, "seconds": seconds})
     return done
 
@@ -276,17 +283,18 @@ def require_space(steps: list[Step], store: Store) -> None:
     store.require_space(sum(cost.disk for cost in costs) + max((cost.scratch for cost in costs), default=0))
 
 
-def _build(step: Step, state: str) -> float:
+def _build(step: Step, state: str, lead: Lead | None) -> float:
     stage = step.stage
     with stage.building() as facts:
         if facts is None:
             return 0.0
         console.note(f"{stage.name}: {step.work}" + (" (resumed)" if state == "resume" else ""))
         with console.progress(stage.name) as progress:
-            facts.update(step.build(stage.folder, progress) or {})
+            together = lead if step.divided else None
+            facts.update((together(step, stage.folder, progress) if together else step.build(stage.folder, progress)) or {})
         (stage.folder / "checkpoint.pt").unlink(missing_ok=True)
         facts.update(work=step.work, label=step.label)
-        if state == "run":  # only an uninterrupted build tells the rate
+        if state == "run" and not together:  # only an uninterrupted build by one process tells the rate
             facts.update(amount=step.cost.amount, unit=step.cost.unit)
     manifest = stage.manifest()
     assert manifest is not None

@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from synthbench.training.crew import at_work
+from synthbench.training.sync import spread
+
 HEADS = ("cosface", "arcface", "adaface")
 Gradient = Literal["straight_through", "exact"]
 
@@ -82,8 +85,9 @@ class Head(nn.Module):
         """AdaFace's image quality k from feature norms (B,), eq. 13; moves the running statistics. No gradient."""
         norms = norms.detach().clamp(1e-3, 100)
         if self.training and len(norms) > 1:
-            self.norm_mean.lerp_(norms.mean(), self.t_alpha)
-            self.norm_std.lerp_(norms.std(), self.t_alpha)
+            mean, std = (norms.mean(), norms.std()) if at_work().size == 1 else spread(norms)
+            self.norm_mean.lerp_(mean, self.t_alpha)
+            self.norm_std.lerp_(std, self.t_alpha)
         return (self.h * (norms - self.norm_mean) / (self.norm_std + 1e-3)).clamp(-1, 1)
 
     def forward(self, embedding: Tensor, label: Tensor, second: Tensor | None = None, weight: Tensor | None = None) -> Tensor:

@@ -33,6 +33,8 @@ from synthbench.recognition.augment import Augmentation, augment
 from synthbench.recognition.margin import Head
 from synthbench.seeds import derive, torch_generator
 from synthbench.training import loop
+from synthbench.training.crew import at_work, summed
+from synthbench.training.sync import synchronised
 from synthbench.types import UserError
 
 if TYPE_CHECKING:
@@ -126,6 +128,8 @@ def load_recipe(name: str) -> Recipe:
 def train(faces: FaceSet, recipe: Recipe, *, seed: int, device: torch.device, out: Path, teacher: Tensor | None = None) -> Iterator[Step]:
     """Train on `faces` and leave weights.safetensors and encoder.json in `out`; yields a Step about once a second.
 
+    Processes that work together take a share of every batch each; batch norm and AdaFace's statistics see the whole of it.
+
     teacher (N, dim): unit embeddings of `faces` by another network, which are learnt instead of labels, see `distillation`.
 
     Continues from out/checkpoint.pt to the very same weights as without the interruption (on the same device). Weights, order, dropout
@@ -143,7 +147,7 @@ def train(faces: FaceSet, recipe: Recipe, *, seed: int, device: torch.device, ou
     fingerprint = hashlib.sha256(json.dumps([recipe.model_dump(mode="json"), seed, faces.digest, *told]).encode()).hexdigest()
     state: dict[str, loop.Stateful] = {"backbone": backbone, "head": head, "optimizer": optimizer}
     start = loop.restore(out / "checkpoint.pt", state, fingerprint)
-    compiled(backbone, device).train(), head.train()
+    prepared(backbone, device).train(), head.train()
 
     losses = torch.zeros(REPORT, device=device)
     norms = torch.zeros(REPORT, device=device)
@@ -159,10 +163,10 @@ def train(faces: FaceSet, recipe: Recipe, *, seed: int, device: torch.device, ou
                 upcoming = reader.submit(read, faces, seed, step + 1, batch, per_epoch)
             lr = recipe.lr_at(step, per_epoch)
             criterion: Criterion = softmax_loss
+            rows = batch_rows(faces, seed, step, batch, per_epoch)[at_work().part(batch)]
             if teacher is not None:
-                criterion = distillation(send(teacher[batch_rows(faces, seed, step, batch, per_epoch)], device))
+                criterion = distillation(send(teacher[rows], device))
             elif faces.mixed:
-                rows = batch_rows(faces, seed, step, batch, per_epoch)
                 second, weight = (send(torch.as_tensor(faces.columns[name][rows]), device) for name in ("label2", "weight"))
                 criterion = mixed_loss(second, weight.float())
             loss, norm = update(backbone, head, optimizer, images, labels, recipe, lr, seed, step, device, criterion)
@@ -172,7 +176,7 @@ def train(faces: FaceSet, recipe: Recipe, *, seed: int, device: torch.device, ou
                 fresh = losses[:count].cpu()
                 refuse_non_finite(fresh, norms[:count].cpu(), done, recipe, per_epoch)
                 now = time.monotonic()
-                if now - saved > every and step + 1 < total:
+                if now - saved > every and step + 1 < total and not at_work().rank:
                     every = loop.save(out / "checkpoint.pt", step + 1, state, fingerprint)
                     saved = time.monotonic()
                 speed, waiting = count * batch / (now - since), waited / (now - since)
@@ -190,6 +194,11 @@ def train(faces: FaceSet, recipe: Recipe, *, seed: int, device: torch.device, ou
     }
     save_encoder(backbone, out, spec)
     (out / "checkpoint.pt").unlink(missing_ok=True)
+
+
+def prepared(backbone: nn.Module, device: torch.device) -> nn.Module:
+    """`backbone`, compiled where that pays; where several processes train it, with batch norm over all of them instead."""
+    return compiled(backbone, device) if at_work().size == 1 else synchronised(backbone, device)
 
 
 def check(faces: FaceSet) -> None:
@@ -296,18 +305,28 @@ def update(
     device: torch.device,
     criterion: Criterion = softmax_loss,
 ) -> tuple[Tensor, Tensor]:
-    """One step of SGD; loss and gradient norm of the backbone, still on the device."""
+    """One step of SGD; loss and gradient norm of the backbone, still on the device.
+
+    Of processes that work together each takes a share of the images, and all end with the same weights, see `prepared`. `criterion` is
+    given that share. All of them augment the whole batch, so that an image is the same whoever has it; dropout is each one's own.
+    """
     for group in optimizer.param_groups:
         group["lr"] = lr
-    x = augment(send(images, device), recipe.augmentation, torch_generator(seed, "augment", step))
+    crew, count = at_work(), len(images)
+    own = crew.part(count)
+    x = augment(send(images, device), recipe.augmentation, torch_generator(seed, "augment", step))[own]
     x = x.contiguous(memory_format=torch.channels_last)
     if recipe.dropout:  # nn.Dropout draws from the global stream; setting it each step makes a resumed training the same
-        torch.manual_seed(derive(seed, "dropout", step))
+        torch.manual_seed(derive(seed, "dropout", step, *[crew.rank][: crew.rank]))
     with autocast(device, recipe.precision):
         embedding = backbone(x)
-    loss = criterion(head, embedding, send(labels, device))
+    loss = criterion(head, embedding, send(labels[own], device)) * (len(x) / count)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    if crew.size > 1:
+        loss = loss.detach()[None]
+        summed([loss, *(p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None)])
+        loss = loss[0]
     norm = nn.utils.clip_grad_norm_([p for p in backbone.parameters() if p.requires_grad], recipe.clip or math.inf)
     optimizer.step()
     return loss.detach(), norm

@@ -46,7 +46,8 @@ def reproduce(request: Request) -> dict[str, Any]:
     groups: list[Path] = []
     if table.images_only:
         for item in ready:
-            execute(item.steps, store)
+            assert item.request
+            execute(item.steps, store, run.leading(item.request))
     elif table.sweep:
         groups = [_sweep(table, ready, store)]
     else:

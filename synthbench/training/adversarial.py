@@ -35,6 +35,9 @@ class Adversarial(loop.Optimization):
     precision: Literal["bf16", "fp32"] = Field("fp32", description="bf16 only where the device is CUDA")
 
 
+UNDIVIDED = "the discriminator compares the images of a batch with one another (minibatch deviation)"
+
+
 class Batch(NamedTuple):
     """What one step sees."""
 

@@ -21,6 +21,7 @@ from synthbench.models.encoder import save_weights
 from synthbench.plugin import Context
 from synthbench.seeds import numpy_generator, torch_generator
 from synthbench.store import is_number, json_lines, writing
+from synthbench.training.crew import ALONE, at_work, summed
 from synthbench.training.ema import EMA
 from synthbench.training.muon import Muon, is_matrix
 from synthbench.types import UserError
@@ -106,7 +107,7 @@ def run(
     weights are saved. Raises UserError with `advice` when a loss is not finite.
     """
     out = out or context.out
-    log, checkpoint = out / "metrics.jsonl", out / "checkpoint.pt"
+    log, checkpoint, first_process = out / "metrics.jsonl", out / "checkpoint.pt", at_work().rank == 0
     size, total = plan(settings, images)
     first = restore(checkpoint, state)
     cut_log(log, first)
@@ -121,7 +122,7 @@ def run(
         losses = update(Step(step, total, order[start : start + size], torch_generator(context.seed, "step", step)))
         done = step + 1
         context.progress(done, total)
-        keep = time.monotonic() - saved > every
+        keep = first_process and time.monotonic() - saved > every
         if done % LOG_EVERY == 0 or done == total or keep:
             line = {name: round(value.item(), 6) for name, value in losses.items()}
             if not np.isfinite(list(line.values())).all():
@@ -258,25 +259,34 @@ def gradients(
     """Set `grad` of `parameters` for the loss of `batch`, a named tuple of tensors with one row per image.
 
     objective: batch -> {"loss": its mean over the images, and what else is worth a line in the log}, scalars; answered detached.
-    The batch goes through in parts, see `parts`; `whole` forbids it.
+    The batch goes through in parts, see `parts`; `whole` forbids it. Processes that work on a stage together take a share of the batch
+    each, and all have the gradient of the whole: equal to that of one process up to the order of a sum.
     """
-    size, device = len(batch[0]), batch[0].device
-    count = 1 if whole else parts(size, device)
+    size, device, crew = len(batch[0]), batch[0].device, ALONE if whole else at_work()
+    if size < crew.size:
+        raise UserError(f"a batch of {size} images cannot be divided among {crew.size} processes; use fewer --devices")
+    own = crew.part(size)
+    share = own.stop - own.start
+    count = 1 if whole else parts(share, device)
 
     def work(part: slice) -> tuple[Sequence[Tensor], Losses]:
         rows = type(batch)(*(tensor[part] for tensor in batch))
-        share = len(rows[0]) / size
+        weight = len(rows[0]) / size
         with autocast(device, precision):
             losses = objective(rows)
-        found = torch.autograd.grad(losses["loss"] * share, parameters)
-        return found, {name: value.detach() * share for name, value in losses.items()}
+        found = torch.autograd.grad(losses["loss"] * weight, parameters)
+        return found, {name: value.detach() * weight for name, value in losses.items()}
 
     total: Losses = {}
-    cuts = [slice(size * i // count, size * (i + 1) // count) for i in range(count)]
+    cuts = [slice(own.start + share * i // count, own.start + share * (i + 1) // count) for i in range(count)]
     for number, (found, losses) in enumerate(side_by_side(work, cuts, device)):
         for parameter, gradient in zip(parameters, found, strict=True):
             parameter.grad = gradient if number == 0 or parameter.grad is None else parameter.grad.add_(gradient)
         total = {name: value + total.get(name, 0) for name, value in losses.items()}
+    if crew.size > 1:
+        told = torch.stack([value.float() for value in total.values()])
+        summed([*(parameter.grad for parameter in parameters if parameter.grad is not None), told])
+        total = dict(zip(total, told, strict=True))
     return total
 
 
