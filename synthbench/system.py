@@ -9,6 +9,7 @@ from pathlib import Path
 
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
+DEVICES = "SYNTHBENCH_DEVICES"  # how many processes build a stage together; --devices sets it
 COMPILE = "SYNTHBENCH_COMPILE"  # auto or off: whether networks are compiled, see device.compiled; --compile sets it
 
 
@@ -44,6 +45,12 @@ def launched() -> tuple[int, int, int]:
     if "TORCHELASTIC_RUN_ID" not in os.environ:  # schedulers of clusters set the others too
         return 0, 1, 0
     return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"])
+
+
+def processes() -> int:
+    """How many work together, or would, where a command is only planned."""
+    wish = os.environ.get(DEVICES, "")
+    return max(launched()[1], int(wish) if wish.isdigit() else 1)
 
 
 def lives(pid: int) -> bool:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from safetensors.torch import load_file
 from synthbench import registry
 from synthbench.data.faces import open_faces
 from synthbench.models.unet import TINY
-from synthbench.pipeline import blocks
+from synthbench.pipeline import divided
 from synthbench.training import crew
 from synthbench.types import FaceBatch, Slot
 
@@ -67,7 +68,7 @@ def test_alone_a_set_is_made_as_before() -> None:
         asked.extend(slot.identity for slot in slots)  # type: ignore[attr-defined]
         yield "as it comes"
 
-    assert list(blocks.faces(generate, [Slot(i, 0) for i in range(5)], 2)) == ["as it comes"]  # type: ignore[arg-type]
+    assert list(divided.faces(generate, [Slot(i, 0) for i in range(5)], 2)) == ["as it comes"]  # type: ignore[arg-type]
     assert asked == [2, 3, 4]
 
 
@@ -79,10 +80,10 @@ def test_faces_are_cut_and_joined_in_their_order() -> None:
         return FaceBatch(number[:, None, None, None].to(torch.uint8), number, {"sample": number * 10})
 
     queue = deque([batch(0, 3), batch(3, 4)])
-    assert blocks._first(queue, 8) is None
-    one = blocks._first(queue, 5)
+    assert divided._first(queue, 8) is None
+    one = divided._first(queue, 5)
     assert one and one.identity.tolist() == [0, 1, 2, 3, 4] and one.columns["sample"].tolist() == [0, 10, 20, 30, 40]
-    other = blocks._first(queue, 2)
+    other = divided._first(queue, 2)
     assert other and other.identity.tolist() == [5, 6] and other.images.flatten().tolist() == [5, 6] and not queue
 
 
@@ -158,6 +159,24 @@ def test_what_cannot_be_is_said_in_a_sentence(here: Path, words: tuple[str, ...]
     done = subprocess.run(command("runs", "cemiface", *words), capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
     assert done.stderr.count("error:") == 1
+
+
+def test_a_plan_reckons_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from synthbench.pipeline import plan
+    from synthbench.pipeline.cost import Cost
+    from synthbench.pipeline.steps import Step
+    from synthbench.store import Store
+
+    store = Store(tmp_path)
+    counted = partial(Cost, 80_000, "GFLOP")
+    steps = [
+        Step(store.stage(name, f"{i:020x}"), name, lambda folder, progress: None, f"{name} {device}", counted, divided=divided)
+        for i, (name, device, divided) in enumerate([("train", "cuda", True), ("enroll", "cuda", False), ("generate", "cpu", True)])
+    ]
+    alone = [item.seconds for item in plan.look(steps, store)]
+    monkeypatch.setenv("SYNTHBENCH_DEVICES", "8")
+    found = [item.seconds for item in plan.look(steps, store)]
+    assert all(alone) and found == [alone[0] / 8, alone[1], alone[2]]  # type: ignore[operator]
 
 
 def test_devices_and_jobs_exclude_each_other() -> None:

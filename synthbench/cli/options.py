@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from synthbench import console
+from synthbench import console, system
 from synthbench.cli import complete
-from synthbench.system import COMPILE, launched
+from synthbench.system import launched
 from synthbench.types import UserError
 
 
@@ -50,11 +50,16 @@ NO_TRACKING = click.option("--no-tracking", is_flag=True, help="Do not mirror to
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Show stages, state, time and disk; do nothing.")
 
 
+def _for_now(context: click.Context, name: str, value: str) -> None:
+    """Set a variable of the environment for as long as the command takes."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    context.call_on_close(lambda: os.environ.pop(name, None) if before is None else os.environ.update({name: before}))
+
+
 def _compile(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
     if value is not None:
-        before = os.environ.get(COMPILE)
-        os.environ[COMPILE] = value
-        context.call_on_close(lambda: os.environ.pop(COMPILE, None) if before is None else os.environ.update({COMPILE: before}))
+        _for_now(context, system.COMPILE, value)
 
 
 _COMPILE = click.option(
@@ -67,8 +72,19 @@ _COMPILE = click.option(
 _DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 
 
+def _devices(context: click.Context, parameter: click.Parameter, value: int | None) -> int | None:
+    if value is not None:
+        _for_now(context, system.DEVICES, str(value))
+    return value
+
+
 DEVICES = click.option(
-    "--devices", type=int, metavar="N", help="Work in N processes, a GPU each (without GPUs, some cores each). Under torchrun: its number."
+    "--devices",
+    type=int,
+    metavar="N",
+    envvar=system.DEVICES,
+    callback=_devices,
+    help="Work in N processes, a GPU each (without GPUs, some cores each). Under torchrun: its number.",
 )
 
 

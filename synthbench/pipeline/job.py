@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from synthbench import registry
 from synthbench.config import Layer, build, did_you_mean, in_full
 from synthbench.data import sources
-from synthbench.pipeline import benchmark_sets, blocks, checks, cost, distil, learning
+from synthbench.pipeline import benchmark_sets, checks, cost, distil, divided, learning
 from synthbench.pipeline.steps import (
     Step,
     batches_of,
@@ -289,7 +289,7 @@ class Job:
         def generate(some: Sequence[Slot]) -> Iterator[FaceBatch]:
             return batches_of(self.generator.generate(some, context), f"generator {self.short_name}")
 
-        for batch in blocks.faces(generate, slots, begun):
+        for batch in divided.faces(generate, slots, begun):
             require_batch(batch, slots[done : done + len(batch.identity)], context.resolution, f"generator {self.short_name}")
             writer.write(batch)
             done += len(batch.images)

@@ -13,6 +13,7 @@ from synthbench.data.sources import Lacking
 from synthbench.pipeline import rates
 from synthbench.pipeline.steps import Step, until
 from synthbench.store import Store
+from synthbench.system import processes
 from synthbench.types import DataMissing, UserError
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ def look(steps: Iterable[Step], store: Store, again: Collection[Step] = ()) -> l
             found.append(Planned(step, state, False, manifest["seconds"], "took", sum(manifest["files"].values())))
             continue
         seconds, source = known.seconds(step)
+        if seconds is not None and step.divided and not step.label.endswith(" cpu"):  # whose cores are shared out, as they are without
+            seconds /= processes()
         if step.stage.folder in forced:
             state = "run"
         elif seconds is not None and state == "resume" and step.stage.name not in AFRESH:
@@ -190,8 +193,8 @@ def show(planned: Sequence[Planned], title: str) -> None:
         state = "again" if item.forced else item.state
         lines.append((item.step.stage.name, state, item.step.work, time, share, item.source, console.size(item.disk)))
     console.table(f"{title}: {sum_}", ("stage", "state", "work", "time", "share", "by", "disk"), lines, sentences=("work", "by"))
-    if kept := _kept(planned):
-        console.note(kept)
+    for text in filter(None, (_kept(planned), _shared(planned))):
+        console.note(text)
 
 
 def announce(planned: Sequence[Planned], title: str) -> None:
@@ -208,6 +211,16 @@ def announce(planned: Sequence[Planned], title: str) -> None:
     console.note(f"{title}: {sum_}" + (f"; most of it {' and '.join(most)}" if most else "") + long)
     if kept := _kept(planned):
         console.note(kept)
+
+
+def _shared(planned: Sequence[Planned]) -> str:
+    """What several processes do together."""
+    names = dict.fromkeys(item.step.stage.name for item in planned if item.step.divided)
+    if processes() == 1 or not names:
+        return ""
+    faster = any(not item.step.label.endswith(" cpu") for item in planned if item.step.divided)
+    how = "at best as much faster, as reckoned here" if faster else "which share the cores of the processor, and are hardly faster"
+    return f"{', '.join(names)}: by {processes()} processes, {how}; the rest by one"
 
 
 def _kept(planned: Sequence[Planned]) -> str:

@@ -1,7 +1,7 @@
 """One stage built by several processes: how the first one leads, and how the others follow.
 
 Every process walks the same code of a training with the same random numbers; what is divided is the batch of a step (training/loop.py,
-recognition/trainer.py). Of a set each makes a share (blocks.py).
+recognition/trainer.py). Of a set each makes a share (divided.py).
 """
 
 from __future__ import annotations
