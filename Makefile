@@ -24,7 +24,7 @@ $(VENV)/ready: pyproject.toml
 	@echo "Then: $(or $(THEN),nothing more)"
 	@$(PYTHON) -m venv --without-pip $(VENV)
 	@$(PYTHON) -m pip --python $(BIN)/python install --quiet pip
-	$(BIN)/python -m pip install --editable '.[test,onnx,lmdb,arc2face,dashboard]'
+	$(BIN)/python -m pip install --editable '.[test,onnx,lmdb,arc2face,dashboard,ray]'
 	@touch $@
 
 .PHONY: run test check

@@ -104,6 +104,9 @@ def test_heavy_and_peculiar_packages_have_one_door() -> None:
         if (package := name.split(".")[0]) in doors and top(module) not in doors[package]
     ]
     assert not wrong
+    assert {module for module, found in IMPORTS.items() if any(name.split(".")[0] == "ray" for name in found)} == {
+        "synthbench.pipeline.cluster"
+    }
     assert not [module for module, path in FILES.items() if top(module) != "device" and "torch.cuda" in path.read_text("utf-8")]
     knows = [module for module, path in FILES.items() if "torch.distributed" in path.read_text("utf-8")]
     assert knows == ["synthbench.training.crew"]

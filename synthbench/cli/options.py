@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,11 @@ DEVICES = click.option(
 )
 
 
+ON = click.option(
+    "--on", metavar="WHERE", default="here", show_default=True, help="here, ray (a cluster of this machine), ray://HOST:PORT."
+)
+
+
 def spread(devices: int | None, device: str, jobs: int = 1) -> None:
     """Where `devices` asks for it, have this command done by several processes, and end with it. Does not return then."""
     if jobs > 1 and (devices or launched()[1]) > 1:
@@ -98,6 +104,17 @@ def spread(devices: int | None, device: str, jobs: int = 1) -> None:
         code = crew.spread(devices, device)
         if code is not None:
             sys.exit(code)
+
+
+def elsewhere(on: str, devices: int | None, requests: Callable[[], Sequence[Any]]) -> None:
+    """Where `on` asks for it, have the stages of `requests` built by a cluster; the command then finds them."""
+    if on == "here":
+        return
+    if (devices or launched()[1]) > 1:
+        raise UserError("--on gives stages to machines, one device each; --devices gives a stage several here. Leave one of the two out")
+    from synthbench.pipeline import cluster
+
+    cluster.build(requests(), on)
 
 
 def DEVICE(command: Any) -> Any:

@@ -10,7 +10,21 @@ from typing import Any
 import click
 
 from synthbench.cli import complete
-from synthbench.cli.options import DEVICE, DEVICES, DRY_RUN, FOLDER, JSON, NO_TRACKING, PROTOCOL, RUNS, SETTINGS, VOLUME, spread
+from synthbench.cli.options import (
+    DEVICE,
+    DEVICES,
+    DRY_RUN,
+    FOLDER,
+    JSON,
+    NO_TRACKING,
+    ON,
+    PROTOCOL,
+    RUNS,
+    SETTINGS,
+    VOLUME,
+    elsewhere,
+    spread,
+)
 
 
 @click.command("compare", short_help="Generators or runs side by side: is the difference real?")
@@ -27,10 +41,11 @@ from synthbench.cli.options import DEVICE, DEVICES, DRY_RUN, FOLDER, JSON, NO_TR
 @click.option("--force-incomparable", is_flag=True, help="Print runs that were measured differently apart, instead of refusing.")
 @DEVICE
 @DEVICES
+@ON
 @DRY_RUN
 @NO_TRACKING
 @RUNS
-def compare_command(form: str, out: Path | None, dry_run: bool, no_tracking: bool, devices: int | None, **options: Any) -> None:
+def compare_command(form: str, out: Path | None, dry_run: bool, no_tracking: bool, devices: int | None, on: str, **options: Any) -> None:
     """Run what is missing, then set the rows side by side: intervals, paired differences, ties, costs. Without names: all runs.
 
     \b
@@ -46,6 +61,7 @@ def compare_command(form: str, out: Path | None, dry_run: bool, no_tracking: boo
     if dry_run:
         compare.plan(request, form == "json")
         return
+    elsewhere(on, devices, lambda: compare.requests(request))
     spread(devices, request.device)
     made = compare.compare(request)
     if form == "json":
@@ -102,11 +118,12 @@ def _print(comparison: dict[str, Any], form: str) -> None:
 @click.option("--name", help="Name of the sweep.  [default: from its design]")
 @DEVICE
 @DEVICES
+@ON
 @DRY_RUN
 @NO_TRACKING
 @RUNS
 @JSON
-def sweep_command(dry_run: bool, as_json: bool, no_tracking: bool, devices: int | None, **options: Any) -> None:
+def sweep_command(dry_run: bool, as_json: bool, no_tracking: bool, devices: int | None, on: str, **options: Any) -> None:
     """Run a generator over values of SETTING: m, lambda, or any other. Several make a grid. The same command again continues.
 
     \b
@@ -124,6 +141,7 @@ def sweep_command(dry_run: bool, as_json: bool, no_tracking: bool, devices: int 
     if dry_run:
         sweep.plan(request, as_json)
         return
+    elsewhere(on, devices, lambda: sweep.design(request).requests)
     spread(devices, request.device, request.jobs)
     _swept(sweep.sweep(request), as_json, options["runs"])
 
@@ -180,12 +198,13 @@ def report_command(name: tuple[str, ...], out: Path | None, photographs: bool, r
 @click.option("--jobs", type=int, default=1, show_default=True, help="Groups worked on at a time, in processes.")
 @DEVICE
 @DEVICES
+@ON
 @DRY_RUN
 @NO_TRACKING
 @RUNS
 @JSON
 def study_command(
-    name: str, groups: int, divide: str, dry_run: bool, as_json: bool, no_tracking: bool, devices: int | None, **options: Any
+    name: str, groups: int, divide: str, dry_run: bool, as_json: bool, no_tracking: bool, devices: int | None, on: str, **options: Any
 ) -> None:
     """similarity-groups: divide the real set by how alike images are to their identity's centre, and train on each group.
 
@@ -200,6 +219,7 @@ def study_command(
     if dry_run:
         sweep.plan(request, as_json)
         return
+    elsewhere(on, devices, lambda: sweep.design(request).requests)
     spread(devices, request.device, request.jobs)
     _swept(sweep.sweep(request), as_json, options["runs"])
 

@@ -10,7 +10,22 @@ import click
 
 from synthbench import console
 from synthbench.cli import complete
-from synthbench.cli.options import DEVICE, DEVICES, DRY_RUN, FOLDER, FORM, JSON, NO_TRACKING, PROTOCOL, RUNS, SETTINGS, VOLUME, spread
+from synthbench.cli.options import (
+    DEVICE,
+    DEVICES,
+    DRY_RUN,
+    FOLDER,
+    FORM,
+    JSON,
+    NO_TRACKING,
+    ON,
+    PROTOCOL,
+    RUNS,
+    SETTINGS,
+    VOLUME,
+    elsewhere,
+    spread,
+)
 from synthbench.types import UserError
 
 
@@ -26,11 +41,12 @@ from synthbench.types import UserError
 )
 @DEVICE
 @DEVICES
+@ON
 @DRY_RUN
 @NO_TRACKING
 @RUNS
 @JSON
-def run_command(as_json: bool, dry_run: bool, no_tracking: bool, devices: int | None, **options: Any) -> None:
+def run_command(as_json: bool, dry_run: bool, no_tracking: bool, devices: int | None, on: str, **options: Any) -> None:
     """Run GENERATOR (a name from `synthbench list`, or a .py file) under a protocol. The same command again resumes.
 
     \b
@@ -46,6 +62,7 @@ def run_command(as_json: bool, dry_run: bool, no_tracking: bool, devices: int | 
     if dry_run:
         run.plan(request, as_json)
         return
+    elsewhere(on, devices, lambda: [request])
     spread(devices, request.device)
     result = run.run(request)
     if result:

@@ -70,6 +70,11 @@ def compare(request: Request) -> list[Comparison]:
     return [_compare(request, store, group, i if len(found) > 1 else 0) for i, group in enumerate(found, 1)]
 
 
+def requests(request: Request) -> list[run.Request]:
+    """The runs of a comparison that are asked for by generator."""
+    return [row for row in wanted(request, Store(request.runs.absolute())) if isinstance(row, run.Request)]
+
+
 def plan(request: Request, as_json: bool = False) -> None:
     """`--dry-run`: the rows, and the stages of all of them, once each. Raises DataMissing at the end, when data are lacking."""
     store = Store(request.runs.absolute())

@@ -59,7 +59,8 @@ def steps(name: str, network: DistilledNetwork, protocol: Protocol, store: Store
     counted = functools.partial(work_of, network.teacher, recipe, protocol.resolution, sum(step.images for step in shown.values()))
     key = content_key({"stage": "distilled", **parts, **sets, "version": 1})
     label = f"recipe {recipe.name} {protocol.resolution} {device.type}"
-    return [*shown.values(), *large.values(), Step(store.stage(name, key), work, build, label, counted)]
+    needs = tuple(step.stage.folder for step in (*shown.values(), *large.values()))
+    return [*shown.values(), *large.values(), Step(store.stage(name, key), work, build, label, counted, needs=needs)]
 
 
 def work_of(teacher: str, recipe: Recipe, resolution: int, images: int) -> cost.Cost:

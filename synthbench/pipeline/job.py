@@ -178,7 +178,8 @@ class Job:
         r = self.protocol.resolution
         counted = functools.partial(cost.recognizing, recipe, r, faces.images)
         label = f"recipe {recipe.name} {r} {self.device.type}"
-        return Step(self.store.stage(name, key), work, train, label, counted, divided=True)
+        needs = (faces.stage.folder, self.real.stage.folder)
+        return Step(self.store.stage(name, key), work, train, label, counted, divided=True, needs=needs)
 
     @functools.cached_property
     def benchmarks(self) -> Step:
@@ -227,8 +228,10 @@ class Job:
         traits, r = self.generator.traits, self.protocol.resolution
         seed = 0 if traits.finite else seed  # the images are what they are
         upstream: dict[str, Any] = {"real": self.real.stage.key}
+        needs = [step.stage.folder for step in (self.real, *self.learnt.values())]
         if traits.uses_encoder:
             upstream["encoder"] = self.network_key("encoder")
+            needs += [step.stage.folder for step in self.network_steps("encoder", self.protocol.encoder)]
         steps: list[Step] = []
         inputs: dict[str, Path] = {}
 
@@ -240,8 +243,9 @@ class Job:
             def build_(folder: Path, progress: Progress) -> Any:
                 return run(self.context(folder, seed, progress, before))
 
-            divided = not traits.undivided if name == "train" else name == "generate" and not traits.finite
-            steps.append(Step(stage, work, build_, label, counted, kept if name == "generate" else 0, divided=divided))
+            shared = not traits.undivided if name == "train" else name == "generate" and not traits.finite
+            made = kept if name == "generate" else 0
+            steps.append(Step(stage, work, build_, label, counted, made, divided=shared, needs=(*needs, *before.values())))
             inputs[name] = stage.folder
             upstream.clear()
             upstream["upstream"] = stage.key
@@ -380,4 +384,7 @@ class Job:
         networks = 1 + (0 if base or "verification" not in evaluators else evaluators["verification"].config.untrained)
         counted = functools.partial(cost.evaluating, self.protocol, made[-1].images, images, self.benchmarks.images, networks)
         stage, label = self.store.stage("evaluate", content_key(parts)), f"evaluate {self.protocol.name} {self.device.type}"
-        return Step(stage, f"{self.short_name}: {', '.join(evaluators)}", evaluate, label, counted)
+        before = [self.real, *self.learnt.values(), self.benchmarks, *made, recognizer, *([base] if base else [])]
+        before += self.network_steps("judge", self.protocol.judge)
+        needs = tuple(step.stage.folder for step in before)
+        return Step(stage, f"{self.short_name}: {', '.join(evaluators)}", evaluate, label, counted, needs=needs)

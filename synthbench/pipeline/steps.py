@@ -44,6 +44,7 @@ class Step:
     images: int = 0  # of the set of faces that it makes; 0: none, or not known
     baseline: bool = False  # of the real run alone, which nothing but `evaluate` needs
     divided: bool = False  # may be built by several processes at once, see together.py
+    needs: tuple[Path, ...] = ()  # folders of the stages that must be there before
 
     @functools.cached_property
     def cost(self) -> Cost:

@@ -74,6 +74,13 @@ class Design:
         """Points that the sweep has when it is complete."""
         return len(self.points) or self.request.trials
 
+    @property
+    def requests(self) -> list[run.Request]:
+        """The runs of all points. Raises UserError for a search, whose points are chosen by what came of others."""
+        if not self.points:
+            raise UserError(f"--on: the points of {self.request.sampler} follow from one another; --sampler grid has them all at once")
+        return [self.run(values, self.request.seeds) for values in self.points]
+
     def run(self, values: Values, seeds: int, volume: str | None = None) -> run.Request:
         """The run of a point: told from the others by its `--set` texts only."""
         wish = self.request

@@ -1,0 +1,244 @@
+"""Stages on the machines of a cluster: the only file that knows Ray.
+
+The stages of all runs that a command needs are one graph, each in it once. A stage whose inputs are there becomes a task of Ray, which
+finds it a machine, and another one when that dies; the task builds it in the shared folder, as a command does, and goes on where a dead
+one stopped. When all are there the command itself runs as ever, and finds them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from synthbench import __version__, console
+from synthbench.pipeline import plan as plans
+from synthbench.pipeline.request import Request, read
+from synthbench.pipeline.steps import Step, execute, require_space, until
+from synthbench.store import Stage, Store
+from synthbench.system import cores, locked
+from synthbench.types import UserError
+
+LIVES = 5  # machines that may die under a stage
+TOGETHER = ("SYNTHBENCH_", "MLFLOW_", "OMP_", "CUBLAS_")  # variables of the environment that tasks have from here
+
+
+class Task(NamedTuple):
+    """A stage to build, and the request that knows how."""
+
+    request: Request
+    step: Step
+
+    @property
+    def title(self) -> str:
+        return f"{self.step.stage.name}: {self.step.work}"
+
+
+def build(requests: Sequence[Request], where: str) -> None:
+    """Build all stages of `requests` that are not there on `where`: "ray", a cluster that is here or is started, or ray://HOST:PORT.
+
+    Raises UserError for what cannot be done, and for the first stage that fails, with the machine on which it did.
+    """
+    tasks = graph(requests)
+    if not tasks:
+        return
+    store = Store(requests[0].runs.absolute())
+    require_space([task.step for task in tasks.values()], store)
+    with _cluster(where) as ray:
+        machines = _introduced(ray, store)
+        console.note(f"on {where}: {console.counted(len(tasks), 'stage')}, {console.counted(len(machines), 'machine')}")
+        _work(ray, tasks)
+
+
+def graph(requests: Sequence[Request]) -> dict[Path, Task]:
+    """What is to be built for `requests`, each stage once, by its folder. Raises UserError, DataMissing when data are lacking."""
+    found: dict[Path, Task] = {}
+    for request in requests:
+        if request.force:
+            raise UserError("--force and --on exclude each other: do the stage again here, with --until, and then the rest on the cluster")
+        order = read(request)
+        if order.answer():
+            continue
+        if order.lacking:
+            raise plans.refusal(order.lacking, order.title)
+        for steps in order.stages.values():
+            for step in until(steps, request.until):
+                if step.stage.state != "cached":
+                    found.setdefault(step.stage.folder, Task(request, step))
+    return found
+
+
+def ready(tasks: dict[Path, Task], begun: set[Path], done: set[Path]) -> list[Path]:
+    """The stages that may begin: not begun, and all that they need is done, or was there."""
+    return [
+        folder
+        for folder, task in tasks.items()
+        if folder not in begun and all(other in done for other in task.step.needs if other in tasks)
+    ]
+
+
+def _work(ray: Any, tasks: dict[Path, Task]) -> None:
+    """Give out every task when its turn comes, and wait for all. Those that still run when one fails, or at Ctrl-C, are told to stop."""
+    environment = {name: value for name, value in os.environ.items() if name.startswith(TOGETHER)}
+    begun: set[Path] = set()
+    done: set[Path] = set()
+    running: dict[Any, Path] = {}
+    try:
+        while len(done) < len(tasks):
+            for folder in ready(tasks, begun, done):
+                need, threads = _needs(ray, tasks[folder].step)
+                there = {**environment, "SYNTHBENCH_THREADS": str(threads)}
+                remote = ray.remote(_build).options(name=tasks[folder].step.stage.name, max_retries=LIVES, **need)
+                running[remote.remote(tasks[folder].request, folder, os.getcwd(), there)] = folder
+                begun.add(folder)
+            finished, _ = ray.wait(list(running), num_returns=1)
+            folder = running.pop(finished[0])
+            machine, seconds = _answer(ray, finished[0], tasks[folder])
+            done.add(folder)
+            console.note(f"{len(done)} of {len(tasks)}, {tasks[folder].title}: {console.duration(seconds)} on {machine}")
+    finally:
+        for reference in running:
+            with suppress(Exception):
+                ray.cancel(reference)
+
+
+def _answer(ray: Any, reference: Any, task: Task) -> tuple[str, float]:
+    try:
+        failed, machine, seconds = ray.get(reference)
+    except ray.exceptions.RayError as error:
+        raise UserError(
+            f"{task.title}: it was begun {LIVES + 1} times and each time its process or machine died ({type(error).__name__}: "
+            f"{str(error).strip().splitlines()[0]:.200}). Nothing is lost: the same command continues"
+        ) from None
+    if failed:
+        raise UserError(f"{task.title}, on {machine}: {failed}")
+    return machine, seconds
+
+
+def _needs(ray: Any, step: Step) -> tuple[dict[str, float], int]:
+    """(what of a machine a stage takes, threads): where there are GPUs, one for what networks do, and its share of the cores; else all
+    cores of a machine, or SYNTHBENCH_THREADS."""
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    processors = min((int(has["CPU"]) for has in machines if has.get("CPU")), default=0)
+    if not processors:
+        raise UserError("the Ray cluster has no machine with processors left; the same command continues when it has")
+    gpus = max(int(has.get("GPU", 0)) for has in machines)
+    threads = int(os.environ.get("SYNTHBENCH_THREADS") or max(1, processors // max(1, gpus)))
+    return {"num_cpus": min(threads, processors), **({"num_gpus": 1} if gpus and step.cost.unit == "GFLOP" else {})}, threads
+
+
+# ---------------------------------------------------------------------------------------------------- on another machine
+
+
+def _build(request: Request, folder: Path, place: str, environment: dict[str, str]) -> tuple[str, str, float]:
+    """What a task does: (why it failed, or nothing; on which machine; seconds)."""
+    import platform
+
+    os.chdir(place)
+    os.environ.update(environment)
+    order = read(request)
+    step = next(step for step in order.steps if step.stage.folder == folder)
+    try:
+        (row,) = execute([step], order.store)
+    except UserError as error:  # as text: classes of plugins are not known everywhere
+        return str(error), platform.node(), 0.0
+    return "", platform.node(), row["seconds"]
+
+
+def _introduce(root: Path, name: str) -> dict[str, Any]:
+    """What a machine says of itself: versions, and whether it sees the runs folder, and the lock that the first one holds there."""
+    import platform
+
+    import torch
+
+    probe, lock = root / f"{name}.txt", root / f"{name}.lock"
+    return {
+        "machine": platform.node(),
+        "versions": _versions(torch.__version__),
+        "sees": probe.exists() and probe.read_text("utf-8") == name,
+        "excludes": Stage.is_locked(lock),
+        "mount": str(root),
+    }
+
+
+def _versions(torch_version: str) -> dict[str, str]:
+    package = Path(__file__).parents[1]
+    code = hashlib.sha256()
+    for path in sorted(path for path in package.rglob("*") if path.suffix in (".py", ".yaml", ".csv")):
+        code.update(path.read_bytes())
+    own = f"{__version__} with code {code.hexdigest()[:8]}"
+    return {"Python": ".".join(map(str, sys.version_info[:2])), "torch": torch_version, "synthbench": own}
+
+
+def _introduced(ray: Any, store: Store) -> list[str]:
+    """The machines of the cluster, once each has shown that it has the same software and works in the same folder.
+
+    Raises UserError with the name of one that has not.
+    """
+    import torch
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Only
+
+    store.root.mkdir(parents=True, exist_ok=True)
+    name, own = f".probe-{os.getpid()}-{os.urandom(4).hex()}", _versions(torch.__version__)
+    probe, lock = store.root / f"{name}.txt", store.root / f"{name}.lock"
+    probe.write_text(name, "utf-8")
+    try:
+        with locked(lock):
+            asked = [
+                ray.remote(_introduce).options(num_cpus=0, scheduling_strategy=Only(node["NodeID"], soft=False)).remote(store.root, name)
+                for node in ray.nodes()
+                if node["Alive"]
+            ]
+            found = ray.get(asked)
+    finally:
+        for path in (probe, lock):
+            path.unlink(missing_ok=True)
+    for told in found:
+        who, mount = told["machine"], told["mount"]
+        if other := [f"{name} {version}, here {own[name]}" for name, version in told["versions"].items() if version != own[name]]:
+            raise UserError(f"machine {who} has other software: {'; '.join(other)}. Results would depend on where a stage is built")
+        if not told["sees"]:
+            raise UserError(f"machine {who} has another {mount}: what is written here is not there. --runs must be a folder that all share")
+        if not told["excludes"]:
+            raise UserError(
+                f"machine {who} may take a lock in {mount} that is held here, so two would build one stage. Mount it with locks that hold "
+                "for all machines (Lustre: flock, not localflock)"
+            )
+    return [told["machine"] for told in found]
+
+
+@contextmanager
+def _cluster(where: str) -> Iterator[Any]:
+    """Ray, connected. Raises UserError when it is not installed, or nobody answers."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # as its next version has it
+    try:
+        import ray
+    except ImportError:
+        raise UserError("--on ray needs Ray: pip install 'synthbench[ray]'") from None
+    if where != "ray" and not where.startswith("ray://"):
+        raise UserError(f"--on {where}: write here, ray, or ray://HOST:PORT")
+    quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+    try:
+        if where != "ray":
+            ray.init(where, **quiet)
+        else:
+            _joined_or_started(ray, quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UserError(f"--on {where}: no Ray cluster answers ({str(error).splitlines()[0]:.200})") from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _joined_or_started(ray: Any, quiet: dict[str, Any]) -> None:
+    """The cluster of this machine (`ray start`, or RAY_ADDRESS), or one of this machine alone."""
+    try:
+        ray.init("auto", **quiet)
+    except ConnectionError:
+        ray.init("local", num_cpus=cores(), include_dashboard=False, **quiet)
