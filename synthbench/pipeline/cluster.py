@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -223,11 +224,13 @@ def _cluster(where: str) -> Iterator[Any]:
     if where != "ray" and not where.startswith("ray://"):
         raise UserError(f"--on {where}: write here, ray, or ray://HOST:PORT")
     quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+    before = signal.getsignal(signal.SIGTERM)
     try:
         if where != "ray":
             ray.init(where, **quiet)
         else:
             _joined_or_started(ray, quiet)
+        signal.signal(signal.SIGTERM, before)  # Ray's own way with it is to abort
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(f"--on {where}: no Ray cluster answers ({str(error).splitlines()[0]:.200})") from None
     try:
