@@ -23,7 +23,7 @@ from synthbench.data.faces import FaceSet
 from synthbench.data.folders import strip_top
 from synthbench.data.pairlists import PairLine, image_key, parse_pair_list
 from synthbench.data.readers import file_bytes, file_digest, list_folder, list_zip, source_digest, zip_bytes
-from synthbench.store import is_name, read_json, write_json, writing
+from synthbench.store import is_name, is_texts, read_json, write_json, writing
 from synthbench.types import UserError
 
 if TYPE_CHECKING:
@@ -44,12 +44,16 @@ class PairSet:
     same: np.ndarray  # (P,) bool
     title: str = ""
     source_digest: str = ""  # of the files it was read from: two cfp_fp.bin are in circulation, 2 points apart (insightface#1671)
-    digest: str = field(default="")  # SHA-256 over decoded pixels and pairs
+    digest: str = field(default="")  # SHA-256 over decoded pixels and pairs, and groups where there are
+    group: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))  # (P,) int64, which of `groups` a pair is of
+    groups: tuple[str, ...] = ()  # whose people are told apart; every pair is within one. None: `group` is empty
 
     def __post_init__(self) -> None:
         if not self.digest:
             digest = hashlib.sha256(f"pairs {self.images.digest}\n".encode())
             digest.update(np.stack([self.left, self.right]).astype("<i8").tobytes() + self.same.astype("u1").tobytes())
+            if self.groups:
+                digest.update("\n".join(self.groups).encode() + self.group.astype("<i8").tobytes())
             object.__setattr__(self, "digest", digest.hexdigest())
 
     def __len__(self) -> int:
@@ -267,8 +271,9 @@ def save_pairs(pairs: PairSet, folder: Path | str) -> None:
         for first in range(0, len(pairs.images), 1024):
             file.write(pairs.images.images(slice(first, first + 1024)).permute(0, 2, 3, 1).contiguous().numpy().tobytes())
     with writing(folder / "pairs.npz") as tmp, open(tmp, "wb") as file:
-        np.savez(file, left=pairs.left, right=pairs.right, same=pairs.same)
+        np.savez(file, left=pairs.left, right=pairs.right, same=pairs.same, **({"group": pairs.group} if pairs.groups else {}))
     about = {name: getattr(pairs, name) for name in ("name", "title", "digest", "source_digest")}
+    about |= {"groups": list(pairs.groups)} if pairs.groups else {}
     write_json(
         folder / "pairs.json", {**about, "images": len(pairs.images), "resolution": pairs.images.resolution, "faces": pairs.images.digest}
     )
@@ -288,7 +293,11 @@ def open_pairs(folder: Path | str) -> PairSet:
         faces = FaceSet(mapped, np.full(shape[0], -1, np.int64), [], {}, about["faces"])
         with np.load(folder / "pairs.npz", allow_pickle=False) as table:
             left, right, same = table["left"], table["right"], table["same"]
+            group = table["group"] if about.get("groups") else np.empty(0, np.int64)
+        groups = tuple(about.get("groups", ()))
+        if groups and not (is_texts(about["groups"]) and group.shape == same.shape and group.dtype.kind == "i" and ((0 <= group) & (group < len(groups))).all()):
+            raise ValueError("its groups are not those of its pairs")
         names = {name: about[name] for name in ("title", "source_digest", "digest")}
-        return PairSet(about["name"], faces, left, right, same, **names)
+        return PairSet(about["name"], faces, left, right, same, **names, group=group, groups=groups)
     except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(f"{folder}: no whole benchmark here ({error}). Delete the folder, and run the command that made it again") from None

@@ -1,0 +1,194 @@
+"""Fairness by groups: accuracies against loops, published tables by hand, groups at random, and what is too small for a number."""
+
+from __future__ import annotations
+
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from fake_subject import Faces, by_name, context, subject
+
+from synthbench.config import Layer, build
+from synthbench.evaluators.groups import LEAST, Grouped, Groups, GroupsConfig, deviation, skewed_error_ratio
+from synthbench.evaluators.pairs import kfold
+from synthbench.types import Skipped, UserError
+
+THRESHOLDS = np.arange(0, 4, 0.01)
+
+
+def pairs(n, seed, worse=0.0):
+    """Distances of n pairs, genuine and impostor in turn; `worse`: genuine pairs lie that much further apart."""
+    random = np.random.default_rng(seed)
+    same = np.arange(n) % 2 == 0
+    return np.where(same, random.normal(1.1 + worse, 0.35, n), random.normal(1.7, 0.25, n)).clip(0, 4), same
+
+
+def leave(folder, results):
+    """What the evaluator verification leaves: distance and same of each benchmark."""
+    for name, (distance, same) in results.items():
+        kfold(distance, same).save(folder, name)
+
+
+def measured(tmp_path, sets=None, benchmarks=(), seed=0, baseline=None):
+    seen = subject(Faces([0, 1]), None, benchmarks=list(benchmarks), baseline=baseline)
+    return by_name(Groups(build(GroupsConfig, Layer({"sets": sets or {}, "draws": 40}))).evaluate(seen, context(tmp_path, seed)))
+
+
+def one_by_one(distances, sames, folds=10):
+    """(own accuracy, shared accuracy, FMR, FNMR) of each group, one fold, threshold and pair at a time, in percent."""
+    blocks = [np.array_split(np.arange(len(same)), folds) for same in sames]
+
+    def best(groups, fold):
+        rows = [(g, np.concatenate([block for k, block in enumerate(blocks[g]) if k != fold])) for g in groups]
+        counts = [sum(((distances[g][own] < threshold) == sames[g][own]).sum() for g, own in rows) for threshold in THRESHOLDS]
+        return THRESHOLDS[int(np.argmax(counts))]
+
+    found, everybody = [], range(len(sames))
+    shared_threshold = [best(everybody, fold) for fold in range(folds)]
+    for g in everybody:
+        own, shared, wrong = [], [], {True: [], False: []}
+        for fold in range(folds):
+            threshold = best([g], fold)
+            own.append(np.mean([(distances[g][i] < threshold) == sames[g][i] for i in blocks[g][fold]]))
+            said = [(distances[g][i] < shared_threshold[fold], sames[g][i]) for i in blocks[g][fold]]
+            shared.append(np.mean([says == truth for says, truth in said]))
+            for says, truth in said:
+                wrong[bool(truth)].append(says != truth)
+        found.append([100 * np.mean(part) for part in (own, shared, wrong[False], wrong[True])])
+    return np.array(found)
+
+
+def test_every_number_is_that_of_the_loop(tmp_path):
+    sizes = {"north": (140, 0.0), "south": (163, 0.3), "east": (120, 0.1)}
+    results = {f"set-{name}": pairs(n, seed, worse) for seed, (name, (n, worse)) in enumerate(sizes.items())}
+    leave(tmp_path / "pairs", results)
+    scores, skipped = measured(tmp_path, {"faces": {name: f"set-{name}" for name in sizes}})
+    wanted = one_by_one(*zip(*results.values()))
+    for row, (name, (n, _)) in zip(wanted, sizes.items()):
+        metrics = [f"groups/faces/{kind}/{name}" for kind in ("accuracy", "shared_accuracy", "fmr", "fnmr")]
+        assert [scores[metric].value for metric in metrics] == pytest.approx(row)
+        impostors = n // 2
+        assert [scores[metric].n for metric in metrics] == [n, n, impostors, n - impostors]
+        share = row[2] / 100
+        assert scores[f"groups/faces/fmr/{name}"].stderr == pytest.approx(100 * np.sqrt(share * (1 - share) / impostors))
+    for kind, column in (("", 0), ("shared_", 1)):
+        accuracy = wanted[:, column]
+        assert scores[f"groups/faces/{kind}mean"].value == pytest.approx(accuracy.mean())
+        assert scores[f"groups/faces/{kind}std"].value == pytest.approx(accuracy.std(ddof=1))
+        assert scores[f"groups/faces/{kind}skewed_error_ratio"].value == pytest.approx((100 - accuracy.min()) / (100 - accuracy.max()))
+    assert not skipped
+
+
+def test_a_benchmark_that_carries_groups_is_as_a_set_of_benchmarks(tmp_path):
+    """Interleaved or apart: the order of the pairs within a group is what counts."""
+    results = {f"set-{name}": pairs(200, seed) for seed, name in enumerate("ab")}
+    leave(tmp_path / "apart" / "pairs", results)
+    apart, _ = measured(tmp_path / "apart", {"one": {name: f"set-{name}" for name in "ab"}})
+    distance, same = (np.stack(arrays, 1).ravel() for arrays in zip(*results.values()))
+    leave(tmp_path / "one" / "pairs", {"one": (distance, same)})
+    benchmark = SimpleNamespace(name="one", groups=("a", "b"), group=np.tile([0, 1], 200))
+    (tmp_path / "one").mkdir(exist_ok=True)
+    whole, _ = measured(tmp_path / "one", benchmarks=[benchmark])
+    assert whole == apart
+
+
+def test_std_and_skewed_error_ratio_are_those_of_the_papers():
+    """Accuracies of ArcFace on RFW as printed with 1.53 and 2.33 (Caucasian, Indian, Asian, African); and one by hand."""
+    printed = np.array([97.37, 95.68, 94.55, 93.87]) / 100
+    assert f"{100 * deviation(printed):.2f} {skewed_error_ratio(printed):.2f}" == "1.53 2.33"
+    assert skewed_error_ratio(np.array([0.9, 0.8, 0.6])) == pytest.approx(4)
+    assert skewed_error_ratio(np.array([1.0, 0.8])) == float("inf")
+
+
+def test_groups_that_are_alike_are_as_far_apart_as_groups_at_random_and_others_further(tmp_path):
+    alike = [by_sets(tmp_path / f"alike-{seed}", [0, 0, 0, 0], seed) for seed in range(12)]
+    apart = by_sets(tmp_path / "apart", [0, 0, 0, 0.5], 99)
+    for kind in ("", "shared_"):
+        value, chance = (np.mean([scores[f"groups/s/{part}{kind}std"].value for scores in alike]) for part in ("", "by_chance/"))
+        assert chance == pytest.approx(value, rel=0.35)
+        assert apart[f"groups/s/{kind}std"].value > 3 * apart[f"groups/s/by_chance/{kind}std"].value
+        assert apart[f"groups/s/{kind}skewed_error_ratio"].value > 1.3 * apart[f"groups/s/by_chance/{kind}skewed_error_ratio"].value
+
+
+def by_sets(folder, worse, seed):
+    results = {f"s-{number}": pairs(400, 10 * seed + number, step) for number, step in enumerate(worse)}
+    leave(folder / "pairs", results)
+    return measured(folder, {"s": {f"g{number}": name for number, name in enumerate(results)}}, seed=seed)[0]
+
+
+def test_errors_are_the_spread_of_repeated_draws(tmp_path):
+    runs = [by_sets(tmp_path / str(seed), [0, 0.3, 0.15], seed) for seed in range(60)]
+    for metric in ("accuracy/g1", "mean", "std", "skewed_error_ratio", "shared_std", "fmr/g2"):
+        values, errors = (np.array([getattr(scores[f"groups/s/{metric}"], part) for scores in runs]) for part in ("value", "stderr"))
+        assert errors.mean() == pytest.approx(values.std(ddof=1), rel=0.35), metric
+
+
+def test_dealt_groups_keep_their_folds_and_kinds():
+    parts = {"a": pairs(107, 1), "b": pairs(250, 2), "c": pairs(60, 3)}
+    grouped = Grouped.of("s", parts, 10)
+    dealt = grouped.dealt(np.random.default_rng(0))
+
+    def table(group):
+        return [[[((group == g) & (grouped.fold == f) & (grouped.same == s)).sum() for s in (0, 1)] for f in range(10)] for g in range(3)]
+
+    assert table(dealt) == table(grouped.group) and (dealt != grouped.group).mean() > 0.3
+
+
+def test_a_small_group_and_one_without_impostors_have_a_reason_and_no_number(tmp_path):
+    small, lonely = pairs(10, 5), (np.full(200, 1.0), np.ones(200, bool))
+    results = {"a": pairs(200, 1), "b": pairs(200, 2)}
+    distance, same = (np.concatenate(arrays) for arrays in zip(*results.values(), small, lonely))
+    benchmark = SimpleNamespace(name="mine", groups=("a", "b", "few", "alone"), group=np.repeat(range(4), (200, 200, 10, 200)))
+    leave(tmp_path / "pairs", {"mine": (distance, same)})
+    scores, skipped = measured(tmp_path, benchmarks=[benchmark])
+    assert f"group few of mine has 5 genuine pairs and 5 of impostors; {LEAST} of each" in skipped["groups/mine/accuracy/few"]
+    assert "alone of mine has 200 genuine pairs and 0 of impostors" in skipped["groups/mine/accuracy/alone"]
+    assert not [metric for metric in scores if metric.endswith(("few", "alone"))]
+    assert scores["groups/mine/mean"].n == 400
+    (tmp_path / "both").mkdir()
+    leave(tmp_path / "both" / "pairs", results)
+    leave(tmp_path / "two" / "pairs", {"mine": tuple(np.concatenate(arrays) for arrays in zip(small, results["a"]))})
+    benchmark = SimpleNamespace(name="mine", groups=("few", "a"), group=np.repeat(range(2), (10, 200)))
+    scores, skipped = measured(tmp_path / "two", benchmarks=[benchmark])
+    assert not scores and "fewer than two groups" in skipped["groups/mine/std"]
+
+
+def test_a_group_without_an_error_has_no_ratio(tmp_path):
+    same = np.arange(200) % 2 == 0
+    leave(tmp_path / "pairs", {"a": (np.where(same, 0.5, 2.0), same), "b": pairs(200, 1)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nothing is divided by zero on the way
+        scores, skipped = measured(tmp_path, {"s": {"perfect": "a", "other": "b"}})
+    assert "group perfect has no wrong pair" in skipped["groups/s/skewed_error_ratio"]
+    assert scores["groups/s/accuracy/perfect"].value == 100 and "groups/s/std" in scores
+
+
+def test_the_floor_is_the_mean_over_networks_that_learnt_nothing_of_the_baseline(tmp_path):
+    results = {"a": pairs(200, 1), "b": pairs(200, 2)}
+    networks = [{name: pairs(200, 10 * number + place) for place, name in enumerate(results)} for number in (3, 4)]
+    leave(tmp_path / "own" / "pairs", results)
+    for number, found in enumerate(networks):
+        leave(tmp_path / "real" / "untrained" / str(number), found)
+    scores, _ = measured(tmp_path / "own", {"s": {"x": "a", "y": "b"}}, baseline=tmp_path / "real")
+    mean = np.mean([100 * kfold(*found["b"]).fold_accuracies().mean() for found in networks])
+    assert scores["groups/s/untrained_accuracy/y"].value == pytest.approx(mean)
+
+
+def test_bad_input(tmp_path):
+    with pytest.raises(Skipped, match="no benchmark tells groups"):
+        measured(tmp_path)
+    with pytest.raises(Skipped, match=r"no results of a, b; the evaluator `verification` must run before"):
+        measured(tmp_path, {"s": {"x": "a", "y": "b"}})
+    for sets, message in (
+        ({"s": {"x": "a"}}, "s has 1 group; two are the least"),
+        ({"s": {"x": "a", "y": "a"}}, "a benchmark is two groups of s"),
+        ({"s": {"x/y": "a", "z": "b"}}, "'x/y' cannot be a name"),
+    ):
+        with pytest.raises(UserError, match=message):
+            build(GroupsConfig, Layer({"sets": sets}))
+    asked = Groups(build(GroupsConfig, Layer({"sets": {"rfw": {"x": "rfw-asian", "y": "rfw-afrikan"}}})))
+    with pytest.raises(UserError, match=r"groups\.sets\.rfw: 'rfw-afrikan' is none of the protocol's benchmarks; did you mean 'rfw-african'"):
+        asked.check(["lfw", "rfw-asian", "rfw-african"])
+    with pytest.raises(UserError, match="rfw is a benchmark; give the set of groups another name"):
+        asked.check(["rfw"])
