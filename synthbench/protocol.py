@@ -171,7 +171,7 @@ def _origin(network: Network) -> Network | str:
 def read_protocol(name: str, begun: tuple[Path, ...] = ()) -> Layer:
     """The settings of a protocol as they are in its file, with its paths as they are from here.
 
-    Where it `extends` another protocol it has those of that which its file does not name; evaluators and generators are added to, key by key.
+    Where it `extends` another protocol, what its file does not name is as there; evaluators and generators are added to, key by key.
     begun: the files that extend this one. Raises UserError for a file that extends itself.
     """
     path = config_path("protocols", name)

@@ -188,7 +188,76 @@ def test_bad_input(tmp_path):
         with pytest.raises(UserError, match=message):
             build(GroupsConfig, Layer({"sets": sets}))
     asked = Groups(build(GroupsConfig, Layer({"sets": {"rfw": {"x": "rfw-asian", "y": "rfw-afrikan"}}})))
-    with pytest.raises(UserError, match=r"groups\.sets\.rfw: 'rfw-afrikan' is none of the protocol's benchmarks; did you mean 'rfw-african'"):
+    with pytest.raises(UserError, match=r"sets\.rfw: 'rfw-afrikan' is none of the protocol's benchmarks; did you mean 'rfw-african'"):
         asked.check(["lfw", "rfw-asian", "rfw-african"])
     with pytest.raises(UserError, match="rfw is a benchmark; give the set of groups another name"):
         asked.check(["rfw"])
+
+
+# ---- from the command to the table ----
+
+
+@pytest.fixture
+def faces_by_group(here, monkeypatch):
+    """tiny.yaml with two registered sets of pairs as two groups, and world-groups, half as large."""
+    import pickle
+
+    from synthbench.data import pixels, sources
+    from synthbench.world import pairs as world
+
+    monkeypatch.setenv("SYNTHBENCH_DATA", str(here / "home"))
+    monkeypatch.setattr(world, "PAIRS", {"world-groups": 800})
+    for number, name in enumerate(("my-african", "my-asian")):
+        images, left, right, same = world.world_pairs("world-mixed", 16, 120, seed=number)
+        files = [pixels.encode(image) for image in images.permute(0, 2, 3, 1).numpy()]
+        (here / f"{name}.bin").write_bytes(pickle.dumps(([files[row] for both in zip(left, right) for row in both], same.tolist())))
+        sources.add(name, here / f"{name}.bin", "pairs")
+    lines = ["extends: tiny.yaml", "name: fair", "benchmarks: [my-african, my-asian, world-groups]", "evaluators:", "  groups:"]
+    (here / "fair.yaml").write_text("\n".join([*lines, "    sets: {rfw: {african: my-african, asian: my-asian}}", "    draws: 20"]))
+    return here
+
+
+def test_a_run_has_its_numbers_by_group_and_a_comparison_shows_them(faces_by_group, capsys):
+    from pathlib import Path
+
+    from synthbench.pipeline import compare, run
+    from synthbench.results import by_group, record, terminal
+
+    asked = run.Request("procedural", Path("runs"), "4x3", "fair.yaml", tracking=False)
+    result = run.run(asked)
+    found = {score["metric"]: score for score in result["scores"]}
+    for name, groups, n in (("rfw", ("african", "asian"), 120), ("world-groups", ("light", "medium", "brown", "dark"), 200)):
+        for group in groups:
+            assert found[f"groups/{name}/accuracy/{group}"]["n"] == n and found[f"groups/{name}/untrained_accuracy/{group}"]["n"] == n
+        accuracies = [found[f"groups/{name}/accuracy/{group}"]["value"] for group in groups]
+        assert found[f"groups/{name}/std"]["value"] == pytest.approx(np.std(accuracies, ddof=1))
+        shared = [found[f"groups/{name}/shared_accuracy/{group}"]["value"] for group in groups]
+        rates = [[found[f"groups/{name}/{rate}/{group}"]["value"] for group in groups] for rate in ("fmr", "fnmr")]
+        assert shared == pytest.approx(100 - np.mean(rates, 0))  # as many genuine pairs as impostors in every fold
+    assert found["groups/rfw/accuracy/asian"]["value"] == pytest.approx(found["verification/my-asian/accuracy"]["value"])
+    assert found["groups/rfw/untrained_accuracy/asian"]["value"] == pytest.approx(found["untrained/my-asian/accuracy"]["value"])
+    titles = by_group.metrics([result])
+    assert titles["groups/rfw/std"] == "rfw: std by group (chance)" and len(titles) == 4
+    shown = record.cell(result, "groups/rfw/std")
+    assert shown.endswith(f"({found['groups/rfw/by_chance/std']['value']:.2f})") and "±" in shown
+    real = run.run(run.Request("real", Path("runs"), None, "fair.yaml", tracking=False))
+    (comparison,) = compare.compare(compare.Request((real["run"], result["run"]), Path("runs"), tracking=False))
+    cell = comparison["rows"][1]["cells"]["groups/rfw/std"]
+    assert cell["value"] == found["groups/rfw/std"]["value"] and cell["chance"] == found["groups/rfw/by_chance/std"]["value"]
+    assert by_group.NOTE in comparison["notes"]
+    capsys.readouterr()
+    terminal.show(comparison)
+    record.show([result["baseline"], result], ["my-african"])
+    assert capsys.readouterr().out.count("std by group (chance)") == 4
+
+
+def test_a_set_that_names_no_benchmark_is_refused_before_anything_is_made(faces_by_group):
+    from pathlib import Path
+
+    from synthbench.pipeline import run
+
+    text = (faces_by_group / "fair.yaml").read_text().replace("asian: my-asian", "asian: my-asia")
+    (faces_by_group / "fair.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"'my-asia' is none of the protocol's benchmarks; did you mean 'my-asian'"):
+        run.run(run.Request("procedural", Path("runs"), "4x3", "fair.yaml", tracking=False))
+    assert not (faces_by_group / "runs" / "stages").exists()

@@ -200,8 +200,9 @@ def test_twins_differ_in_two_features_and_all_others_do_in_many() -> None:
         for column in columns:
             kind, _, spread = renderer.PERSON[names[column]]
             assert names[column] in TWIN_FEATURES and kind == "normal"
-            assert abs(a[column] - b[column]).item() == pytest.approx(2 * spread, rel=1e-4)
-    assert len(set(which)) == 30  # every couple of twins, of which each is left once and right once, has features of its own
+            assert abs(a[column] - b[column]).item() == pytest.approx(2.5 * spread, rel=1e-4)
+            assert abs(b[column] - renderer.PERSON[names[column]][1]) <= 2.5 * spread * 1.0001
+    assert len(set(which)) == 28 and which[0::2] == which[1::2]  # each is left once and right once; 28 ways to take two of eight
     strangers = of_each_row("world-mixed", 120)
     _, left, right, same = world_pairs("world-mixed", 16, pairs=120)
     assert ((strangers[left] != strangers[right])[~same].sum(1) == len(names)).all()
@@ -213,7 +214,7 @@ def test_twins_are_liker_than_strangers_and_not_the_same_picture() -> None:
     shown = renderer.render(person, renderer.nuisance("inquiry", identity * 0, identity * 0, frontal=True), 32).float()
     twins = (shown[0::2] - shown[1::2]).abs().mean((1, 2, 3))
     strangers = (shown[0::2] - shown[0::2].roll(1, 0)).abs().mean((1, 2, 3))
-    assert (twins > 0.2).all() and twins.mean() < 0.2 * strangers.mean()
+    assert (twins > 1).all() and twins.mean() < 0.3 * strangers.mean()  # grey levels
 
 
 def test_groups_are_of_their_tone_and_every_pair_is_within_one() -> None:

@@ -295,7 +295,7 @@ def open_pairs(folder: Path | str) -> PairSet:
             left, right, same = table["left"], table["right"], table["same"]
             group = table["group"] if about.get("groups") else np.empty(0, np.int64)
         groups = tuple(about.get("groups", ()))
-        if groups and not (is_texts(about["groups"]) and group.shape == same.shape and group.dtype.kind == "i" and ((0 <= group) & (group < len(groups))).all()):
+        if groups and not (is_texts(about["groups"]) and group.shape == same.shape and np.isin(group, range(len(groups))).all()):
             raise ValueError("its groups are not those of its pairs")
         names = {name: about[name] for name in ("title", "source_digest", "digest")}
         return PairSet(about["name"], faces, left, right, same, **names, group=group, groups=groups)

@@ -1,7 +1,7 @@
 """Fairness: how the recognizer does in groups of people, with a threshold of each group's own, and with one threshold for all.
 
-Papers with RFW print the first: every group is a benchmark by itself, with the mean of the accuracies, their standard deviation (ddof 1) and
-the skewed error ratio, max(1 - accuracy) / min(1 - accuracy). In use there is one threshold, and what is unfair shows there: the shared
+Papers with RFW print the first: every group is a benchmark by itself, with the mean of the accuracies, their standard deviation (ddof 1)
+and the skewed error ratio, max(1 - accuracy) / min(1 - accuracy). In use there is one threshold, and what is unfair shows there: the shared
 threshold of a fold is the best on the other folds of all groups together, and FMR and FNMR are each group's at it.
 Groups that are alike differ too, by the pairs that they happen to have; `by_chance/` says by how much: the median over pairs dealt out to
 the groups at random, each fold keeping its genuine and impostor pairs. Accuracies and rates are in percent.
@@ -89,7 +89,7 @@ def skewed_error_ratio(accuracies: np.ndarray) -> float:
 
 class GroupsConfig(Settings):
     folds: int = Field(10, ge=2)
-    sets: dict[str, dict[str, str]] = Field({}, description="name: {group: benchmark, ...}, where each group is a benchmark, as those of RFW")
+    sets: dict[str, dict[str, str]] = Field({}, description="name: {group: benchmark, ...}, where each group is a benchmark, as in RFW")
     draws: int = Field(200, ge=20, description="of the errors over pairs, and of groups at random")
 
     @field_validator("sets")
@@ -159,8 +159,10 @@ class Groups(Evaluator[GroupsConfig]):
         for group, (_, same) in parts.items():
             genuine = int(same.sum())
             if min(genuine, len(same) - genuine) < LEAST:
-                many = f"group {group} of {name} has {genuine:,} genuine pairs and {len(same) - genuine:,} of impostors"
-                skipped.append(Skipped(f"{many}; {LEAST} of each are the least, so it has no number and is in no mean", f"groups/{name}/accuracy/{group}"))
+                why = (
+                    f"group {group} of {name} has {genuine:,} genuine pairs and {len(same) - genuine:,} of impostors; {LEAST} of each are "
+                )
+                skipped.append(Skipped(f"{why}the least, so it has no number and is in no mean", f"groups/{name}/accuracy/{group}"))
             else:
                 kept.append(group)
         return skipped, kept
@@ -195,8 +197,8 @@ def between(
         value, spread = measure(accuracies), np.array([measure(row) for row in again])
         level = float(np.median([measure(row) for row in by_chance]))
         if not np.isfinite(value):
-            best = grouped.groups[int(accuracies.argmax())]
-            scores.append(Skipped(f"group {best} has no wrong pair, so that nothing can be divided by its errors", f"{name}/{kind}{metric}"))
+            why = f"group {grouped.groups[int(accuracies.argmax())]} has no wrong pair, so nothing can be divided by its errors"
+            scores.append(Skipped(why, f"{name}/{kind}{metric}"))
             continue
         # a resample without a wrong pair has no ratio; where that is likely the ratio has no error either
         stderr = scale * float(spread.std(ddof=1)) if np.isfinite(spread).all() else None

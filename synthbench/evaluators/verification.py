@@ -7,6 +7,7 @@ contiguous blocks; the threshold that is best on nine folds (the smallest of equ
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -103,7 +104,7 @@ class Verification(Evaluator[VerificationConfig]):
         accuracies: list[Score] = []
         for benchmark in subject.benchmarks:
             results, norms = self.tried(subject.recognizer, benchmark, subject.progress)
-            PairResults(**{**vars(results), "digest": benchmark.digest}).save(context.out / "pairs", benchmark.name)
+            replace(results, digest=benchmark.digest).save(context.out / "pairs", benchmark.name)
             random = numpy_generator(context.seed, "verification", benchmark.name)
             found = describe(benchmark.name, results, norms, self.config.far, random)
             scores += found
@@ -133,7 +134,7 @@ class Verification(Evaluator[VerificationConfig]):
             for benchmark in subject.benchmarks:
                 found = [self.tried(network, benchmark)[0] for network in networks]
                 for number, results in enumerate(found):
-                    PairResults(**{**vars(results), "digest": benchmark.digest}).save(context.out / "untrained" / str(number), benchmark.name)
+                    replace(results, digest=benchmark.digest).save(context.out / "untrained" / str(number), benchmark.name)
                 accuracy = float(np.mean([results.fold_accuracies().mean() for results in found]))
                 # the networks meet the same pairs, so their errors are taken on the mean of what happened to each pair
                 stderr = mean_stderr(np.mean([results.correct for results in found], axis=0))

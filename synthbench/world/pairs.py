@@ -35,14 +35,12 @@ LEFT_RIGHT: dict[str, tuple[dict[str, tuple[float, float]], dict[str, tuple[floa
 ALIKE = ("world-crossage", "world-crosspose")  # impostors of the same group, as in CALFW and CPLFW
 GROUP = ("male", "tone", "hair_light", "hair_length", "beard", "recede")  # what an impostor shares, nearest in standard deviations
 TONES = ("light", "medium", "brown", "dark")  # groups of world-groups: equal parts of the range of `tone`, as many people in each
-# Of twins two of these differ: features of the face that a photograph shows. Hair, colours and build are shared.
-TWIN_FEATURES = ("jaw_width", "chin_length", "brow_y", "brow_thick", "eye_gap", "eye_width", "nose_width", "nose_out", "mouth_y", "mouth_width")
-TWIN_STEP = 2.0  # standard deviations between twins, in either feature
+# Of twins two of these differ: shapes of the face that are seen at 32 px, where each moves the pixels by more than one grey level of 256.
+TWIN_FEATURES = ("hairline", "face_width", "brow_y", "eye_gap", "eye_y", "nose_y", "mouth_y", "mouth_width")
+TWIN_STEP = 2.5  # standard deviations between twins, in either feature: as far as nobody leaves the range in which people are drawn
 
 
-def world_pairs(
-    name: str, resolution: int, pairs: int | None = None, seed: int = 0
-) -> tuple[Tensor, np.ndarray, np.ndarray, np.ndarray]:
+def world_pairs(name: str, resolution: int, pairs: int | None = None, seed: int = 0) -> tuple[Tensor, np.ndarray, np.ndarray, np.ndarray]:
     """Images (pairs, 3, R, R) uint8 and, per pair, the rows of its left and right image and whether they show the same person.
 
     Ten contiguous folds, each half genuine and then half impostors. Every person has two images, both used by one genuine pair and
@@ -100,10 +98,10 @@ def _persons(name: str, first: int, count: int, seed: int) -> Tensor:
 
 
 def _twins(persons: Tensor) -> Tensor:
-    """A twin of each: two of TWIN_FEATURES moved by TWIN_STEP towards the mean and beyond, which two in turn over all pairs of features."""
+    """A twin of each: two of TWIN_FEATURES are TWIN_STEP away, over the mean; which two changes from one to the next."""
     twins, features = persons.clone(), list(itertools.combinations(TWIN_FEATURES, 2))
     for row, twin in enumerate(twins):
-        for feature in features[row * 7 % len(features)]:  # 7: neighbours do not share a feature, and all pairs come before one comes again
+        for feature in features[row * 5 % len(features)]:  # 5: every two come once before any comes again, and mixed
             column, (_, mean, spread) = list(renderer.PERSON).index(feature), renderer.PERSON[feature]
             twin[column] += TWIN_STEP * spread * (1.0 if twin[column] < mean else -1.0)
     return twins
