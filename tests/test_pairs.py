@@ -307,6 +307,26 @@ def test_groups_that_are_not_those_of_the_pairs_are_no_whole_benchmark(tmp_path:
         open_pairs(tmp_path / "kept")
 
 
+def test_a_list_may_tell_the_group_of_each_pair(people: Path, tmp_path: Path) -> None:
+    lines = [f"{a}.png,{b}.png,{truth}" for (a, b), truth in zip(PATHS, TRUE)]
+    (tmp_path / "plain.csv").write_text("\n".join(lines))
+    (tmp_path / "groups.csv").write_text("left,right,same,group\n" + "\n".join(f"{line},{g}" for line, g in zip(lines, "baab")))
+    plain, pairs = (read_pair_list(tmp_path / name, people, 8) for name in ("plain.csv", "groups.csv"))
+    assert (pairs.groups, pairs.group.tolist()) == (("b", "a"), [0, 1, 1, 0]) and not plain.groups
+    assert (
+        pairs.images.digest == plain.images.digest
+        and pairs.same.tolist() == plain.same.tolist()
+        and pairs.left.tolist() == plain.left.tolist()
+    )
+    for third, message in ((lines[2], "line 1: .* on every line"), (f"{lines[2]},a b/c", "line 3: the group of people")):
+        (tmp_path / "bad.csv").write_text("\n".join([*(f"{line},a" for line in lines[:2]), third, f"{lines[3]},a"]))
+        with pytest.raises(UserError, match=message):
+            read_pair_list(tmp_path / "bad.csv", people, 8)
+    (tmp_path / "bad.csv").write_text(f"{lines[0]},a\n{lines[2][:-1]}0,a\n{lines[3][:-1]}-1,b")
+    with pytest.raises(UserError, match="truths 0 and -1"):
+        read_pair_list(tmp_path / "bad.csv", people, 8)
+
+
 def test_digest_is_of_pixels_and_pairs() -> None:
     images = np.stack([picture(i) for i in range(3)])
     pairs = PairSet.from_arrays("a", images, [0, 0], [1, 2], SAME)

@@ -60,7 +60,7 @@ class PairSet:
         return len(self.same)
 
     @classmethod
-    def from_arrays(cls, name: str, images: torch.Tensor | np.ndarray, left: Any, right: Any, same: Any, **about: str) -> PairSet:
+    def from_arrays(cls, name: str, images: torch.Tensor | np.ndarray, left: Any, right: Any, same: Any, **about: Any) -> PairSet:
         """From (N, 3, R, R) or (N, R, R, 3) uint8 and (P,) rows."""
         faces = FaceSet.from_arrays(images, np.full(len(images), -1))
         return cls(name, faces, np.asarray(left, np.int64), np.asarray(right, np.int64), np.asarray(same, bool), **about)
@@ -75,6 +75,7 @@ class Listed:
         self.left: list[int] = []
         self.right: list[int] = []
         self.same: list[bool] = []
+        self.group: list[str] = []  # of people, of each pair; empty where none is told
         self._row: dict[Any, int] = {}
 
     def row(self, key: Any, item: Any, where: str) -> int:
@@ -92,8 +93,17 @@ class Listed:
         images = np.empty((len(self.items), resolution, resolution, 3), np.uint8)
         for row, image in enumerate(pixels.in_threads(lambda one: pixels.fit(pixels.decode(*one), resolution), self.files())):
             images[row] = image
-        plain = name or self.name
-        return PairSet.from_arrays(plain, images, self.left, self.right, self.same, title=title or plain, source_digest=source_digest)
+        plain, groups = name or self.name, tuple(dict.fromkeys(self.group))
+        about = {"title": title or plain, "source_digest": source_digest, "groups": groups}
+        return PairSet.from_arrays(
+            plain,
+            images,
+            self.left,
+            self.right,
+            self.same,
+            **about,
+            group=np.array([groups.index(group) for group in self.group], np.int64),
+        )
 
 
 # ---- .bin ----
@@ -194,6 +204,7 @@ def list_pairs(pairs: Path, images: Path) -> Listed:
     listed.left = [row(line, line.left) for line in lines]  # all of these first: the order of images is part of the digest
     listed.right = [row(line, line.right) for line in lines]
     listed.same = [line.same for line in lines]
+    listed.group = [line.group for line in lines if line.group]
     return listed
 
 
@@ -271,7 +282,8 @@ def save_pairs(pairs: PairSet, folder: Path | str) -> None:
         for first in range(0, len(pairs.images), 1024):
             file.write(pairs.images.images(slice(first, first + 1024)).permute(0, 2, 3, 1).contiguous().numpy().tobytes())
     with writing(folder / "pairs.npz") as tmp, open(tmp, "wb") as file:
-        np.savez(file, left=pairs.left, right=pairs.right, same=pairs.same, **({"group": pairs.group} if pairs.groups else {}))
+        arrays = {"left": pairs.left, "right": pairs.right, "same": pairs.same} | ({"group": pairs.group} if pairs.groups else {})
+        np.savez(file, **arrays)  # type: ignore[arg-type]
     about = {name: getattr(pairs, name) for name in ("name", "title", "digest", "source_digest")}
     about |= {"groups": list(pairs.groups)} if pairs.groups else {}
     write_json(

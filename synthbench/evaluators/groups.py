@@ -10,7 +10,7 @@ the groups at random, each fold keeping its genuine and impostor pairs. Accuraci
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from pydantic import Field, field_validator
 
 from synthbench.config import Settings, did_you_mean
 from synthbench.evaluators.pairs import PairResults, fold_of, kfold, open_results
+from synthbench.evaluators.statistics import mean_stderr
 from synthbench.plugin import Context, Evaluator, Subject
 from synthbench.seeds import numpy_generator
 from synthbench.types import Score, Skipped, UserError
@@ -68,6 +69,11 @@ class Grouped:
         np.add.at(right, (group, self.fold), results.correct)
         return (right / count).mean(1)
 
+    def wrong(self, results: PairResults, group: np.ndarray, same: bool) -> np.ndarray:
+        """Share (G,) of the genuine pairs, or of the impostors, that were taken for the other, of the groups that `group` makes."""
+        own = self.same == same
+        return np.bincount(group[own], ~results.correct[own]) / np.bincount(group[own])
+
     def dealt(self, random: np.random.Generator) -> np.ndarray:
         """Groups (P,) at random, with as many genuine and impostor pairs in every fold of each as there are."""
         stratum = 2 * self.fold + self.same
@@ -81,10 +87,14 @@ def deviation(accuracies: np.ndarray) -> float:
     return float(accuracies.std(ddof=1))
 
 
+def ratio(shares: np.ndarray) -> float:
+    """The largest over the smallest of what went wrong in each group; infinite where in one nothing did."""
+    return float(shares.max() / shares.min()) if shares.min() > 1e-12 else float("inf")
+
+
 def skewed_error_ratio(accuracies: np.ndarray) -> float:
-    """max(1 - accuracy) / min(1 - accuracy) of accuracies 0..1; infinite where a group makes no error."""
-    wrong = 1 - accuracies
-    return float(wrong.max() / wrong.min()) if wrong.min() > 1e-12 else float("inf")
+    """max(1 - accuracy) / min(1 - accuracy) of accuracies 0..1."""
+    return ratio(1 - accuracies)
 
 
 class GroupsConfig(Settings):
@@ -168,52 +178,57 @@ class Groups(Evaluator[GroupsConfig]):
         return skipped, kept
 
     def scores(self, grouped: Grouped, random: np.random.Generator) -> list[Score | Skipped]:
-        name, results, draws = f"groups/{grouped.name}", grouped.shared(), range(self.config.draws)
-        deals = [grouped.dealt(random) for _ in draws]
+        name, own, results = f"groups/{grouped.name}", grouped.group, grouped.shared()
+        deals = [grouped.dealt(random) for _ in range(self.config.draws)]
         scores: list[Score | Skipped] = []
-        own = grouped.accuracies(grouped.group)
-        scores += between(name, "", grouped, own, [grouped.accuracies(deal) for deal in deals], random)
-        shared = grouped.accuracies_of(results, grouped.group)
-        scores += between(name, "shared_", grouped, shared, [grouped.accuracies_of(results, deal) for deal in deals], random)
-        for number, group in enumerate(grouped.groups):
-            for metric, kind in (("fmr", False), ("fnmr", True)):
-                wrong = ~results.correct[(grouped.group == number) & (grouped.same == kind)]
-                scores.append(rate(f"{name}/{metric}/{group}", float(wrong.mean()), len(wrong), False))
+        for kind, measured in (("", grouped.accuracies), ("shared_", lambda group: grouped.accuracies_of(results, group))):
+            size, values, by_chance = np.bincount(own), measured(own), [measured(deal) for deal in deals]
+            scores += each(f"{name}/{kind}accuracy", grouped, values, size, True)
+            error = np.sqrt((values * (1 - values) / size).sum()) / len(size)
+            scores.append(Score(f"{name}/{kind}mean", 100 * float(values.mean()), 100 * float(error), len(own), True))
+            scores += apart(name, f"{kind}std", deviation, grouped, values, size, by_chance, random, 100.0)
+            scores += apart(name, f"{kind}skewed_error_ratio", skewed_error_ratio, grouped, values, size, by_chance, random)
+        for metric, same in (("fmr", False), ("fnmr", True)):
+            size, values = np.bincount(own[grouped.same == same]), grouped.wrong(results, own, same)
+            scores += each(f"{name}/{metric}", grouped, values, size, False)
+            by_chance = [grouped.wrong(results, deal, same) for deal in deals]
+            scores += apart(name, f"{metric}_ratio", ratio, grouped, values, size, by_chance, random)
         return scores
 
 
-def between(
-    name: str, kind: str, grouped: Grouped, accuracies: np.ndarray, by_chance: Sequence[np.ndarray], random: np.random.Generator
+def each(metric: str, grouped: Grouped, values: np.ndarray, size: np.ndarray, higher_is_better: bool) -> list[Score]:
+    """The share of every group, in percent, with the error of a share of `size` pairs."""
+    errors = np.sqrt(values * (1 - values) / size)
+    rows = zip(grouped.groups, values.tolist(), errors.tolist(), size.tolist())
+    return [Score(f"{metric}/{group}", 100 * value, 100 * error, n, higher_is_better) for group, value, error, n in rows]
+
+
+def apart(
+    name: str,
+    metric: str,
+    measure: Callable[[np.ndarray], float],
+    grouped: Grouped,
+    values: np.ndarray,
+    size: np.ndarray,
+    by_chance: Sequence[np.ndarray],
+    random: np.random.Generator,
+    scale: float = 1.0,
 ) -> list[Score | Skipped]:
-    """Accuracy of each group, mean, standard deviation and skewed error ratio, and the last two of groups at random."""
-    size = np.bincount(grouped.group)
-    scores: list[Score | Skipped] = [
-        rate(f"{name}/{kind}accuracy/{group}", value, n, True) for group, value, n in zip(grouped.groups, accuracies, size.tolist())
-    ]
-    error = np.sqrt((accuracies * (1 - accuracies) / size).sum()) / len(size)
-    scores.append(Score(f"{name}/{kind}mean", 100 * float(accuracies.mean()), 100 * float(error), len(grouped.same), True))
-    again = random.binomial(size, accuracies, (len(by_chance), len(size))) / size
-    for metric, measure, scale in (("std", deviation, 100.0), ("skewed_error_ratio", skewed_error_ratio, 1.0)):
-        value, spread = measure(accuracies), np.array([measure(row) for row in again])
-        level = float(np.median([measure(row) for row in by_chance]))
-        if not np.isfinite(value):
-            why = f"group {grouped.groups[int(accuracies.argmax())]} has no wrong pair, so nothing can be divided by its errors"
-            scores.append(Skipped(why, f"{name}/{kind}{metric}"))
-            continue
-        # a resample without a wrong pair has no ratio; where that is likely the ratio has no error either
-        stderr = scale * float(spread.std(ddof=1)) if np.isfinite(spread).all() else None
-        scores.append(Score(f"{name}/{kind}{metric}", scale * value, stderr, len(grouped.same), False))
-        if np.isfinite(level):
-            scores.append(Score(f"{name}/by_chance/{kind}{metric}", scale * level, None, len(by_chance), False))
-    return scores
-
-
-def rate(metric: str, share: float, n: int, higher_is_better: bool) -> Score:
-    """In percent, with the error of a share of n pairs."""
-    return Score(metric, 100 * share, 100 * float(np.sqrt(share * (1 - share) / n)), n, higher_is_better)
+    """How far the shares `values` (G,) of `size` pairs each lie apart, and the median of how far those of groups at random do."""
+    value, level = measure(values), float(np.median([measure(row) for row in by_chance]))
+    if not np.isfinite(value):
+        which = grouped.groups[int(values.argmax() if measure is skewed_error_ratio else values.argmin())]
+        return [Skipped(f"group {which} has no wrong pair, so nothing can be divided by its errors", f"{name}/{metric}")]
+    spread = np.array([measure(row) for row in random.binomial(size, values, (len(by_chance), len(size))) / size])
+    # a resample without a wrong pair has no ratio; where that happens the ratio has no error either
+    stderr = scale * float(spread.std(ddof=1)) if np.isfinite(spread).all() else None
+    scores: list[Score | Skipped] = [Score(f"{name}/{metric}", scale * value, stderr, int(size.sum()), False)]
+    return scores + ([Score(f"{name}/by_chance/{metric}", scale * level, None, len(by_chance), False)] if np.isfinite(level) else [])
 
 
 def floor(name: str, group: str, parts: Sequence[tuple[np.ndarray, np.ndarray]], folds: int) -> Score:
-    """Accuracy of a group by networks that learnt nothing, the mean over them: groups may differ to the bare eye of any network."""
-    found = [float(kfold(*part, folds).fold_accuracies().mean()) for part in parts]
-    return rate(f"groups/{name}/untrained_accuracy/{group}", float(np.mean(found)), len(parts[0][1]), True)
+    """Accuracy of a group by networks that learnt nothing, the mean over them: a group may look alike to any network."""
+    found = [kfold(*part, folds) for part in parts]
+    accuracy = float(np.mean([results.fold_accuracies().mean() for results in found]))
+    stderr = mean_stderr(np.mean([results.correct for results in found], axis=0))  # the networks meet the same pairs
+    return Score(f"groups/{name}/untrained_accuracy/{group}", 100 * accuracy, 100 * (stderr or 0), len(parts[0][1]), True)

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 Result = Mapping[str, Any]  # of which only the scores are read
-TITLES = {"std": "std by group (chance)", "skewed_error_ratio": "SER (chance)"}
+TITLES = {"std": "std by group (chance)", "skewed_error_ratio": "SER (chance)", "fmr_ratio": "FMR ratio (chance)"}
 NOTE = (
-    "std by group: of the groups' accuracies, in points; SER: errors of the worst group over those of the best; in brackets what groups at "
-    "random have. One threshold for all, false matches and non-matches of each group: run.json, groups/"
+    "std by group: of the groups' accuracies, in points; SER: errors of the worst group over those of the best, each with a threshold of "
+    "its own; FMR ratio: false matches of the worst over those of the best at one threshold for all; in brackets what groups at random have"
 )
 
 
