@@ -265,3 +265,18 @@ def test_a_set_that_names_no_benchmark_is_refused_before_anything_is_made(faces_
     with pytest.raises(UserError, match=r"'my-asia' is none of the protocol's benchmarks; did you mean 'my-asian'"):
         run.run(run.Request("procedural", Path("runs"), "4x3", "fair.yaml", tracking=False))
     assert not (faces_by_group / "runs" / "stages").exists()
+
+
+def test_a_network_from_elsewhere_has_them_too_under_such_a_protocol(faces_by_group, capsys):
+    from pathlib import Path
+
+    from synthbench.pipeline import evaluation, run
+
+    result = run.run(run.Request("procedural", Path("runs"), "4x3", "fair.yaml", tracking=False))
+    (again,) = evaluation.evaluate(evaluation.Request((result["run"],), Path("runs"), protocol="fair.yaml"))
+    ours, theirs = (
+        {score["metric"]: score["value"] for score in one["scores"] if score["metric"].startswith("groups/")} for one in (again, result)
+    )
+    assert ours == {metric: value for metric, value in theirs.items() if "untrained" not in metric} and len(ours) > 20
+    (some,) = evaluation.evaluate(evaluation.Request((result["run"],), Path("runs"), ("world-mixed",), protocol="fair.yaml"))
+    assert "there are no results of my-african, my-asian" in next(row["reason"] for row in some["skipped"] if row["metric"] == "groups")

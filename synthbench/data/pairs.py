@@ -94,16 +94,9 @@ class Listed:
         for row, image in enumerate(pixels.in_threads(lambda one: pixels.fit(pixels.decode(*one), resolution), self.files())):
             images[row] = image
         plain, groups = name or self.name, tuple(dict.fromkeys(self.group))
-        about = {"title": title or plain, "source_digest": source_digest, "groups": groups}
-        return PairSet.from_arrays(
-            plain,
-            images,
-            self.left,
-            self.right,
-            self.same,
-            **about,
-            group=np.array([groups.index(group) for group in self.group], np.int64),
-        )
+        group = np.array([groups.index(group) for group in self.group], np.int64)
+        about = {"title": title or plain, "source_digest": source_digest, "group": group, "groups": groups}
+        return PairSet.from_arrays(plain, images, self.left, self.right, self.same, **about)
 
 
 # ---- .bin ----
