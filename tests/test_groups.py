@@ -225,6 +225,7 @@ def test_a_run_has_its_numbers_by_group_and_a_comparison_shows_them(faces_by_gro
     from pathlib import Path
 
     from synthbench.pipeline import compare, run
+    from synthbench.report import parts
     from synthbench.results import by_group, record, terminal
 
     asked = run.Request("procedural", Path("runs"), "4x3", "fair.yaml", tracking=False)
@@ -253,6 +254,9 @@ def test_a_run_has_its_numbers_by_group_and_a_comparison_shows_them(faces_by_gro
     terminal.show(comparison)
     record.show([result["baseline"], result], ["my-african"])
     assert capsys.readouterr().out.count("std by group (chance)") == 4
+    world, rfw = parts.groups({"one": real, "two": result})
+    assert [row[:2] for row in rfw.rows] == [[label, group] for label in ("one", "two") for group in ("african", "asian")]
+    assert rfw.rows[3][4] == record.cell(result, "groups/rfw/fmr/asian", 1) and len(world.rows) == 8
 
 
 def test_a_set_that_names_no_benchmark_is_refused_before_anything_is_made(faces_by_group):

@@ -98,7 +98,7 @@ def skewed_error_ratio(accuracies: np.ndarray) -> float:
 
 
 class GroupsConfig(Settings):
-    folds: int = Field(10, ge=2)
+    folds: int = Field(10, ge=2, le=LEAST)
     sets: dict[str, dict[str, str]] = Field({}, description="name: {group: benchmark, ...}, where each group is a benchmark, as in RFW")
     draws: int = Field(200, ge=20, description="of the errors over pairs, and of groups at random")
 

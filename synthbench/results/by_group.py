@@ -26,6 +26,16 @@ def metrics(results: Iterable[Result]) -> dict[str, str]:
     }
 
 
+def sets(result: Result) -> dict[str, list[str]]:
+    """The groups that have numbers, by the name of their set."""
+    found: dict[str, list[str]] = {}
+    for score in result["scores"]:
+        kind, name, *rest = score["metric"].split("/")
+        if kind == "groups" and rest[:1] == ["accuracy"]:
+            found.setdefault(name, []).append(rest[1])
+    return found
+
+
 def beside(cell: Mapping[str, Any], result: Result, metric: str) -> dict[str, Any]:
     """The cell with its `chance`, where it has one."""
     level = chance(result, metric)
