@@ -70,7 +70,7 @@ KINDS = {  # of scores by group of people: the heading
 }
 
 
-def groups(results: Mapping[str, Mapping[str, Any]]) -> Iterator[Block]:
+def groups(results: Mapping[str, dict[str, Any]]) -> Iterator[Block]:
     """Accuracy and errors of each group of people, a table for each set of groups. `results`: run.json by label."""
     for name in dict.fromkeys(name for result in results.values() for name in by_group.sets(result)):
         rows = [
