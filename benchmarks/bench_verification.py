@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-from synthbench.evaluators.verification import THRESHOLDS, kfold
+from synthbench.evaluators.pairs import THRESHOLDS, kfold
 
 
 def loop(distance: np.ndarray, same: np.ndarray, folds: int = 10) -> list[float]:

@@ -194,6 +194,9 @@ class Evaluator(ABC, Generic[C]):
         """Digests of files outside the protocol that change the scores, by name; they enter the key of `evaluate`."""
         return {}
 
+    def check(self, benchmarks: Sequence[str]) -> None:
+        """Raise UserError for settings that cannot work with the protocol's benchmarks. Called when a run is planned."""
+
     @abstractmethod
     def evaluate(self, subject: Subject, context: Context) -> list[Score | Skipped]:
         """The scores, and what could not be measured and why; per-item results may go into `context.out`.

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
-from synthbench.config import Layer, Settings, build, config_path, located, read_layer
+from synthbench.config import Layer, Settings, build, config_path, located, merge, read_layer
 from synthbench.data import sources
 from synthbench.data.catalogue import WORLD
 from synthbench.types import UserError
@@ -81,6 +81,7 @@ class ShippedNetwork(Settings):
 Network = TrainedNetwork | DistilledNetwork | PublicNetwork | ShippedNetwork
 
 
+MERGED = ("evaluators", "generators")  # what a protocol that extends another adds to; anything else it replaces whole
 OWN = ("real", "world", "unconditional", "pca")  # what enroll.source may be, beside a registered source and a path
 
 
@@ -167,11 +168,25 @@ def _origin(network: Network) -> Network | str:
     return network.weights if isinstance(network, PublicNetwork) else network
 
 
-def read_protocol(name: str) -> Layer:
-    """The settings of a protocol as they are in its file, with its paths as they are from here."""
+def read_protocol(name: str, begun: tuple[Path, ...] = ()) -> Layer:
+    """The settings of a protocol as they are in its file, with its paths as they are from here.
+
+    Where it `extends` another protocol, what its file does not name is as there; evaluators and generators are added to, key by key.
+    begun: the files that extend this one. Raises UserError for a file that extends itself.
+    """
     path = config_path("protocols", name)
     layer = read_layer(path)
-    return Layer(located(layer.data, path.parent), layer.origin)
+    own = Layer({key: value for key, value in located(layer.data, path.parent).items() if key != "extends"}, layer.origin)
+    base, place = layer.data.get("extends"), layer.origin.get(("extends",), str(path))
+    if "extends" not in layer.data:
+        return own
+    if not isinstance(base, str):
+        raise UserError(f"{place}: extends = {base!r}: should be the name of a protocol, or the path of a .yaml file")
+    if path.resolve() in begun:
+        raise UserError(f"{place}: {name} extends itself, over {' and '.join(file.name for file in begun)}")
+    below = read_protocol(located(base, path.parent), (*begun, path.resolve()))
+    kept = {key: value for key, value in below.data.items() if key in MERGED or key not in own.data}
+    return merge((Layer(kept, below.origin), own))
 
 
 def load_protocol(name: str) -> Protocol:

@@ -11,7 +11,7 @@ from fake_runs import config, score
 
 from synthbench.data.pairs import PairSet, save_pairs
 from synthbench.data.shards import ShardWriter
-from synthbench.evaluators.verification import kfold
+from synthbench.evaluators.pairs import kfold
 from synthbench.models.encoder import build, save_encoder
 from synthbench.store import Store, write_json
 from synthbench.types import FaceBatch

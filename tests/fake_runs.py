@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from synthbench.evaluators.pairs import PairResults
-from synthbench.evaluators.verification import fold_of
+from synthbench.evaluators.pairs import PairResults, fold_of
 from synthbench.store import Store, write_json
 
 BENCHMARKS = ("world-mixed", "world-profile")

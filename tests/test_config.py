@@ -13,7 +13,7 @@ from pydantic import Field
 
 from synthbench import config
 from synthbench.config import Layer, Settings, build, did_you_mean, in_full, load_yaml, merge, parse_set, read_layer
-from synthbench.protocol import load_protocol
+from synthbench.protocol import PublicNetwork, load_protocol
 from synthbench.types import UserError
 
 
@@ -310,6 +310,34 @@ def test_options_and_papers_words_are_known_as_settings_hints() -> None:
         with pytest.raises(UserError) as error:
             build(Some, parse_set([text]))
         assert said in str(error.value) and "\n" not in str(error.value), error.value
+
+
+def test_a_protocol_extends_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hard, demo = load_protocol("demo-hard"), load_protocol("demo")
+    same = {"name", "title", "version", "benchmarks", "evaluators"}
+    assert hard.model_dump(exclude=same) == demo.model_dump(exclude=same)
+    assert hard.benchmarks == (*demo.benchmarks, "world-groups", "world-twins")
+    assert list(hard.evaluators) == [*demo.evaluators, "groups"]
+    (tmp_path / "base").mkdir()
+    write_protocol(tmp_path / "base")
+    (tmp_path / "mine.yaml").write_text(
+        "extends: base/tiny.yaml\nname: mine\njudge: {weights: mine}\nevaluators: {separability: {fmr: 0.1}, leakage: {}}\n"
+    )
+    (tmp_path / "ours.yaml").write_text("extends: mine.yaml\nname: ours\nresolution: 32\n")
+    monkeypatch.chdir(tmp_path.parent)
+    found = load_protocol(str(tmp_path / "ours.yaml"))
+    assert (found.name, found.title, found.resolution, found.volume) == ("ours", "six people", 32, "6x4")
+    assert found.judge == PublicNetwork(weights="mine") and Path(found.recipe) == tmp_path / "base" / "recipe.yaml"  # replaced whole
+    assert found.evaluators == {"verification": {}, "gap_to_real": {}, "separability": {"fmr": 0.1}, "leakage": {}}  # added to
+    for text, said in (
+        ("extends: loop.yaml\nname: loop", r"loop\.yaml:1: .*extends itself"),
+        ("extends: [demo]", r"loop\.yaml:1: extends = \['demo'\]: should be the name of a protocol"),
+        ("extends: dmo", "unknown protocol 'dmo'; did you mean 'demo'"),
+        ("extends: demo\nresolutoin: 16", r"loop\.yaml:2: unknown setting 'resolutoin'; did you mean 'resolution'"),
+    ):
+        (tmp_path / "loop.yaml").write_text(text)
+        with pytest.raises(UserError, match=said):
+            load_protocol(str(tmp_path / "loop.yaml"))
 
 
 def test_paths_in_a_protocol_are_relative_to_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

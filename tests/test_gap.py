@@ -6,8 +6,7 @@ from fake_subject import Faces, by_name, context, subject
 
 from synthbench.config import Settings
 from synthbench.evaluators.gap import GapToReal, gap_points, gap_relative_to_real, gap_relative_to_synthetic, paired_stderr
-from synthbench.evaluators.pairs import PairResults
-from synthbench.evaluators.verification import fold_of
+from synthbench.evaluators.pairs import PairResults, fold_of
 from synthbench.types import Skipped, UserError
 
 

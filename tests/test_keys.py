@@ -31,6 +31,8 @@ EVALUATE = {
     ("demo", "digiface"): "3824b701cdbda066227a",
     ("demo", "procedural"): "1a635312da2e01a81711",
     ("demo", "similarity_groups"): "717710cb14ff060793f9",
+    ("demo-hard", "real"): "600840de3fa06c050765",
+    ("demo-hard", "cemiface"): "8294a5e2a6e95bda1e09",
     ("paper", "real"): "f110136768c2e751e201",
     ("paper", "cemiface"): "af4af38d69eaa745c3b8",
     ("paper", "id3pm"): "f01c9fb5944cdb7fd0b0",
@@ -75,3 +77,10 @@ def test_keys_stay(name: str, generator: str, tmp_path: Path, everything_registe
     volume = Volume.parse("all" if generator in ("real", "similarity_groups") else "20x10")
     job = Job(Store(tmp_path), load_protocol(name), generator, volume, torch.device("cpu"))
     assert job.steps(0)[-1].stage.key == EVALUATE[name, generator]
+
+
+def test_the_hard_demo_takes_over_all_that_the_demo_made(tmp_path: Path) -> None:
+    volume, store = Volume.parse("20x10"), Store(tmp_path)
+    demo, hard = (Job(store, load_protocol(name), "cemiface", volume, torch.device("cpu")).steps(0) for name in ("demo", "demo-hard"))
+    new = [step.stage.name for step in hard if step.stage.folder not in {step.stage.folder for step in demo}]
+    assert sorted(new) == ["benchmarks", "evaluate", "evaluate"]

@@ -9,6 +9,7 @@ import pickle
 import pickletools
 import struct
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -174,6 +175,38 @@ def test_lfw_list(people: Path, tmp_path: Path, header: str) -> None:
     assert np.array_equal(plain.images.images(plain.right[[2]])[0].permute(1, 2, 0), picture(21))
 
 
+def test_rfw_as_it_is_distributed(people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """txts/African/African_pairs.txt, tabs and no header, over data/African/m.01/m.01_0001.jpg; MIDs may hold a _ of their own."""
+    monkeypatch.setenv("SYNTHBENCH_DATA", str(tmp_path / "home"))
+    for name, count in (("m.0_1x", 3), ("m.02", 2)):
+        (tmp_path / "data" / "African" / name).mkdir(parents=True)
+        for i in range(1, count + 1):
+            (tmp_path / "data" / "African" / name / f"{name}_{i:04d}.jpg").write_bytes(pixels.encode(picture(10 * len(name) + i), "jpg"))
+    lines = "m.0_1x\t1\t3\nm.02\t1\t2\nm.0_1x\t2\tm.02\t1\nm.0_1x\t1\tm.02\t2\n"
+    (tmp_path / "African_pairs.txt").write_text(1500 * lines)
+    added = sources.add("rfw-african", tmp_path / "data" / "African", pairs=tmp_path / "African_pairs.txt")
+    assert (added.kind, added.pairs, added.images, added.title) == ("pairs", 6000, 5, "RFW, African")
+    assert require_usable(read_pair_list(tmp_path / "African_pairs.txt", added.path, 8)).same.tolist() == 1500 * [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "img1,img2,label\n{0}.png,{1}.png,1\n{0}.png,{2}.png,0\n",  # ND-Twins style: a CSV of two images, twins are impostors
+        "{0}.png {1}.png 1\n{0}.png {2}.png -1\n",
+        "1\t{0}\t{1}\n0\t{0}\t{2}\n",
+    ],
+)
+def test_lists_of_look_alikes_are_pair_lists(people: Path, tmp_path: Path, lines: str) -> None:
+    names = ("Ann_Lee/Ann_Lee_0001", "Ann_Lee/Ann_Lee_0002", "Bo/Bo_0001")
+    (tmp_path / "twins.csv").write_text(lines.format(*names))
+    pairs = read_pair_list(tmp_path / "twins.csv", people, 8)
+    assert pairs.same.tolist() == [True, False]
+    assert np.array_equal(pairs.images.images(pairs.right)[1].permute(1, 2, 0), picture(21))
+    with pytest.raises(UserError, match="are impostors; check its labels"):  # look-alikes alone have no accuracy
+        require_usable(replace(pairs, left=np.zeros(20, np.int64), right=np.ones(20, np.int64), same=np.zeros(20, bool)))
+
+
 def test_list_of_paths(people: Path, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("Ann_Lee/Ann_Lee_0001.png Ann_Lee/Ann_Lee_0002.png 1\nAnn_Lee/Ann_Lee_0001.png Bo/Bo_0001.png 0\n")
     assert read_pair_list(tmp_path / "list.txt", people, 8).same.tolist() == [True, False]
@@ -247,6 +280,51 @@ def test_kept_and_opened(tmp_path: Path) -> None:
     assert again.right.tolist() == pairs.right.tolist() and again.same.tolist() == SAME
     with pytest.raises(UserError, match="no whole benchmark here"):
         open_pairs(tmp_path)
+
+
+def grouped(group: list[int], groups: tuple[str, ...]) -> PairSet:
+    images = np.stack([picture(i) for i in range(3)])
+    return PairSet.from_arrays("a", images, [0, 0], [1, 2], SAME, group=np.array(group), groups=groups)
+
+
+def test_groups_are_kept_and_are_part_of_the_digest(tmp_path: Path) -> None:
+    pairs = grouped([1, 0], ("old", "young"))
+    save_pairs(pairs, tmp_path / "kept")
+    again = open_pairs(tmp_path / "kept")
+    assert (again.groups, again.group.tolist(), again.digest) == (("old", "young"), [1, 0], pairs.digest)
+    plain = PairSet.from_arrays("a", pairs.images.images(slice(None)), [0, 0], [1, 2], SAME)
+    others = [grouped([0, 1], ("old", "young")), grouped([1, 0], ("old", "new")), plain]
+    assert len({pairs.digest, *(other.digest for other in others)}) == 4 and others[-1].groups == ()
+
+
+WRONG = ({"group": np.array([0, 2])}, {"group": np.array([0])}, {"group": np.array([0.5, 1.0])}, {"groups": (1, 2)})
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_groups_that_are_not_those_of_the_pairs_are_no_whole_benchmark(tmp_path: Path, wrong: dict) -> None:
+    save_pairs(replace(grouped([1, 0], ("old", "young")), **wrong), tmp_path / "kept")
+    with pytest.raises(UserError, match="no whole benchmark here"):
+        open_pairs(tmp_path / "kept")
+
+
+def test_a_list_may_tell_the_group_of_each_pair(people: Path, tmp_path: Path) -> None:
+    lines = [f"{a}.png,{b}.png,{truth}" for (a, b), truth in zip(PATHS, TRUE)]
+    (tmp_path / "plain.csv").write_text("\n".join(lines))
+    (tmp_path / "groups.csv").write_text("left,right,same,group\n" + "\n".join(f"{line},{g}" for line, g in zip(lines, "baab")))
+    plain, pairs = (read_pair_list(tmp_path / name, people, 8) for name in ("plain.csv", "groups.csv"))
+    assert (pairs.groups, pairs.group.tolist()) == (("b", "a"), [0, 1, 1, 0]) and not plain.groups
+    assert (
+        pairs.images.digest == plain.images.digest
+        and pairs.same.tolist() == plain.same.tolist()
+        and pairs.left.tolist() == plain.left.tolist()
+    )
+    for third, message in ((lines[2], "line 1: .* on every line"), (f"{lines[2]},a b/c", "line 3: the group of people")):
+        (tmp_path / "bad.csv").write_text("\n".join([*(f"{line},a" for line in lines[:2]), third, f"{lines[3]},a"]))
+        with pytest.raises(UserError, match=message):
+            read_pair_list(tmp_path / "bad.csv", people, 8)
+    (tmp_path / "bad.csv").write_text(f"{lines[0]},a\n{lines[2][:-1]}0,a\n{lines[3][:-1]}-1,b")
+    with pytest.raises(UserError, match="truths 0 and -1"):
+        read_pair_list(tmp_path / "bad.csv", people, 8)
 
 
 def test_digest_is_of_pixels_and_pairs() -> None:

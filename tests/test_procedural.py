@@ -11,7 +11,7 @@ from synthbench.plugin import Context
 from synthbench.seeds import derive
 from synthbench.types import Slot, UserError
 from synthbench.world import heads, renderer
-from synthbench.world.pairs import ALIKE, GROUP, WORLD_BENCHMARKS, world_pairs
+from synthbench.world.pairs import ALIKE, GROUP, TONES, TWIN_FEATURES, WORLD_BENCHMARKS, tone_groups, world_pairs
 
 
 def some(count: int, part: str = "train") -> tuple[dict, dict]:
@@ -159,12 +159,12 @@ def test_frontal_faces_tell_people_apart():
 
 @pytest.mark.parametrize("name", WORLD_BENCHMARKS)
 def test_pairs_have_ten_even_folds_of_disjoint_people(name):
-    images, left, right, same = world_pairs(name, 32, pairs=80)
-    assert images.shape == (80, 3, 32, 32) and len(left) == len(right) == len(same) == 80
+    images, left, right, same = world_pairs(name, 32, pairs=160)
+    assert images.shape == (160, 3, 32, 32) and len(left) == len(right) == len(same) == 160
     for fold in range(10):
-        rows = slice(fold * 8, fold * 8 + 8)
-        assert same[rows].sum() == 4
-        assert set(left[rows] // 2) | set(right[rows] // 2) == set(range(fold * 4, fold * 4 + 4))
+        rows = slice(fold * 16, fold * 16 + 16)
+        assert same[rows].sum() == 8
+        assert set(left[rows] // 2) | set(right[rows] // 2) == set(range(fold * 8, fold * 8 + 8))
     assert np.array_equal(left // 2 == right // 2, same)
     assert (left % 2 == 0).all() and (right % 2 == 1).all()
 
@@ -176,6 +176,65 @@ def test_pairs_are_reproducible_and_ask_for_whole_folds():
         world_pairs("world-mixed", 32, pairs=50)
     with pytest.raises(UserError, match="world-profile"):
         world_pairs("lfw", 32)
+
+
+def of_each_row(name: str, pairs: int) -> torch.Tensor:
+    """The person (pairs, parameters) on each image of a benchmark, caught where it is rendered."""
+    caught = []
+    render = renderer.render
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(renderer, "render", lambda people, nuisance, r: caught.append(people) or torch.zeros(len(people), 3, r, r))
+        world_pairs(name, 16, pairs)
+    assert renderer.render is render and torch.equal(*caught)
+    return torch.stack(caught, 1).flatten(0, 1)
+
+
+def test_twins_differ_in_two_features_and_all_others_do_in_many() -> None:
+    _, left, right, same = world_pairs("world-twins", 16, pairs=120)
+    person = of_each_row("world-twins", 120)
+    apart = person[left] != person[right]
+    assert apart[same].sum() == 0
+    assert (apart[~same].sum(1) == 2).all() and (~same).sum() == 60
+    names, which = list(renderer.PERSON), [tuple(row.nonzero().flatten().tolist()) for row in apart[~same]]
+    for a, b, columns in zip(person[left[~same]], person[right[~same]], which):
+        for column in columns:
+            kind, _, spread = renderer.PERSON[names[column]]
+            assert names[column] in TWIN_FEATURES and kind == "normal"
+            assert abs(a[column] - b[column]).item() == pytest.approx(2.5 * spread, rel=1e-4)
+            assert abs(b[column] - renderer.PERSON[names[column]][1]) <= 2.5 * spread * 1.0001
+    assert len(set(which)) == 28 and which[0::2] == which[1::2]  # each is left once and right once; 28 ways to take two of eight
+    strangers = of_each_row("world-mixed", 120)
+    _, left, right, same = world_pairs("world-mixed", 16, pairs=120)
+    assert ((strangers[left] != strangers[right])[~same].sum(1) == len(names)).all()
+
+
+def test_twins_are_liker_than_strangers_and_not_the_same_picture() -> None:
+    person = of_each_row("world-twins", 120)[::2]
+    identity = torch.arange(len(person))
+    shown = renderer.render(person, renderer.nuisance("inquiry", identity * 0, identity * 0, frontal=True), 32).float()
+    twins = (shown[0::2] - shown[1::2]).abs().mean((1, 2, 3))
+    strangers = (shown[0::2] - shown[0::2].roll(1, 0)).abs().mean((1, 2, 3))
+    assert (twins > 1).all() and twins.mean() < 0.3 * strangers.mean()  # grey levels
+
+
+def test_groups_are_of_their_tone_and_every_pair_is_within_one() -> None:
+    pairs, group = 160, tone_groups(160)
+    _, left, right, same = world_pairs("world-groups", 16, pairs=pairs)
+    person = of_each_row("world-groups", pairs)
+    tone = person[:, list(renderer.PERSON).index("tone")]
+    assert (tone[left] * 4).floor().tolist() == (tone[right] * 4).floor().tolist() == group.tolist()
+    for number in range(len(TONES)):
+        for fold in range(10):
+            own = (group == number) & (np.arange(pairs) // 16 == fold)
+            assert (same[own].sum(), (~same[own]).sum()) == (2, 2)
+    spread = tone[::2] * 4 % 1  # within a group tones are as they are drawn elsewhere: uniform
+    assert 0.4 < spread.mean() < 0.6 and spread.min() < 0.1 and spread.max() > 0.9
+    first = 1_000_000 * list(WORLD_BENCHMARKS).index("world-groups")
+    others = [i for i, name in enumerate(renderer.PERSON) if name != "tone"]
+    assert torch.equal(person[::2, others], renderer.people("benchmark", first, pairs // 2)[:, others])
+    for name, size in (("world-groups", 100), ("world-twins", 60)):
+        with pytest.raises(UserError, match=f"even folds of {name}; use a multiple of {160 if size == 100 else 40}"):
+            world_pairs(name, 16, pairs=size)
 
 
 def test_look_alike_impostors_share_more_than_chance():

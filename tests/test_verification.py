@@ -9,14 +9,13 @@ import pytest
 import torch
 from fake_subject import Faces, Projection, by_name, context, subject
 
-from synthbench.evaluators.pairs import open_results
+from synthbench.evaluators.pairs import kfold, open_results
 from synthbench.evaluators.verification import (
     Verification,
     VerificationConfig,
     average,
     combine,
     far_name,
-    kfold,
     pair_distances,
     raw_embeddings,
     tar_at_far,

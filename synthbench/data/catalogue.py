@@ -26,6 +26,8 @@ class Source:
 
 _RESEARCH = "non-commercial research, no redistribution"
 _INSIGHTFACE = "https://github.com/deepinsight/insightface/tree/master/recognition/_datasets_"
+_RFW = "http://www.whdeng.cn/RFW/testing.html"
+_RFW_GROUPS = ("African", "Asian", "Caucasian", "Indian")
 _ADAFACE = "https://github.com/mk-minchul/AdaFace"
 
 
@@ -70,6 +72,7 @@ CATALOGUE = {
         Source("agedb-30", "pairs", "AgeDB-30", _RESEARCH, _INSIGHTFACE, pairs=6_000),
         Source("calfw", "pairs", "CALFW", "research", _INSIGHTFACE, pairs=6_000),
         Source("cplfw", "pairs", "CPLFW", "research", _INSIGHTFACE, pairs=6_000),
+        *(Source(f"rfw-{group.lower()}", "pairs", f"RFW, {group}", _RESEARCH + ", on request", _RFW, pairs=6_000) for group in _RFW_GROUPS),
         Source("adaface-ir50-casia", "weights", "AdaFace IR-50, CASIA-WebFace", "MIT; trained on research data", _ADAFACE, colour="bgr"),
         Source("adaface-ir101-webface4m", "weights", "AdaFace IR-101, WebFace4M", "MIT; trained on research data", _ADAFACE, colour="bgr"),
         Source(

@@ -1,17 +1,20 @@
-"""Lists of pairs, as they are in circulation: LFW's pairs.txt, lines of two images and a truth, or an image a line."""
+"""Lists of pairs, as they are in circulation: LFW's pairs.txt, lines of two images, a truth and perhaps a group, or an image a line."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from synthbench.data.lists import is_image, lines_of, plain
 from synthbench.types import UserError
 
 TRUTHS = {"1": True, "0": False, "-1": False, "true": True, "false": False, "1.0": True, "0.0": False, "-1.0": False}
-FORMS = "`name i j`, `name i name j`, `image image truth` (1 or 0, 1 or -1, True or False), or one `image truth` a line, two lines a pair"
+FORMS = (
+    "`name i j`, `name i name j`, `image image truth` (1 or 0, 1 or -1, True or False), the same with a group of people behind it on every "
+    "line, or one `image truth` a line, two lines a pair"
+)
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,7 @@ class PairLine:
     left: str  # image without its ending: Name/Name_0001
     right: str
     same: bool
+    group: str = ""  # of people, where the list says it
 
 
 def parse_pair_list(path: Path | str) -> list[PairLine]:
@@ -35,6 +39,9 @@ def parse_pair_list(path: Path | str) -> list[PairLine]:
         expected = 2 * int(fields[-1]) * (int(fields[0]) if len(fields) == 2 else 1)  # folds x (same + different)
     elif len(lines) > 1 and 1 < len(lines[0][1]) == len(lines[1][1]) and not _tells(lines[0][1]) and _tells(lines[1][1]):
         lines.pop(0)  # headings
+    groups = [fields[3] for _, fields in lines if _has_group(fields)]
+    if len(groups) == len(lines):
+        lines = [(number, fields[:3]) for number, fields in lines]
     if lines and all(len(fields) == 2 and is_image(fields[0]) and fields[1].lower() in TRUTHS for _, fields in lines):
         found = _consecutive(lines, path)
     else:
@@ -44,7 +51,15 @@ def parse_pair_list(path: Path | str) -> list[PairLine]:
     if expected not in (None, len(found)):
         raise UserError(f"{path}: the header promises {expected} pairs, the file has {len(found)}. It was cut short or edited")
     _require_one_kind(lines, path)
-    return found
+    if not groups:
+        return found
+    if odd := next((line.line for line, group in zip(found, groups) if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", group)), 0):
+        raise UserError(f"{path}, line {odd}: the group of people, the last on the line, must be a word of letters, digits and . + - _")
+    return [replace(line, group=group) for line, group in zip(found, groups)]
+
+
+def _has_group(fields: Sequence[str]) -> bool:
+    return len(fields) == 4 and all(map(is_image, fields[:2])) and fields[2].lower() in TRUTHS and bool(fields[3])
 
 
 def _tells(fields: Sequence[str]) -> bool:

@@ -23,7 +23,7 @@ from synthbench.data.faces import FaceSet
 from synthbench.data.folders import strip_top
 from synthbench.data.pairlists import PairLine, image_key, parse_pair_list
 from synthbench.data.readers import file_bytes, file_digest, list_folder, list_zip, source_digest, zip_bytes
-from synthbench.store import is_name, read_json, write_json, writing
+from synthbench.store import is_name, is_texts, read_json, write_json, writing
 from synthbench.types import UserError
 
 if TYPE_CHECKING:
@@ -44,19 +44,23 @@ class PairSet:
     same: np.ndarray  # (P,) bool
     title: str = ""
     source_digest: str = ""  # of the files it was read from: two cfp_fp.bin are in circulation, 2 points apart (insightface#1671)
-    digest: str = field(default="")  # SHA-256 over decoded pixels and pairs
+    digest: str = field(default="")  # SHA-256 over decoded pixels and pairs, and groups where there are
+    group: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))  # (P,) int64, which of `groups` a pair is of
+    groups: tuple[str, ...] = ()  # whose people are told apart; every pair is within one. None: `group` is empty
 
     def __post_init__(self) -> None:
         if not self.digest:
             digest = hashlib.sha256(f"pairs {self.images.digest}\n".encode())
             digest.update(np.stack([self.left, self.right]).astype("<i8").tobytes() + self.same.astype("u1").tobytes())
+            if self.groups:
+                digest.update("\n".join(self.groups).encode() + self.group.astype("<i8").tobytes())
             object.__setattr__(self, "digest", digest.hexdigest())
 
     def __len__(self) -> int:
         return len(self.same)
 
     @classmethod
-    def from_arrays(cls, name: str, images: torch.Tensor | np.ndarray, left: Any, right: Any, same: Any, **about: str) -> PairSet:
+    def from_arrays(cls, name: str, images: torch.Tensor | np.ndarray, left: Any, right: Any, same: Any, **about: Any) -> PairSet:
         """From (N, 3, R, R) or (N, R, R, 3) uint8 and (P,) rows."""
         faces = FaceSet.from_arrays(images, np.full(len(images), -1))
         return cls(name, faces, np.asarray(left, np.int64), np.asarray(right, np.int64), np.asarray(same, bool), **about)
@@ -71,6 +75,7 @@ class Listed:
         self.left: list[int] = []
         self.right: list[int] = []
         self.same: list[bool] = []
+        self.group: list[str] = []  # of people, of each pair; empty where none is told
         self._row: dict[Any, int] = {}
 
     def row(self, key: Any, item: Any, where: str) -> int:
@@ -88,8 +93,10 @@ class Listed:
         images = np.empty((len(self.items), resolution, resolution, 3), np.uint8)
         for row, image in enumerate(pixels.in_threads(lambda one: pixels.fit(pixels.decode(*one), resolution), self.files())):
             images[row] = image
-        plain = name or self.name
-        return PairSet.from_arrays(plain, images, self.left, self.right, self.same, title=title or plain, source_digest=source_digest)
+        plain, groups = name or self.name, tuple(dict.fromkeys(self.group))
+        group = np.array([groups.index(group) for group in self.group], np.int64)
+        about = {"title": title or plain, "source_digest": source_digest, "group": group, "groups": groups}
+        return PairSet.from_arrays(plain, images, self.left, self.right, self.same, **about)
 
 
 # ---- .bin ----
@@ -190,6 +197,7 @@ def list_pairs(pairs: Path, images: Path) -> Listed:
     listed.left = [row(line, line.left) for line in lines]  # all of these first: the order of images is part of the digest
     listed.right = [row(line, line.right) for line in lines]
     listed.same = [line.same for line in lines]
+    listed.group = [line.group for line in lines if line.group]
     return listed
 
 
@@ -267,8 +275,10 @@ def save_pairs(pairs: PairSet, folder: Path | str) -> None:
         for first in range(0, len(pairs.images), 1024):
             file.write(pairs.images.images(slice(first, first + 1024)).permute(0, 2, 3, 1).contiguous().numpy().tobytes())
     with writing(folder / "pairs.npz") as tmp, open(tmp, "wb") as file:
-        np.savez(file, left=pairs.left, right=pairs.right, same=pairs.same)
+        arrays = {"left": pairs.left, "right": pairs.right, "same": pairs.same} | ({"group": pairs.group} if pairs.groups else {})
+        np.savez(file, **arrays)  # type: ignore[arg-type]
     about = {name: getattr(pairs, name) for name in ("name", "title", "digest", "source_digest")}
+    about |= {"groups": list(pairs.groups)} if pairs.groups else {}
     write_json(
         folder / "pairs.json", {**about, "images": len(pairs.images), "resolution": pairs.images.resolution, "faces": pairs.images.digest}
     )
@@ -288,7 +298,11 @@ def open_pairs(folder: Path | str) -> PairSet:
         faces = FaceSet(mapped, np.full(shape[0], -1, np.int64), [], {}, about["faces"])
         with np.load(folder / "pairs.npz", allow_pickle=False) as table:
             left, right, same = table["left"], table["right"], table["same"]
+            group = table["group"] if about.get("groups") else np.empty(0, np.int64)
+        groups = tuple(about.get("groups", ()))
+        if groups and not (is_texts(about["groups"]) and group.shape == same.shape and np.isin(group, range(len(groups))).all()):
+            raise ValueError("its groups are not those of its pairs")
         names = {name: about[name] for name in ("title", "source_digest", "digest")}
-        return PairSet(about["name"], faces, left, right, same, **names)
+        return PairSet(about["name"], faces, left, right, same, **names, group=group, groups=groups)
     except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(f"{folder}: no whole benchmark here ({error}). Delete the folder, and run the command that made it again") from None

@@ -7,6 +7,7 @@ contiguous blocks; the threshold that is best on nine folds (the smallest of equ
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ from pydantic import Field
 
 from synthbench.config import Settings
 from synthbench.device import side_by_side
-from synthbench.evaluators.pairs import PairResults
+from synthbench.evaluators.pairs import PairResults, kfold
 from synthbench.evaluators.statistics import mean_stderr
 from synthbench.models.embeddings import require_finite
 from synthbench.plugin import Context, Evaluator, Subject
@@ -28,30 +29,7 @@ if TYPE_CHECKING:
     from synthbench.data.pairs import PairSet
     from synthbench.models.encoder import Encoder
 
-THRESHOLDS = np.arange(0, 4, 0.01)
 FLOOR = "untrained.json"
-
-
-def fold_of(pairs: int, folds: int = 10) -> np.ndarray:
-    """Fold (P,) of each pair: contiguous blocks, the first P mod `folds` of them one longer."""
-    return np.repeat(np.arange(folds), [len(part) for part in np.array_split(np.arange(pairs), folds)])
-
-
-def kfold(distance: np.ndarray, same: np.ndarray, thresholds: np.ndarray = THRESHOLDS, folds: int = 10) -> PairResults:
-    """Predict each pair with the threshold that is most accurate on the other folds; `same` iff distance < threshold.
-
-    Counts for all thresholds come from two sorts per fold; the result is the same to the bit as that of the published loop.
-    """
-    fold = fold_of(len(same), folds)
-    right = np.empty((folds, len(thresholds)), np.int64)  # correct pairs of each fold at each threshold
-    for number in range(folds):
-        genuine = np.sort(distance[(fold == number) & same])
-        impostor = np.sort(distance[(fold == number) & ~same])
-        right[number] = np.searchsorted(genuine, thresholds, "left") + len(impostor) - np.searchsorted(impostor, thresholds, "left")
-    # accuracy on the other folds: they hold equally many pairs for every threshold, so the largest count is the first best accuracy
-    best = thresholds[(right.sum(0) - right).argmax(1)]
-    threshold = best[fold]
-    return PairResults(distance, same, fold, threshold, (distance < threshold) == same)
 
 
 def tar_at_far(distance: np.ndarray, same: np.ndarray, far: float) -> float:
@@ -111,7 +89,7 @@ class Verification(Evaluator[VerificationConfig]):
     """How well the recognizer tells pairs of strangers' photographs apart. Writes pairs/<benchmark>.npz.
 
     The floor, untrained/<benchmark>/accuracy, is what networks of its shape reach that learnt nothing. It is measured with the real
-    baseline (untrained.json) and the same for all runs beside that.
+    baseline (untrained.json; untrained/<network>/<benchmark>.npz) and the same for all runs beside that.
     """
 
     Config = VerificationConfig
@@ -126,7 +104,7 @@ class Verification(Evaluator[VerificationConfig]):
         accuracies: list[Score] = []
         for benchmark in subject.benchmarks:
             results, norms = self.tried(subject.recognizer, benchmark, subject.progress)
-            PairResults(**{**vars(results), "digest": benchmark.digest}).save(context.out / "pairs", benchmark.name)
+            replace(results, digest=benchmark.digest).save(context.out / "pairs", benchmark.name)
             random = numpy_generator(context.seed, "verification", benchmark.name)
             found = describe(benchmark.name, results, norms, self.config.far, random)
             scores += found
@@ -155,6 +133,8 @@ class Verification(Evaluator[VerificationConfig]):
             networks = [subject.untrained(seed) for seed in range(self.config.untrained)]
             for benchmark in subject.benchmarks:
                 found = [self.tried(network, benchmark)[0] for network in networks]
+                for number, results in enumerate(found):
+                    replace(results, digest=benchmark.digest).save(context.out / "untrained" / str(number), benchmark.name)
                 accuracy = float(np.mean([results.fold_accuracies().mean() for results in found]))
                 # the networks meet the same pairs, so their errors are taken on the mean of what happened to each pair
                 stderr = mean_stderr(np.mean([results.correct for results in found], axis=0))

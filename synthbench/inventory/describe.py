@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -81,7 +82,7 @@ def _kind_of_file(name: str) -> str:
     if name.endswith(".py"):
         return registry.kind_of(name)
     text = config_path("protocols", name).read_text("utf-8", "replace")
-    return "protocol" if "\nbenchmarks:" in text else "recipe" if "\nbackbone:" in text else "generator"
+    return "protocol" if re.search("^(benchmarks|extends):", text, re.M) else "recipe" if "\nbackbone:" in text else "generator"
 
 
 def show(thing: Thing, runs: Path, wish: str | None = None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from synthbench import registry
 from synthbench.config import Layer, config_names, config_path, merge, parse_set, read_layer
 from synthbench.data import sources
-from synthbench.protocol import OWN, Protocol, load_protocol, missing
+from synthbench.protocol import OWN, Protocol, WorldFaces, load_protocol, missing
 from synthbench.types import UserError, Volume
 
 LARGE = 10  # times the demo's images: from there on it takes hours, and nobody means the demo by it
@@ -74,7 +74,7 @@ def choices() -> Iterator[str]:
         protocol = load_protocol(name)
         lacks = missing(protocol)
         state = f"lacks {', '.join(lacks)} (synthbench data status --protocol {name})" if lacks else "can run here"
-        if name == "demo":
+        if isinstance(protocol.real, WorldFaces):
             state += "; minutes on two cores for 200x20, hours for much more"
         yield f"  --protocol {name}: {protocol.title}; {state}"
 

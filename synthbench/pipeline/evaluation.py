@@ -28,8 +28,10 @@ from synthbench.types import Progress, UserError, Volume
 if TYPE_CHECKING:
     import torch
 
-    from synthbench.evaluators.verification import Verification
     from synthbench.models.encoder import Encoder
+    from synthbench.plugin import Evaluator
+
+    Evaluators = dict[str, Evaluator[Any]]
 
 OWN_SIZE = "own-size"  # in the place of a protocol's name
 LENT = ("encoder", "judge")  # networks of a protocol that can be named as weights
@@ -65,7 +67,7 @@ def evaluate(request: Request) -> list[Result]:
     from synthbench.device import pick_device, set_threads
 
     store, protocol = Store(request.runs.absolute()), load_protocol(request.protocol) if request.protocol else None
-    verification = _verification(request, protocol)
+    evaluators = _evaluators(request, protocol)
     set_threads()
     device, why = pick_device(request.device)
     recognizers = [recognizer(text, request, store, device, protocol) for text in request.weights]
@@ -75,7 +77,7 @@ def evaluate(request: Request) -> list[Result]:
         for doubt in sources.misgivings(name):
             console.warn(f"benchmark {name}: {doubt}")
     console.note(f"device {why}")
-    plan = {item.name: _wire(item, store, names, protocol, verification, device) for item in recognizers}
+    plan = {item.name: _wire(item, store, names, protocol, evaluators, device) for item in recognizers}
     steps = plans.once([step for pair in found.values() for step in pair] for found in plan.values())
     plans.announce(plans.look(steps, store), f"{', '.join(plan)} on {', '.join(names)}")
     states = {row["key"]: row for row in execute(steps, store)}
@@ -146,16 +148,19 @@ def lent(which: str, protocol: Protocol, request: Request, store: Store, device:
     return job.network(which)
 
 
-def _verification(request: Request, protocol: Protocol | None) -> Verification:
+def _evaluators(request: Request, protocol: Protocol | None) -> Evaluators:
+    """Those of the protocol that look at no set: verification, and groups of people where it has that."""
+    from synthbench.evaluators.groups import Groups, GroupsConfig
     from synthbench.evaluators.verification import Verification, VerificationConfig
 
-    own = Layer(protocol.evaluators.get("verification", {}) if protocol else {})
-    config = build(VerificationConfig, own, parse_set(request.settings))
-    return Verification(config.model_copy(update={"untrained": 0}))
+    given = protocol.evaluators if protocol else {}
+    config = build(VerificationConfig, Layer(given.get("verification", {})), parse_set(request.settings))
+    found: Evaluators = {"verification": Verification(config.model_copy(update={"untrained": 0}))}
+    return found | ({"groups": Groups(build(GroupsConfig, Layer(given["groups"])))} if "groups" in given else {})
 
 
 def _wire(
-    item: Recognizer, store: Store, names: tuple[str, ...], protocol: Protocol | None, verification: Verification, device: torch.device
+    item: Recognizer, store: Store, names: tuple[str, ...], protocol: Protocol | None, evaluators: Evaluators, device: torch.device
 ) -> dict[int, tuple[Step, Step]]:
     """For each seed the stages of benchmarks and of scores."""
     found = {}
@@ -166,14 +171,15 @@ def _wire(
             checks.colours(benchmark_sets.photographs(folder, names), {network.name: network})
 
         pairs = benchmark_sets.step(store, names, r, check)
-        found[seed] = pairs, _scores(network, pairs, names, seed, r, verification, store, device)
+        found[seed] = pairs, _scores(network, pairs, names, seed, r, evaluators, store, device)
     return found
 
 
 def _scores(
-    network: Encoder, pairs: Step, names: tuple[str, ...], seed: int, r: int, verification: Verification, store: Store, device: torch.device
+    network: Encoder, pairs: Step, names: tuple[str, ...], seed: int, r: int, evaluators: Evaluators, store: Store, device: torch.device
 ) -> Step:
-    parts: dict[str, Any] = {"stage": "evaluate weights", "evaluators": [verification.version, verification.config.model_dump(mode="json")]}
+    settings = [part for item in evaluators.values() for part in (item.version, item.config.model_dump(mode="json"))]
+    parts: dict[str, Any] = {"stage": "evaluate weights", "evaluators": settings}
     parts |= {"benchmarks": pairs.stage.key, "weights": network.digest, "seed": seed}
     parts |= {"input": [network.colour, network.gain, network.offset, network.resolution]}
 
@@ -183,9 +189,7 @@ def _scores(
         sets = [open_pairs(pairs.stage.folder / name) for name in names]
         nothing: Any = None  # verification looks at no set
         subject = Subject(nothing, nothing, nothing, recognizer=network, benchmarks=sets, progress=progress)
-        run_evaluators(
-            {"verification": verification}, subject, Context(folder, seed, r, device, nothing, nothing), lambda done, total: None
-        )
+        run_evaluators(evaluators, subject, Context(folder, seed, r, device, nothing, nothing), lambda done, total: None)
 
     label = f"score {network.name} {r} {device.type}"
     return Step(

@@ -341,6 +341,7 @@ class Job:
             kind = registry.load("evaluator", name)
             config = build(kind.Config, Layer(settings, {(): f"protocol {self.protocol.name}, evaluators.{name}"}))
             evaluators[registry.short_name(name)] = kind(config)
+            evaluators[registry.short_name(name)].check(self.protocol.benchmarks)
         return evaluators
 
     def _evaluate_step(self, seed: int, made: list[Step], recognizer: Step, base: Step | None) -> Step:

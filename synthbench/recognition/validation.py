@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from synthbench.data.faces import FaceSet
 from synthbench.device import send
-from synthbench.evaluators.verification import combine, kfold, pair_distances
+from synthbench.evaluators.pairs import kfold
+from synthbench.evaluators.verification import combine, pair_distances
 from synthbench.recognition.trainer import Step
 from synthbench.seeds import numpy_generator
 from synthbench.store import is_number, read_json, write_json

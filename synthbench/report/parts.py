@@ -12,7 +12,8 @@ from synthbench.models.embeddings import unit
 from synthbench.report import figures
 from synthbench.report.blocks import Block, Figure, Grid, Image, Images, Section, Text
 from synthbench.report.data import Run, read_histograms, read_log
-from synthbench.results.record import values
+from synthbench.results import by_group
+from synthbench.results.record import cell, values
 from synthbench.results.tables import number
 from synthbench.types import Skipped, UserError
 
@@ -58,6 +59,27 @@ def accuracy(table: Mapping[str, Any]) -> Iterator[Block]:
     )
     caption = "Accuracy on each benchmark and on average. Lines are 95 % intervals over test pairs and seeds."
     yield Figure("accuracy", svg, alt, caption, "full" if many else "")
+
+
+KINDS = {  # of scores by group of people: the heading
+    "accuracy": "accuracy (%)",
+    "shared_accuracy": "at one threshold (%)",
+    "fmr": "false matches (%)",
+    "fnmr": "false non-matches (%)",
+    "untrained_accuracy": "untrained network (%)",
+}
+
+
+def groups(results: Mapping[str, dict[str, Any]]) -> Iterator[Block]:
+    """Accuracy and errors of each group of people, a table for each set of groups. `results`: run.json by label."""
+    for name in dict.fromkeys(name for result in results.values() for name in by_group.sets(result)):
+        rows = [
+            [label, group, *(cell(result, f"groups/{name}/{kind}/{group}", 1) for kind in KINDS)]
+            for label, result in results.items()
+            for group in by_group.sets(result).get(name, ())
+        ]
+        caption = f"Groups of people, {name}: with a threshold of each group's own; then at one threshold for all, with both errors there."
+        yield Grid(caption, ["", "group", *KINDS.values()], rows)
 
 
 def interval(cell: Mapping[str, Any] | None) -> tuple[float, float, float] | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from synthbench.evaluators.gap import same_pairs
 from synthbench.evaluators.pairs import PairResults, open_results
-from synthbench.results import inference, leak, lookup, published, tables
+from synthbench.results import by_group, inference, leak, lookup, published, tables
 from synthbench.results.comparable import cost, foreign, keys, labels, sides
 from synthbench.results.record import SHORT, UNTRAINED, Result, floor, values
 from synthbench.seeds import numpy_generator
@@ -108,7 +108,8 @@ def compare(store: Store, results: Sequence[Result], name: str, baseline: str, c
     for item in whole[1:]:
         same_pairs(whole[0].own[0], item.own[0])
     found = differences(entries, benchmarks)
-    columns = _columns(benchmarks)
+    apart = by_group.metrics(item.result for item in entries)
+    columns = _columns(benchmarks, apart)
     cells = {item.run: {column.metric: cell(store, item, column.metric, benchmarks) for column in columns} for item in entries}
     pictured = {item.run: lookup.photographs(store, item.result) for item in entries}
     for item in entries:
@@ -134,7 +135,7 @@ def compare(store: Store, results: Sequence[Result], name: str, baseline: str, c
     ]
     volumes = list(dict.fromkeys(item.result["volume"] for item in entries if item.result["volume"] not in ("all", ""))) or ["all"]
     detectable, notes = _notes(entries, found)
-    notes += leak.notes([(item.label, item.result) for item in entries])
+    notes += [*leak.notes([(item.label, item.result) for item in entries]), *([by_group.NOTE] if apart else [])]
     return {
         "comparison": name,
         "protocol": first["protocol"],
@@ -166,10 +167,11 @@ def _benchmarks(result: Result) -> list[str]:
     return [name for name in dict.fromkeys(names) if name != "avg"]
 
 
-def _columns(benchmarks: Sequence[str]) -> list[Column]:
+def _columns(benchmarks: Sequence[str], apart: Mapping[str, str]) -> list[Column]:
     each = [Column(f"verification/{name}/accuracy", SHORT.get(name, name), "%", 1, True, group="accuracy") for name in benchmarks]
     average = [Column(AVG, "AVG", "%", 2, True, group="accuracy"), Column(GAP, "gap to real", "points", 2, False, group="accuracy")]
-    return [*each, *average, *MEASURED, *COSTS]
+    groups = [Column(metric, title, higher_is_better=False) for metric, title in apart.items()]
+    return [*each, *average, *groups, *MEASURED, *COSTS]
 
 
 def cell(store: Store, item: Entry, metric: str, benchmarks: Sequence[str]) -> dict[str, Any] | None:
@@ -191,7 +193,7 @@ def cell(store: Store, item: Entry, metric: str, benchmarks: Sequence[str]) -> d
         found = inference.Estimate(gap.points, gap.sampling_stderr, std, gap.low, gap.high, len(seeds), gap.error)
     else:
         found = inference.estimate(seeds, item.stderr(metric))
-    made = _as_cell(found)
+    made = by_group.beside(_as_cell(found), item.result, metric)
     return leak.beside(made, leak.chance(item.result)) if metric == leak.SHARE else made
 
 

@@ -13,13 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from synthbench import console
-from synthbench.results import leak, shapes
+from synthbench.results import by_group, leak, shapes
 from synthbench.store import Stage, Store, content_key, is_inside, is_name, read_json, write_json
 from synthbench.types import UserError
 
 Result = dict[str, Any]  # the JSON contract
 
-SHORT = {"world-mixed": "mixed", "world-profile": "profile", "world-agegap": "agegap", "world-crossage": "xage", "world-crosspose": "xpose"}
+SHORT = {
+    "world-mixed": "mixed",
+    "world-profile": "profile",
+    "world-agegap": "agegap",
+    "world-crossage": "xage",
+    "world-crosspose": "xpose",
+    "world-groups": "groups",
+    "world-twins": "twins",
+}
 
 ERROR = "± is the sampling error over pairs (one standard error)"
 CHANCE = "accuracies: 50 is chance"
@@ -49,7 +57,9 @@ def cell(result: Result, metric: str, digits: int = 2, scale: float = 1.0) -> st
     mean = statistics.fmean(score["value"] for score in scores) * scale
     errors = [score["stderr"] * scale for score in scores if score["stderr"] is not None]
     # The seeds are scored on the same pairs, so their sampling errors do not average out.
-    return f"{mean:.{digits}f}" + (f" ±{statistics.fmean(errors):.{digits}f}" if errors else "")
+    level = by_group.chance(result, metric)
+    error = f" ±{statistics.fmean(errors):.{digits}f}" if errors else ""
+    return f"{mean:.{digits}f}" + error + ("" if level is None else f" ({level:.{digits}f})")
 
 
 COLUMNS: tuple[tuple[str, str, int, float], ...] = (  # heading, metric, digits, factor; after one column per benchmark
@@ -71,7 +81,8 @@ def floor(metric: str) -> str:
 def show(results: list[Result], benchmarks: Iterable[str]) -> None:
     """The table of the runs, to stdout, with what a reader must know below it."""
     sets = [(SHORT.get(name, name), f"verification/{name}/accuracy", 1, 1.0) for name in benchmarks]
-    every = [*COLUMNS[:2], *sets, *COLUMNS[2:]]  # the average in front: a narrow terminal has room for it
+    apart = [(title, metric, 2, 1.0) for metric, title in by_group.metrics(results).items()]
+    every = [*COLUMNS[:2], *sets, *apart, *COLUMNS[2:]]  # the average in front: a narrow terminal has room for it
     columns = [column for column in every if any(cell(item, *column[1:]) != "-" for item in results)]
     names = [f"{item['generator']} {item.get('size', item['volume'])}" for item in results]
     rows = [[name, *(cell(item, *column[1:]) for column in columns)] for name, item in zip(names, results)]
@@ -80,6 +91,8 @@ def show(results: list[Result], benchmarks: Iterable[str]) -> None:
     title, header = f"{results[-1]['protocol']}: {results[-1]['title']}", ["", *(column[0] for column in columns)]
     console.table(title, header, rows, breaks=("gap to real", *(name for name, *_ in sets[-1:])))
     seeds = results[-1]["seeds"]
+    if apart:
+        console.note(by_group.NOTE)
     if len(seeds) > 1:
         console.note(f"{ERROR}; {CHANCE}")
         for item in results:
