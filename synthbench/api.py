@@ -47,6 +47,7 @@ def run(
     until: str | None = None,
     force: Sequence[str] = (),
     device: str = "auto",
+    on: str = "here",
     tracking: bool = True,
     runs: Folder | None = None,
 ) -> Answer:
@@ -59,6 +60,7 @@ def run(
 
     place = _folder(runs)
     request = pipeline.Request(generator, place, volume, protocol, seeds, _texts(settings), until, tuple(force), device, tracking)
+    _build([request], on)
     result = pipeline.run(request)
     if result is None:
         return Answer(run=None, until=until)
@@ -75,6 +77,7 @@ def compare(
     name: str | None = None,
     papers: bool = True,
     device: str = "auto",
+    on: str = "here",
     tracking: bool = True,
     runs: Folder | None = None,
 ) -> Answer:
@@ -88,9 +91,18 @@ def compare(
     request = pipeline.Request(
         names, place, volume, protocol, seeds, baseline, name, papers, force_incomparable=False, device=device, tracking=tracking
     )
+    _build([] if on == "here" else pipeline.requests(request), on)
     found = pipeline.compare(request)[0]
     lookup.asked(Store(place), "comparison", found["comparison"])
     return Answer(found)
+
+
+def _build(requests: Sequence[Any], on: str) -> None:
+    """Where `on` is a cluster, have it build the stages first."""
+    if on != "here":
+        from synthbench.pipeline import cluster
+
+        cluster.build(requests, on)
 
 
 def load_runs(runs: Folder | None = None) -> pd.DataFrame:

@@ -89,7 +89,8 @@ def test_what_there_is_can_be_seen():
     signature = inspect.signature(synthbench.run)
     options = {option.name for option in cli.commands["run"].params if option.expose_value}
     renamed = {"settings", "tracking"}  # --set, --no-tracking
-    assert set(signature.parameters) >= (options - {"no_tracking", "dry_run", "as_json"}) | renamed
+    of_commands = {"no_tracking", "dry_run", "as_json", "devices"}  # a notebook is one process
+    assert set(signature.parameters) >= (options - of_commands) | renamed
 
 
 def test_run_and_compare_from_python(here, capsys):

@@ -25,6 +25,7 @@ from synthbench.system import cores, locked
 from synthbench.types import UserError
 
 LIVES = 5  # machines that may die under a stage
+LOOK = 10.0  # seconds between two looks at what machines there are, while nothing is finished
 TOGETHER = ("SYNTHBENCH_", "MLFLOW_", "OMP_", "CUBLAS_")  # variables of the environment that tasks have from here
 
 
@@ -96,7 +97,10 @@ def _work(ray: Any, tasks: dict[Path, Task]) -> None:
                 remote = ray.remote(_build).options(name=tasks[folder].step.stage.name, max_retries=LIVES, **need)
                 running[remote.remote(tasks[folder].request, folder, os.getcwd(), there)] = folder
                 begun.add(folder)
-            finished, _ = ray.wait(list(running), num_returns=1)
+            finished, _ = ray.wait(list(running), num_returns=1, timeout=LOOK)
+            if not finished:
+                _machines(ray)
+                continue
             folder = running.pop(finished[0])
             machine, seconds = _answer(ray, finished[0], tasks[folder])
             done.add(folder)
@@ -123,13 +127,19 @@ def _answer(ray: Any, reference: Any, task: Task) -> tuple[str, float]:
 def _needs(ray: Any, step: Step) -> tuple[dict[str, float], int]:
     """(what of a machine a stage takes, threads): where there are GPUs, one for what networks do, and its share of the cores; else all
     cores of a machine, or SYNTHBENCH_THREADS."""
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    processors = min((int(has["CPU"]) for has in machines if has.get("CPU")), default=0)
-    if not processors:
-        raise UserError("the Ray cluster has no machine with processors left; the same command continues when it has")
+    machines = _machines(ray)
+    processors = min(int(has["CPU"]) for has in machines)
     gpus = max(int(has.get("GPU", 0)) for has in machines)
     threads = int(os.environ.get("SYNTHBENCH_THREADS") or max(1, processors // max(1, gpus)))
     return {"num_cpus": min(threads, processors), **({"num_gpus": 1} if gpus and step.cost.unit == "GFLOP" else {})}, threads
+
+
+def _machines(ray: Any) -> list[dict[str, float]]:
+    """What the machines that may work have. Raises UserError when none is left."""
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    if not found:
+        raise UserError("the Ray cluster has no machine with processors left. Nothing is lost: the same command continues when it has")
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------- on another machine
