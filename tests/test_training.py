@@ -100,6 +100,18 @@ def test_a_checkpoint_of_an_optimizer_that_keeps_nothing_is_whole(tmp_path):
     assert loop.restore(tmp_path / "checkpoint.pt", {"optimizer": torch.optim.SGD(network.parameters())}) == 3
 
 
+def test_a_checkpoint_in_which_one_bit_was_flipped_is_damaged(tmp_path):
+    """In the numbers of a tensor, where torch looks at no checksum."""
+    network, path = torch.nn.Linear(64, 64), tmp_path / "checkpoint.pt"
+    loop.save(path, 3, {"network": network})
+    assert loop.restore(path, {"network": torch.nn.Linear(64, 64)}) == 3
+    data = bytearray(path.read_bytes())
+    data[data.index(network.weight.detach().numpy().tobytes()) + 1000] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"is damaged \(.*data/0 is not as it was written"):
+        loop.restore(path, {"network": torch.nn.Linear(64, 64)})
+
+
 @pytest.mark.parametrize(("part", "value"), [("step", -1), ("step", 2.5), ("step", True), ("average", "x"), ("average", -1)])
 def test_a_checkpoint_with_numbers_that_are_none_is_damaged(tmp_path, part, value):
     average = EMA(torch.nn.Linear(2, 2))

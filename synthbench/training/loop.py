@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -318,7 +319,12 @@ def restore(path: Path, parts: Mapping[str, Stateful], fingerprint: str = "") ->
     if not path.exists():
         return 0
     try:
+        if not path.is_file():  # a pipe would be waited for
+            raise ValueError("it is no file")
         require_itself(path)
+        with zipfile.ZipFile(path) as archive:  # torch compares no checksums
+            if odd := archive.testzip():
+                raise ValueError(f"{odd} is not as it was written")
         state = torch.load(path, map_location="cpu", weights_only=True)
         if state["fingerprint"] == fingerprint:
             for name, part in parts.items():
@@ -349,7 +355,7 @@ def _require_fit(part: Stateful, before: list[dict[str, Any]]) -> None:
         raise ValueError("an average of no number of updates")
     if not isinstance(part, torch.optim.Optimizer):
         return
-    if _settings(part) != before:
+    if _settings(part) != before or not all(isinstance(group["lr"], float | int) for group in part.param_groups):
         raise ValueError("an optimizer of other settings")
     keeps = any(group.get("betas") or group.get("momentum") for group in before)
     names = {name for kept in part.state.values() for name in kept}
@@ -359,6 +365,8 @@ def _require_fit(part: Stateful, before: list[dict[str, Any]]) -> None:
             raise ValueError("an optimizer that lacks a part of its state")
         if not all(value is None or (isinstance(value, Tensor) and value.shape in (parameter.shape, ())) for value in kept.values()):
             raise ValueError("the state of an optimizer is of another network")
+        if not float(kept.get("step", 1)) >= 1:  # torch makes a tensor of any number, and divides by what follows from it
+            raise ValueError("an optimizer of no number of steps")
 
 
 def cut_log(path: Path, step: int) -> None:
