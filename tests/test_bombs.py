@@ -326,3 +326,16 @@ def test_a_file_with_some_holes_is_read(tmp_path: Path) -> None:
         assert readers.file_digest(path) == hashlib.sha256(path.read_bytes()).hexdigest()
     finally:
         files.QUICK = quick
+
+
+def test_a_parquet_in_which_the_name_of_a_column_is_no_text(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"image": [b"x"], "label": [1]}), path, store_schema=False)
+    data = path.read_bytes()
+    at = data.rindex(b"label")  # where its pages lie; the schema has another
+    path.write_bytes(data[:at] + b"\xd4\x20" + data[at + 2 :])
+    with pytest.raises(UserError, match="not a whole Parquet file"):
+        readers.read_source(path)

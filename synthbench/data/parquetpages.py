@@ -19,19 +19,19 @@ def require_modest(path: Path, group: Any, names: Sequence[str], most: int) -> N
 
     group: its metadata, as pyarrow has them. Headers alone are read, of those pages that pyarrow would read.
     """
-    columns = [group.column(number) for number in range(group.num_columns)]
     with walk.opened(path) as file:
-        for about in columns:
-            if not any(about.path_in_schema == name or about.path_in_schema.startswith(f"{name}.") for name in names):
-                continue
+        for number in range(group.num_columns):
+            column = "whose name is none"
             try:
-                claimed = _claimed(file, about)
-            except (IndexError, KeyError, ValueError, TypeError, AttributeError) as error:
-                raise UserError(f"{path}: not a whole Parquet file (a page of column {about.path_in_schema}: {error!r})") from None
+                about = group.column(number)
+                column = about.path_in_schema
+                claimed = _claimed(file, about) if any(f"{column}.".startswith(f"{name}.") for name in names) else 0
+            except (IndexError, KeyError, ValueError, TypeError, AttributeError) as error:  # of names that are no text too
+                raise UserError(f"{path}: not a whole Parquet file (a page of column {column}: {error!r:.200})") from None
             if claimed > most:
                 raise UserError(
-                    f"{path}: the pages of column {about.path_in_schema} say they hold {claimed:,} bytes; images hardly shrink, so that "
-                    "this is no set of images, or a damaged one"
+                    f"{path}: the pages of column {column} say they hold {claimed:,} bytes; images hardly shrink, so that this is no set "
+                    "of images, or a damaged one"
                 )
 
 
