@@ -246,3 +246,96 @@ def test_what_the_long_form_of_the_fuzzer_found(tmp_path: Path, monkeypatch: pyt
     table = pa.table({"image": [b"x"], "label": [1]}).replace_schema_metadata(deep)
     pq.write_table(table, tmp_path / "deep.parquet")
     assert len(readers.read_source(tmp_path / "deep.parquet")) == 1
+
+
+@pytest.mark.parametrize("column", ["image", "label"])
+def test_a_parquet_whose_pages_hold_more_than_its_footer_says(tmp_path: Path, column: str) -> None:
+    """127 MiB of zeros in a page, of which the footer tells 2 MiB: room is made for what the page says."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    large, path = 127 * 2**20, tmp_path / "x.parquet"
+    columns = {"image": [b"x"], "label": ["x"], column: [b"\0" * large if column == "image" else "x" * large]}
+    pq.write_table(pa.table(columns), path, compression="zstd", use_dictionary=False, write_statistics=False, store_schema=False)
+    assert path.stat().st_size < 30_000
+    group = pq.read_metadata(path).row_group(0)
+    data = path.read_bytes()
+    for told in {group.total_byte_size, *(group.column(number).total_uncompressed_size for number in range(2))}:
+        if told > large:
+            footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+            assert varint(told) in data[footer:]
+            data = data[:footer] + data[footer:].replace(varint(told), varint(2**21))
+    path.write_bytes(data)
+    with frugal(), pytest.raises(UserError, match=f"the pages of column {column} say they hold 133,1.*images hardly shrink"):
+        readers.read_source(path).image(0)
+
+
+def varint(number: int) -> bytes:
+    """As Thrift's compact protocol writes a whole number that is not negative."""
+    number, out = 2 * number, b""
+    while number > 127:
+        number, out = number >> 7, out + bytes([number & 127 | 128])
+    return out + bytes([number])
+
+
+def test_a_parquet_of_many_pages_dictionaries_and_either_version_is_read(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = {"image": [{"bytes": bytes([row]) * 3000, "path": "x"} for row in range(200)], "label": [str(row // 50) for row in range(200)]}
+    for number, options in enumerate(({}, {"data_page_version": "2.0"}, {"use_dictionary": False}, {"write_page_checksum": True})):
+        pq.write_table(pa.table(rows), tmp_path / f"{number}.parquet", row_group_size=70, data_page_size=5000, **options)
+        found = readers.read_source(tmp_path / f"{number}.parquet")
+        assert [found.encoded(row)[0] for row in range(200)] == list(range(200)) and len(found.names) == 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="holes are asked for in Linux's way; files of them are made so")
+def test_files_of_holes_are_not_read_to_their_end(tmp_path: Path) -> None:
+    from synthbench.models.checkpoints import load_checkpoint
+    from synthbench.training import loop
+
+    for name in ("set.tar", "net.pt", "net.safetensors", "checkpoint.pt", "x.mdb"):
+        with open(tmp_path / name, "wb") as file:
+            file.write(b"begun")
+            file.truncate(2**40)
+    tries: dict[str, Callable[[Path], object]] = {
+        "set.tar": readers.source_digest,
+        "net.pt": lambda path: load_checkpoint(path, colour="rgb"),
+        "net.safetensors": readers.file_digest,
+        "checkpoint.pt": lambda path: loop.restore(path, {}),
+        "x.mdb": readers.file_digest,
+    }
+    for name, read in tries.items():
+        with frugal(), pytest.raises(UserError, match=re.escape(name) + r".*1,099,511,627,776 bytes, of which .* were ever written"):
+            read(tmp_path / name)
+
+
+def test_a_file_with_some_holes_is_read(tmp_path: Path) -> None:
+    """A thirtieth of it is there, as in a database with room to grow; half of another, which is small enough to be read anyway."""
+    import hashlib
+
+    from synthbench import files
+
+    path = tmp_path / "x.tar"
+    with open(path, "wb") as file:
+        file.seek(2**24)
+        file.write(b"x" * 2**20)
+        file.truncate(30 * 2**20)
+    quick, files.QUICK = files.QUICK, 2**20
+    try:
+        assert readers.file_digest(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    finally:
+        files.QUICK = quick
+
+
+def test_a_parquet_in_which_the_name_of_a_column_is_no_text(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"image": [b"x"], "label": [1]}), path, store_schema=False)
+    data = path.read_bytes()
+    at = data.rindex(b"label")  # where its pages lie; the schema has another
+    path.write_bytes(data[:at] + b"\xd4\x20" + data[at + 2 :])
+    with pytest.raises(UserError, match="not a whole Parquet file"):
+        readers.read_source(path)

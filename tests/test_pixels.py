@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
+import re
 import struct
 import sys
 import tracemalloc
@@ -118,6 +120,40 @@ def test_a_jpeg_that_was_cut_and_given_an_end_is_damaged(options: dict) -> None:
         data = out.getvalue()
         assert pixels.decode(data, "x").shape == picture.shape
         scan = data.index(b"\xff\xda") + 40
-        for at in ((scan + len(data)) // 2, *(() if "progressive" in options else (scan,))):  # a whole scan that lacks is not noticed
-            with pytest.raises(UserError, match=r"half\.jpg: .*its data end before the last row"):
+        for at in ((scan + len(data)) // 2, scan):
+            with pytest.raises(UserError, match=r"half\.jpg: .*(its data end before the last row|lacks scans)"):
                 pixels.decode(data[:at] + b"\xff\xd9", "half.jpg")
+
+
+def segments(data: bytes) -> list[bytes]:
+    """A JPEG of PIL's, cut before each scan and before the end marker."""
+    starts = [0, *(found.start() for found in re.finditer(rb"\xff\xda", data)), data.rindex(b"\xff\xd9"), len(data)]
+    return [data[start:end] for start, end in itertools.pairwise(starts)]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_progressive_jpeg_that_lacks_a_scan_is_damaged(mode: str) -> None:
+    """libjpeg shows it without a word, blurred where a late one lacks; what stands between two scans belongs to the later one."""
+    Image.fromarray(FACE).convert(mode).save(out := io.BytesIO(), "JPEG", progressive=True)
+    head, *scans, end = segments(out.getvalue())
+    assert len(scans) > 4
+    pixels.decode(out.getvalue(), "whole")
+    for lost in range(len(scans)):
+        data = b"".join([head, *scans[:lost], *scans[lost + 1 :], end])
+        with pytest.raises(UserError):
+            pixels.decode(data, "x")
+    with pytest.raises(UserError, match="lacks scans"):
+        pixels.decode(b"".join([head, *scans[:-1], end]), "x")
+
+
+def test_a_jpeg_of_one_scan_for_each_colour_lacks_none_or_is_damaged() -> None:
+    """Written as such by hand: the scan of a grey JPEG is that of the first component of one in colour."""
+    Image.fromarray(FACE).convert("L").save(out := io.BytesIO(), "JPEG")
+    head, scan, end = segments(out.getvalue())
+    start = head.index(b"\xff\xc0")
+    frame = b"\xff\xc0\0\x11" + head[start + 4 : start + 9] + b"\3" + b"".join(bytes([number, 0x11, 0]) for number in (1, 2, 3))
+    head = head[:start] + frame + head[start + 13 :]
+    scans = [scan[:5] + bytes([number]) + scan[6:] for number in (1, 2, 3)]
+    assert pixels.decode(head + b"".join(scans) + end, "x").shape == FACE.shape
+    with pytest.raises(UserError, match="lacks scans: it would be blurred, or grey"):
+        pixels.decode(head + scans[0] + end, "x")

@@ -1,5 +1,6 @@
 """What trainings share: the gradient of a batch in parts against the gradient of the whole; order and threads of side_by_side."""
 
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -8,6 +9,8 @@ from torch import Tensor, nn
 
 from synthbench import device
 from synthbench.training import loop
+from synthbench.training.ema import EMA
+from synthbench.training.muon import Muon
 from synthbench.types import UserError
 
 CPU = torch.device("cpu")
@@ -64,6 +67,63 @@ def test_a_checkpoint_that_takes_long_is_written_rarely(tmp_path, monkeypatch):
     monkeypatch.setattr(loop.time, "monotonic", lambda: next(clock))
     assert loop.save(tmp_path / "a.pt", 1, {}) == loop.EVERY
     assert loop.save(tmp_path / "a.pt", 2, {}) == pytest.approx(50 * 6.0)
+
+
+@pytest.mark.parametrize("make", [torch.optim.AdamW, partial(torch.optim.SGD, momentum=0.9), partial(Muon, lr=0.1)])
+def test_a_checkpoint_whose_optimizer_lacks_a_part_is_damaged(tmp_path, make):
+    network, path = torch.nn.Linear(2, 2, bias=make is torch.optim.AdamW), tmp_path / "checkpoint.pt"
+    optimizer = make(network.parameters())
+    loop.save(path, 0, {"optimizer": optimizer})
+    network(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    loop.save(path, 3, {"optimizer": optimizer})
+    assert loop.restore(path, {"optimizer": make(network.parameters())}) == 3
+    whole = torch.load(path)["optimizer"]["state"]
+    one = whole[0]
+    broken = [{}, {**whole, 0: {}}, *({**whole, 0: {key: one[key] for key in one if key != lost}} for lost in one)]
+    broken += [{**whole, 0: {**one, name: None}} for name in one] + [{**whole, 0: {**one, "more": torch.zeros(())}}] * (len(whole) > 1)
+    broken += [{0: one}] * (len(whole) > 1)
+    for state in broken:
+        saved = torch.load(path)
+        saved["optimizer"]["state"] = state
+        torch.save(saved, tmp_path / "broken.pt")
+        with pytest.raises(UserError, match=r"is damaged \(.*; delete it"):  # torch says some itself
+            loop.restore(tmp_path / "broken.pt", {"optimizer": make(network.parameters())})
+
+
+def test_a_checkpoint_of_an_optimizer_that_keeps_nothing_is_whole(tmp_path):
+    network = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(network.parameters())
+    network(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    loop.save(tmp_path / "checkpoint.pt", 3, {"optimizer": optimizer})
+    assert loop.restore(tmp_path / "checkpoint.pt", {"optimizer": torch.optim.SGD(network.parameters())}) == 3
+
+
+def test_a_checkpoint_in_which_one_bit_was_flipped_is_damaged(tmp_path):
+    """In the numbers of a tensor, where torch looks at no checksum."""
+    network, path = torch.nn.Linear(64, 64), tmp_path / "checkpoint.pt"
+    loop.save(path, 3, {"network": network})
+    assert loop.restore(path, {"network": torch.nn.Linear(64, 64)}) == 3
+    data = bytearray(path.read_bytes())
+    data[data.index(network.weight.detach().numpy().tobytes()) + 1000] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"is damaged \(.*data/0 is not as it was written"):
+        loop.restore(path, {"network": torch.nn.Linear(64, 64)})
+
+
+@pytest.mark.parametrize(("part", "value"), [("step", -1), ("step", 2.5), ("step", True), ("average", "x"), ("average", -1)])
+def test_a_checkpoint_with_numbers_that_are_none_is_damaged(tmp_path, part, value):
+    average = EMA(torch.nn.Linear(2, 2))
+    loop.save(tmp_path / "checkpoint.pt", 3, {"average": average})
+    state = torch.load(tmp_path / "checkpoint.pt")
+    if part == "step":
+        state["step"] = value
+    else:
+        state["average"]["updates"] = value
+    torch.save(state, tmp_path / "checkpoint.pt")
+    with pytest.raises(UserError, match="is damaged"):
+        loop.restore(tmp_path / "checkpoint.pt", {"average": average})
 
 
 def test_a_checkpoint_whose_optimizer_was_changed_is_damaged(tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from synthbench.data import columns
+from synthbench.data import columns, parquetpages
 from synthbench.data.arrow import ArrowFile, arrow_files
 from synthbench.data.labelled import Source, by_name, in_split
 from synthbench.data.pixels import Damaged
@@ -112,11 +112,16 @@ def _open(path: Path) -> Any:
 def _refuse_bomb(path: Path, about: Any) -> None:
     size = path.stat().st_size
     unpacked = sum(about.row_group(group).total_byte_size for group in range(about.num_row_groups))
-    if not 0 <= about.num_rows <= MOST * size or not 0 <= unpacked <= MOST * size + 2**24:
+    if not 0 <= about.num_rows <= MOST * size or not 0 <= unpacked <= _most(path):
         raise UserError(
             f"{path}: {size:,} bytes that say they hold {about.num_rows:,} rows and {unpacked:,} bytes; images hardly shrink, so that "
             "this is no set of images, or a damaged one"
         )
+
+
+def _most(path: Path) -> int:
+    """Bytes that a Parquet file may unpack to."""
+    return MOST * path.stat().st_size + 2**24
 
 
 def _form(path: Path) -> str:
@@ -177,6 +182,9 @@ def _candidates(opened: Sequence[Any], files: Sequence[Path], images: Sequence[s
             if not names:
                 raise UserError(f"{path}: it has none of the columns {', '.join(missing)} of {files[0].name}")
         try:
+            if not isinstance(file, ArrowFile):
+                for group in range(file.num_row_groups):
+                    parquetpages.require_modest(path, file.metadata.row_group(group), names, _most(path))
             table = file.read(names)
         except (OSError, pa.ArrowException) as error:
             raise UserError(f"{path}: not a whole {_form(path)} file ({error})") from None
@@ -271,6 +279,9 @@ class _Images:
         try:
             if group != self.group or row < self.first:
                 column = self.columns[number]
+                if not isinstance(self.opened[number], ArrowFile):
+                    about = self.opened[number].metadata.row_group(own)
+                    parquetpages.require_modest(self.files[number], about, [column], _most(self.files[number]))
                 self.rest = self.opened[number].iter_batches(BATCH, row_groups=[own], columns=[column], use_threads=False)
                 self.group, self.first, self.batch = group, int(self.starts[group]), next(self.rest)
             while row >= self.first + len(self.batch):

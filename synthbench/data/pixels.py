@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -28,6 +29,7 @@ MAX_SCANS = 100  # of a progressive JPEG, each of which costs a pass over all pi
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))  # x, y, steps of a PNG's passes
 MAX_BYTES = 64 * 2**20  # one encoded image: a BMP of the largest that `pixels` reads; more than this in an archive is a bomb
 FILLER = b"\xaa\x55" * 256  # no marker
+MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")  # of a JPEG's segment; those in between stand among pixels
 Z_RLE = 3  # zlib strategy: on faces at 112 px smaller and faster than the default at level 1
 
 
@@ -67,6 +69,8 @@ def decode(data: bytes, where: str) -> np.ndarray:
             image.load()
             if (image.format == "PNG" and _short(data, image)) or (image.format == "JPEG" and _cut(data, image)):
                 raise ValueError("its data end before the last row")
+            if image.format in ("JPEG", "MPO") and _lacks_scans(data):
+                raise ValueError("a JPEG that lacks scans: it would be blurred, or grey")
             upright = ImageOps.exif_transpose(image)
             return np.array(_rgb(upright), dtype=np.uint8)
     except Exception as error:  # PIL's decoders raise a dozen kinds on damaged input
@@ -111,6 +115,28 @@ def _cut(data: bytes, image: Image.Image) -> bool:
             return other.tobytes() != image.tobytes()
     except (OSError, ValueError):
         return True
+
+
+def _lacks_scans(data: bytes) -> bool:
+    """Whether a JPEG that was decoded never sends some of its coefficients, or some of their bits: libjpeg takes them for zero in silence.
+
+    One scan of each component is enough; a progressive one sends all 64 coefficients of each, first bits first, down to the last.
+    """
+    left: dict[int, list[int]] = {}  # by component: how many bits of each coefficient are still to come
+    at, progressive = 2, False
+    while (found := MARKER.search(data, at)) and (kind := found[1][0]) != 0xD9:
+        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+        body = data[found.end() + 2 : at]
+        if kind in (0xC0, 0xC1, 0xC2, 0xC9, 0xCA):
+            progressive = kind in (0xC2, 0xCA)
+            left = {component: [16] * (64 if progressive else 1) for component in body[6::3]}
+        elif kind == 0xDA:
+            first, last, bits = body[-3:] if progressive else (0, 0, 0)
+            for component in body[1:-3:2]:
+                for number in range(first, last + 1):
+                    if not bits >> 4 or bits >> 4 == left[component][number]:
+                        left[component][number] = bits & 15
+    return any(map(any, left.values()))
 
 
 def _rgb(image: Image.Image) -> Image.Image:

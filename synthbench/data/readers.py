@@ -19,7 +19,7 @@ from synthbench.data.lists import read_labels
 from synthbench.data.parquet import read_arrow, read_parquet
 from synthbench.data.recordio import read_rec, rec_files
 from synthbench.data.tars import read_webdataset
-from synthbench.files import require_itself
+from synthbench.files import require_itself, require_written
 from synthbench.types import UserError
 
 JUNK = (".", "__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found")  # how names begin of what systems leave behind
@@ -297,10 +297,11 @@ def _junk(name: str) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file, hex."""
+    """SHA-256 of a file, hex. Raises UserError when it cannot be read, or is a large one of holes."""
     digest = hashlib.sha256()
     try:
         with walk.opened(path) as file:
+            require_written(file, path)
             while block := file.read(1 << 20):
                 digest.update(block)
     except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from synthbench.config import Settings
 from synthbench.device import ABREAST, alone, autocast, compiled, ready, send, side_by_side
+from synthbench.files import require_itself
 from synthbench.models.encoder import save_weights
 from synthbench.plugin import Context
 from synthbench.seeds import numpy_generator, torch_generator
@@ -327,14 +329,21 @@ def restore(path: Path, parts: Mapping[str, Stateful], fingerprint: str = "") ->
     if not path.exists():
         return 0
     try:
+        if not path.is_file():  # a pipe would be waited for
+            raise ValueError("it is no file")
+        require_itself(path)
+        with zipfile.ZipFile(path) as archive:  # torch compares no checksums
+            if odd := archive.testzip():
+                raise ValueError(f"{odd} is not as it was written")
         state = torch.load(path, map_location="cpu", weights_only=True)
         if state["fingerprint"] == fingerprint:
             for name, part in parts.items():
                 before = _settings(part)
                 part.load_state_dict(state[name])
-                if isinstance(part, torch.optim.Optimizer):  # which takes what it is given
-                    _require_fit(part, before)
-            return int(state["step"])
+                _require_fit(part, before)
+            if type(state["step"]) is not int or state["step"] < 0:
+                raise ValueError("its number of steps is none")
+            return state["step"]
     except Exception as error:  # torch raises many kinds for a damaged file
         raise UserError(f"{path} is damaged ({error}); delete it to start afresh") from None
     raise UserError(f"{path} belongs to a training with another recipe, seed or set; delete it to start afresh")
@@ -346,13 +355,28 @@ def _settings(part: Stateful) -> list[dict[str, Any]]:
     return [{name: value for name, value in group.items() if name not in ("params", "lr")} for group in groups]
 
 
-def _require_fit(optimizer: torch.optim.Optimizer, before: list[dict[str, Any]]) -> None:
-    """Raises ValueError when the state of a parameter is not of its shape, or settings are others than `before`."""
-    if _settings(optimizer) != before:
+def _require_fit(part: Stateful, before: list[dict[str, Any]]) -> None:
+    """Raises ValueError for what an optimizer or an average would load without a word, and fail of later or go on from otherwise.
+
+    The settings of an optimizer are those `before`. Its state is of the shapes of its parameters, and all that it keeps is there for each:
+    `gradients` leaves no parameter out, so that either all have taken a step or none has.
+    """
+    if isinstance(part, EMA) and (type(part.updates) is not int or part.updates < 0):
+        raise ValueError("an average of no number of updates")
+    if not isinstance(part, torch.optim.Optimizer):
+        return
+    if _settings(part) != before or not all(isinstance(group["lr"], float | int) for group in part.param_groups):
         raise ValueError("an optimizer of other settings")
-    for parameter, kept in optimizer.state.items():
+    keeps = any(group.get("betas") or group.get("momentum") for group in before)
+    names = {name for kept in part.state.values() for name in kept}
+    for parameter in (parameter for group in part.param_groups for parameter in group["params"] if parameter.requires_grad):
+        kept = part.state.get(parameter, {})
+        if kept.keys() != names or (keeps and (not kept or None in kept.values())):
+            raise ValueError("an optimizer that lacks a part of its state")
         if not all(value is None or (isinstance(value, Tensor) and value.shape in (parameter.shape, ())) for value in kept.values()):
             raise ValueError("the state of an optimizer is of another network")
+        if not float(kept.get("step", 1)) >= 1:  # torch makes a tensor of any number, and divides by what follows from it
+            raise ValueError("an optimizer of no number of steps")
 
 
 def cut_log(path: Path, step: int) -> None:

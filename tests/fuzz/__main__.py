@@ -14,7 +14,7 @@ if __package__ != "fuzz":  # python -m tests.fuzz
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from fuzz.cage import FAILURES, Outcome
-from fuzz.harness import READERS, Harness, warm
+from fuzz.harness import COMMANDS, READERS, Harness, warm
 
 
 def cause(outcome: Outcome) -> str:
@@ -44,8 +44,8 @@ def main() -> int:
     chosen = parser.parse_args()
     root = chosen.root or Path(tempfile.mkdtemp(prefix="fuzz-"))
     root.mkdir(parents=True, exist_ok=True)
-    names = chosen.only or list(READERS)
-    warm(names)
+    names = sorted(chosen.only or READERS, key=lambda name: name in COMMANDS)  # a process that has all imported forks slowly
+    warm(names[:1])
     harness = Harness(root.resolve(), chosen.seed)
     if chosen.case is not None:
         outcome = harness.case(names[0], chosen.case)
@@ -55,6 +55,7 @@ def main() -> int:
         return int(outcome.failed)
     began, rows, failed = time.time(), [], 0
     for name, count in share(names, chosen.cases).items():
+        warm([name])
         if name != "torch" and (whole := harness.whole(name)).kind != "answered":  # whole ones have 50 MB
             raise SystemExit(f"{name}: its whole files are not read: {whole.kind} {whole.said}")
         started, kinds, causes, worst = time.time(), Counter(), {}, [0.0, 0]

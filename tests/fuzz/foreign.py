@@ -110,12 +110,17 @@ def texts(data: bytes, random: Random, path: Path, cage: Path) -> bytes:
     return mutate.lines(data, random, cage)
 
 
+def named(folder: Path, stem: str) -> Path:
+    """What lies in the folder under that name with any ending; where nothing does any more, a path to nothing."""
+    return next((path for path in sorted(folder.iterdir()) if path.name.startswith(stem)), folder / stem)
+
+
 def read_set(folder: Path, random: Random, **reading: str) -> None:
     """Looked into, registered, imported: what `data add`, `data inspect` and the first stage of a run do."""
     from synthbench.data import inspection, sources
     from synthbench.data.faces import import_faces
 
-    path = next(path for path in folder.iterdir() if path.name.startswith("set"))
+    path = named(folder, "set")
     entry = sources.add("mine", path, kind="faces", **reading)
     found = sources.open_set(entry)
     if random.random() < 0.5:
@@ -269,7 +274,7 @@ def make_xz(folder: Path) -> None:
 def read_pairs(folder: Path, random: Random) -> None:
     from synthbench.data import pairs, sources
 
-    path = next(path for path in folder.iterdir() if path.name.startswith("set"))
+    path = named(folder, "set")
     listed = folder / "pairs.txt"
     entry = sources.add("mine", path, kind="pairs", **({"pairs": str(listed)} if listed.exists() or listed.is_symlink() else {}))
     found = pairs.pairs_from_source(entry, 16)
@@ -417,7 +422,7 @@ def read_network(folder: Path, random: Random) -> None:
 
     from synthbench.models import checkpoints
 
-    path = next(path for path in folder.iterdir() if path.name.startswith("net"))
+    path = named(folder, "net")
     checkpoints.limited = by_fork
     colour = None if path.is_dir() else random.choice(("rgb", "bgr"))
     checkpoints.look(path, colour=colour)
@@ -464,7 +469,7 @@ def read_spawned(folder: Path, random: Random) -> None:
     from synthbench.models import limits
 
     limits.SECONDS = 8
-    path = next(path for path in folder.iterdir() if path.name.startswith("net"))
+    path = named(folder, "net")
     sources.add("mine", path, kind="weights", colour="rgb")
 
 

@@ -52,7 +52,8 @@ def warm(names: Iterable[str]) -> None:
     import torch
 
     torch.set_num_threads(1)
-    torch.set_num_interop_threads(1)
+    if torch.get_num_interop_threads() != 1:  # may be set once
+        torch.set_num_interop_threads(1)
     import synthbench
 
     rest = ("pandas", "scipy.stats", "sklearn.metrics", "matplotlib.pyplot", "optuna")

@@ -84,8 +84,9 @@ class Job:
         return json.loads(json.dumps(found).replace(str(self.folder), ""))
 
     def left(self) -> int:
-        """How many files lie in the runs folder, locks apart."""
-        return sum(path.is_file() and path.suffix != ".lock" for path in (self.folder / "r").rglob("*"))
+        """How many files lie in the runs folder, locks apart, and temporary files outside stages, which go when they are an hour old."""
+        files = [path.relative_to(self.folder / "r") for path in (self.folder / "r").rglob("*") if path.is_file()]
+        return sum(path.suffix != ".lock" and (path.suffix != ".tmp" or path.parts[0] == "stages") for path in files)
 
 
 def main() -> int:
