@@ -17,7 +17,7 @@ from synthbench.types import UserError
 SMALL = """
 generators:
   cemiface:
-    train: {steps: 100, batch_size: 6, unet: {channels: 16, multipliers: [1, 2], attention_levels: [1], attention_width: 16,
+    train: {steps: 40, batch_size: 6, unet: {channels: 16, multipliers: [1, 2], attention_levels: [1], attention_width: 16,
             head_width: 8, groups: 4, skip_downsample_level: -1, patch: 2}}
     enroll: {threshold: 1.0}
     sample: {steps: 2}
@@ -33,12 +33,12 @@ def small(here: Path) -> Path:
     return here
 
 
-def requests(runs: Path) -> list[Request]:
-    return [Request(name, runs, None if name == "real" else "6x8", "tiny.yaml", seeds=2) for name in ROWS]
+def requests(runs: Path, seeds: int = 2) -> list[Request]:
+    return [Request(name, runs, None if name == "real" else "6x8", "tiny.yaml", seeds=seeds) for name in ROWS]
 
 
 def compare(runs: str, *words: str) -> list[str]:
-    own = ["compare", *ROWS, "--volume", "6x8", "--seeds", "2", "--protocol", "tiny.yaml", "--no-tracking", "--runs", runs]
+    own = ["compare", *ROWS, "--volume", "6x8", "--protocol", "tiny.yaml", "--no-tracking", "--runs", runs]
     return [sys.executable, "-m", "synthbench", *own, *words]
 
 
@@ -47,7 +47,7 @@ def test_stages_that_rows_share_are_in_the_graph_once_and_come_after_what_they_n
     tasks = cluster.graph(asked)
     every = {step.stage.folder for request in asked for step in read(request).steps}
     assert tasks.keys() == every  # nothing is cached
-    assert len([folder for folder in tasks if folder.parent.name == "real"]) == 1  # of three rows and two seeds
+    assert len([folder for folder in tasks if folder.parent.name == "real"]) == 1  # of all rows and both seeds
     assert len([folder for folder in tasks if folder.parent.name == "recognizer"]) == 2 * len(ROWS)
     done: set[Path] = set()
     while len(done) < len(tasks):
@@ -87,7 +87,7 @@ def test_a_machine_dies_in_a_training_and_the_scores_are_those_of_one_machine(sm
 
     soon = {"health_check_period_ms": 500, "health_check_failure_threshold": 3, "health_check_initial_delay_ms": 500}
     head = {"num_cpus": 0, "include_dashboard": False, "_system_config": soon}
-    count = len(cluster.graph(requests(Path("many").absolute())))
+    count = len(cluster.graph(requests(Path("many").absolute(), seeds=1)))
     machines = Cluster(initialize_head=True, head_node_args=head)
     try:
         nodes = [machines.add_node(num_cpus=1) for _ in range(2)]

@@ -76,10 +76,15 @@ def environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "SYNTHBENCH_THREADS": "1", "SYNTHBENCH_DATA": str(folder / "data")}
 
 
+ALIKE = ("encoder", "judge", "judge-faces")  # built as recognizer and real are, in which it is killed
+
+
 def begun(runs: Path, known: set[Path]) -> Path | None:
     """A stage that has written something, is not finished, and was not killed before."""
     for folder in (runs / "stages").glob("*/*"):
-        if folder.is_dir() and folder not in known and not (folder / "manifest.json").exists() and any(folder.iterdir()):
+        if folder in known or folder.parent.name in ALIKE or not folder.is_dir():
+            continue
+        if not (folder / "manifest.json").exists() and any(folder.iterdir()):
             return folder
     return None
 

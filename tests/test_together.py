@@ -144,7 +144,6 @@ def test_a_whole_run_by_two_processes(here: Path) -> None:
     }
     assert not list(Path("two").glob("stages/*/*/checkpoint.pt"))
     assert not list(Path("two/processes").iterdir())
-    assert "recognizer:" not in run("two", *few)  # the same question, however many answer it
 
 
 @pytest.mark.parametrize(
@@ -186,7 +185,7 @@ def test_devices_and_jobs_exclude_each_other() -> None:
 
 
 @pytest.mark.slow
-def test_when_a_process_dies_all_end_and_the_same_command_goes_on(here: Path) -> None:
+def test_when_a_process_dies_all_end(here: Path) -> None:
     long = (*CEMIFACE, "--set", "train.steps=3000", "--until", "train")
     worker = subprocess.Popen(command("runs", *long, processes=2), stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + 120
@@ -198,4 +197,3 @@ def test_when_a_process_dies_all_end_and_the_same_command_goes_on(here: Path) ->
     said = worker.communicate(timeout=60)[1]
     assert worker.returncode and "Traceback" not in said
     assert "nothing is lost" in said.lower()
-    run("runs", *CEMIFACE, "--set", "train.steps=40", "--until", "train", processes=2)

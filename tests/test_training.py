@@ -82,13 +82,23 @@ def test_a_checkpoint_whose_optimizer_lacks_a_part_is_damaged(tmp_path, make):
     one = whole[0]
     broken = [{}, {**whole, 0: {}}, *({**whole, 0: {key: one[key] for key in one if key != lost}} for lost in one)]
     broken += [{**whole, 0: {**one, name: None}} for name in one] + [{**whole, 0: {**one, "more": torch.zeros(())}}] * (len(whole) > 1)
-    broken += [{0: one}] * (len(whole) > 1)
     for state in broken:
         saved = torch.load(path)
         saved["optimizer"]["state"] = state
         torch.save(saved, tmp_path / "broken.pt")
         with pytest.raises(UserError, match=r"is damaged \(.*; delete it"):  # torch says some itself
             loop.restore(tmp_path / "broken.pt", {"optimizer": make(network.parameters())})
+
+
+def test_parameters_that_never_had_a_gradient_have_no_state_and_are_resumed(tmp_path):
+    """As those of a head are, where the embeddings of another network are learnt."""
+    used, unused, path = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2), tmp_path / "checkpoint.pt"
+    optimizer = torch.optim.AdamW([*used.parameters(), *unused.parameters()])
+    used(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    loop.save(path, 3, {"optimizer": optimizer})
+    again = torch.optim.AdamW([*used.parameters(), *unused.parameters()])
+    assert loop.restore(path, {"optimizer": again}) == 3 and len(again.state) == 2
 
 
 def test_a_checkpoint_of_an_optimizer_that_keeps_nothing_is_whole(tmp_path):

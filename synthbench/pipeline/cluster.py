@@ -114,6 +114,8 @@ def _work(ray: Any, tasks: dict[Path, Task]) -> None:
 def _answer(ray: Any, reference: Any, task: Task) -> tuple[str, float]:
     try:
         failed, machine, seconds = ray.get(reference)
+    except ray.exceptions.RayTaskError as error:  # a fault, with its traceback there
+        raise error from None
     except ray.exceptions.RayError as error:
         raise UserError(
             f"{task.title}: it was begun {LIVES + 1} times and each time its process or machine died ({type(error).__name__}: "
@@ -151,9 +153,9 @@ def _build(request: Request, folder: Path, place: str, environment: dict[str, st
 
     os.chdir(place)
     os.environ.update(environment)
-    order = read(request)
-    step = next(step for step in order.steps if step.stage.folder == folder)
     try:
+        order = read(request)
+        step = next(step for step in order.steps if step.stage.folder == folder)
         (row,) = execute([step], order.store)
     except UserError as error:  # as text: classes of plugins are not known everywhere
         return str(error), platform.node(), 0.0

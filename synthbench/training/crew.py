@@ -165,7 +165,15 @@ def _launched(processes: int) -> int:
 
     logging.disable()  # what failed has said so itself
     config = LaunchConfig(
-        1, 1, processes, rdzv_backend="c10d", rdzv_endpoint="localhost:0", run_id="synthbench", max_restarts=0, monitor_interval=0.1
+        1,
+        1,
+        processes,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",  # the name of a machine without network may mean nothing
+        run_id="synthbench",
+        max_restarts=0,
+        monitor_interval=0.1,
     )
     try:
         elastic_launch(config, sys.executable)("-m", "synthbench", *sys.argv[1:])

@@ -197,7 +197,6 @@ def fit(
     """Train one network on a `batch`, on any device, for every step; see `run` and `gradients`. Answers the average of its weights.
 
     The network's forward pass is compiled, see `device.compiled`.
-
     watch: shown that average about LOOKS times in the training; what it answers joins the losses of the step in the log.
     """
     learner = Learner(network, settings, context.device)
@@ -358,8 +357,8 @@ def _settings(part: Stateful) -> list[dict[str, Any]]:
 def _require_fit(part: Stateful, before: list[dict[str, Any]]) -> None:
     """Raises ValueError for what an optimizer or an average would load without a word, and fail of later or go on from otherwise.
 
-    The settings of an optimizer are those `before`. Its state is of the shapes of its parameters, and all that it keeps is there for each:
-    `gradients` leaves no parameter out, so that either all have taken a step or none has.
+    The settings of an optimizer are those `before`, its state is of the shapes of its parameters, and of a parameter that has one (others
+    never had a gradient) all is there that is kept of any.
     """
     if isinstance(part, EMA) and (type(part.updates) is not int or part.updates < 0):
         raise ValueError("an average of no number of updates")
@@ -369,10 +368,9 @@ def _require_fit(part: Stateful, before: list[dict[str, Any]]) -> None:
         raise ValueError("an optimizer of other settings")
     keeps = any(group.get("betas") or group.get("momentum") for group in before)
     names = {name for kept in part.state.values() for name in kept}
-    for parameter in (parameter for group in part.param_groups for parameter in group["params"] if parameter.requires_grad):
-        kept = part.state.get(parameter, {})
-        if kept.keys() != names or (keeps and (not kept or None in kept.values())):
-            raise ValueError("an optimizer that lacks a part of its state")
+    if (keeps and not names) or any(kept.keys() != names or (keeps and None in kept.values()) for kept in part.state.values()):
+        raise ValueError("an optimizer that lacks a part of its state")
+    for parameter, kept in part.state.items():
         if not all(value is None or (isinstance(value, Tensor) and value.shape in (parameter.shape, ())) for value in kept.values()):
             raise ValueError("the state of an optimizer is of another network")
         if not float(kept.get("step", 1)) >= 1:  # torch makes a tensor of any number, and divides by what follows from it
