@@ -71,7 +71,8 @@ def test_a_checkpoint_that_takes_long_is_written_rarely(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("make", [torch.optim.AdamW, partial(torch.optim.SGD, momentum=0.9), partial(Muon, lr=0.1)])
 def test_a_checkpoint_whose_optimizer_lacks_a_part_is_damaged(tmp_path, make):
-    network, path = torch.nn.Linear(2, 2, bias=make is torch.optim.AdamW), tmp_path / "checkpoint.pt"
+    network = torch.nn.Sequential(torch.nn.Linear(2, 2, bias=False), torch.nn.Linear(2, 2, bias=False))
+    path = tmp_path / "checkpoint.pt"
     optimizer = make(network.parameters())
     loop.save(path, 0, {"optimizer": optimizer})
     network(torch.ones(1, 2)).sum().backward()
@@ -80,8 +81,8 @@ def test_a_checkpoint_whose_optimizer_lacks_a_part_is_damaged(tmp_path, make):
     assert loop.restore(path, {"optimizer": make(network.parameters())}) == 3
     whole = torch.load(path)["optimizer"]["state"]
     one = whole[0]
-    broken = [{}, {**whole, 0: {}}, *({**whole, 0: {key: one[key] for key in one if key != lost}} for lost in one)]
-    broken += [{**whole, 0: {**one, name: None}} for name in one] + [{**whole, 0: {**one, "more": torch.zeros(())}}] * (len(whole) > 1)
+    broken = [{**whole, 0: {}}, *({**whole, 0: {key: one[key] for key in one if key != lost}} for lost in one)]
+    broken += [{**whole, 0: {**one, name: None}} for name in one] + [{**whole, 0: {**one, "more": torch.zeros(())}}]
     for state in broken:
         saved = torch.load(path)
         saved["optimizer"]["state"] = state
@@ -91,7 +92,7 @@ def test_a_checkpoint_whose_optimizer_lacks_a_part_is_damaged(tmp_path, make):
 
 
 def test_parameters_that_never_had_a_gradient_have_no_state_and_are_resumed(tmp_path):
-    """As those of a head are, where the embeddings of another network are learnt."""
+    """As a head, where embeddings of another network are learnt, or all of a discriminator that begins later."""
     used, unused, path = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2), tmp_path / "checkpoint.pt"
     optimizer = torch.optim.AdamW([*used.parameters(), *unused.parameters()])
     used(torch.ones(1, 2)).sum().backward()

@@ -368,7 +368,7 @@ def _require_fit(part: Stateful, before: list[dict[str, Any]]) -> None:
         raise ValueError("an optimizer of other settings")
     keeps = any(group.get("betas") or group.get("momentum") for group in before)
     names = {name for kept in part.state.values() for name in kept}
-    if (keeps and not names) or any(kept.keys() != names or (keeps and None in kept.values()) for kept in part.state.values()):
+    if any(kept.keys() != names or (keeps and None in kept.values()) for kept in part.state.values()):
         raise ValueError("an optimizer that lacks a part of its state")
     for parameter, kept in part.state.items():
         if not all(value is None or (isinstance(value, Tensor) and value.shape in (parameter.shape, ())) for value in kept.values()):
