@@ -11,7 +11,7 @@ run: $(VENV)/ready      ## set up, then the main job on the embedded world
 	$(BIN)/synthbench run cemiface
 
 test: $(VENV)/ready     ## the tests
-	$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/ready    ## lint and types
 	$(BIN)/ruff check .
