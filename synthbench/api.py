@@ -56,11 +56,12 @@ def run(
     generator: name, .py or .yaml file. settings: {"sample.m": 0.5} or {"sample": {"m": 0.5}}, or texts as of --set. The others are the
     options of the command. Raises UserError, or DataMissing, where the command would end with a message.
     """
+    from synthbench.pipeline import cluster
     from synthbench.pipeline import run as pipeline
 
     place = _folder(runs)
     request = pipeline.Request(generator, place, volume, protocol, seeds, _texts(settings), until, tuple(force), device, tracking)
-    _build([request], on)
+    cluster.build(lambda: [request], on)
     result = pipeline.run(request)
     if result is None:
         return Answer(run=None, until=until)
@@ -85,24 +86,17 @@ def compare(
 
     names: generators ("cemiface sample.m=0" has settings), runs or sweeps. Raises UserError for runs that were measured differently.
     """
+    from synthbench.pipeline import cluster
     from synthbench.pipeline import compare as pipeline
 
     place = _folder(runs)
     request = pipeline.Request(
         names, place, volume, protocol, seeds, baseline, name, papers, force_incomparable=False, device=device, tracking=tracking
     )
-    _build([] if on == "here" else pipeline.requests(request), on)
+    cluster.build(lambda: pipeline.requests(request), on)
     found = pipeline.compare(request)[0]
     lookup.asked(Store(place), "comparison", found["comparison"])
     return Answer(found)
-
-
-def _build(requests: Sequence[Any], on: str) -> None:
-    """Where `on` is a cluster, have it build the stages first."""
-    if on != "here":
-        from synthbench.pipeline import cluster
-
-        cluster.build(requests, on)
 
 
 def load_runs(runs: Folder | None = None) -> pd.DataFrame:

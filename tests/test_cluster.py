@@ -71,10 +71,10 @@ def test_what_a_stage_needs_is_what_its_key_names(small: Path) -> None:
 
 def test_words_that_are_no_cluster_are_refused(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="write here, ray, or ray://HOST:PORT"):
-        cluster.build(requests(small / "runs"), "slurm")
+        cluster.build(lambda: requests(small / "runs"), "slurm")
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"pip install 'synthbench\[ray\]'"):
-        cluster.build(requests(small / "runs"), "ray")
+        cluster.build(lambda: requests(small / "runs"), "ray")
     with pytest.raises(UserError, match="--force and --on exclude"):
         cluster.graph([Request("real", small / "runs", protocol="tiny.yaml", force=("evaluate",))])
 

@@ -213,7 +213,7 @@ def faces_by_group(here, monkeypatch):
     from synthbench.world import pairs as world
 
     monkeypatch.setenv("SYNTHBENCH_DATA", str(here / "home"))
-    monkeypatch.setattr(world, "PAIRS", {"world-groups": 800})
+    monkeypatch.setitem(world.PAIRS, "world-groups", 800)
     for number, name in enumerate(("my-african", "my-asian")):
         images, left, right, same = world.world_pairs("world-mixed", 16, 120, seed=number)
         files = [pixels.encode(image) for image in images.permute(0, 2, 3, 1).numpy()]

@@ -94,27 +94,24 @@ ON = click.option(
 )
 
 
-def spread(devices: int | None, device: str, jobs: int = 1) -> None:
-    """Where `devices` asks for it, have this command done by several processes, and end with it. Does not return then."""
-    if jobs > 1 and (devices or launched()[1]) > 1:
+def spread(devices: int | None, device: str, jobs: int = 1, on: str = "here", requests: Callable[[], Sequence[Any]] = lambda: ()) -> None:
+    """Where `on` asks for it, have a cluster build the stages of `requests`, which the command then finds. Where `devices` asks for it,
+    have this command done by several processes, and end with it: it does not return then."""
+    several = (devices or launched()[1]) > 1
+    if several and jobs > 1:
         raise UserError("--jobs shares the GPUs out, a point each; --devices gives a stage all of them. Leave one of the two out")
+    if several and on != "here":
+        raise UserError("--on gives stages to machines, one device each; --devices gives a stage several here. Leave one of the two out")
+    if on != "here":
+        from synthbench.pipeline import cluster
+
+        cluster.build(requests, on)
     if devices is not None or launched()[1] > 1:
         from synthbench.training import crew
 
         code = crew.spread(devices, device)
         if code is not None:
             sys.exit(code)
-
-
-def elsewhere(on: str, devices: int | None, requests: Callable[[], Sequence[Any]]) -> None:
-    """Where `on` asks for it, have the stages of `requests` built by a cluster; the command then finds them."""
-    if on == "here":
-        return
-    if (devices or launched()[1]) > 1:
-        raise UserError("--on gives stages to machines, one device each; --devices gives a stage several here. Leave one of the two out")
-    from synthbench.pipeline import cluster
-
-    cluster.build(requests(), on)
 
 
 def DEVICE(command: Any) -> Any:

@@ -22,7 +22,6 @@ from synthbench.cli.options import (
     RUNS,
     SETTINGS,
     VOLUME,
-    elsewhere,
     spread,
 )
 
@@ -61,8 +60,7 @@ def compare_command(form: str, out: Path | None, dry_run: bool, no_tracking: boo
     if dry_run:
         compare.plan(request, form == "json")
         return
-    elsewhere(on, devices, lambda: compare.requests(request))
-    spread(devices, request.device)
+    spread(devices, request.device, on=on, requests=lambda: compare.requests(request))
     made = compare.compare(request)
     if form == "json":
         click.echo(json.dumps(made[0] if len(made) == 1 else made, allow_nan=False))
@@ -141,8 +139,7 @@ def sweep_command(dry_run: bool, as_json: bool, no_tracking: bool, devices: int 
     if dry_run:
         sweep.plan(request, as_json)
         return
-    elsewhere(on, devices, lambda: sweep.design(request).requests)
-    spread(devices, request.device, request.jobs)
+    spread(devices, request.device, request.jobs, on, lambda: sweep.design(request).requests)
     _swept(sweep.sweep(request), as_json, options["runs"])
 
 
@@ -219,8 +216,7 @@ def study_command(
     if dry_run:
         sweep.plan(request, as_json)
         return
-    elsewhere(on, devices, lambda: sweep.design(request).requests)
-    spread(devices, request.device, request.jobs)
+    spread(devices, request.device, request.jobs, on, lambda: sweep.design(request).requests)
     _swept(sweep.sweep(request), as_json, options["runs"])
 
 

@@ -23,7 +23,6 @@ from synthbench.cli.options import (
     RUNS,
     SETTINGS,
     VOLUME,
-    elsewhere,
     spread,
 )
 from synthbench.types import UserError
@@ -62,8 +61,7 @@ def run_command(as_json: bool, dry_run: bool, no_tracking: bool, devices: int | 
     if dry_run:
         run.plan(request, as_json)
         return
-    elsewhere(on, devices, lambda: [request])
-    spread(devices, request.device)
+    spread(devices, request.device, on=on, requests=lambda: [request])
     result = run.run(request)
     if result:
         lookup.asked(Store(request.runs.absolute()), "run", result["run"])

@@ -104,7 +104,7 @@ class Verification(Evaluator[VerificationConfig]):
         accuracies: list[Score] = []
         for benchmark in subject.benchmarks:
             results, norms = self.tried(subject.recognizer, benchmark, subject.progress)
-            replace(results, digest=benchmark.digest).save(context.out / "pairs", benchmark.name)
+            results.save(context.out / "pairs", benchmark.name)
             random = numpy_generator(context.seed, "verification", benchmark.name)
             found = describe(benchmark.name, results, norms, self.config.far, random)
             scores += found
@@ -119,7 +119,8 @@ class Verification(Evaluator[VerificationConfig]):
         embeddings, norms = combine(*[raw_embeddings(recognizer, benchmark.images, mirror, progress=progress) for mirror in mirrors])
         require_finite(embeddings, f"embeddings of the benchmark {benchmark.name} by the recognizer")
         distance = pair_distances(embeddings, benchmark.left, benchmark.right)
-        return kfold(distance, check(benchmark, self.config.folds), folds=self.config.folds), norms
+        results = kfold(distance, check(benchmark, self.config.folds), folds=self.config.folds)
+        return replace(results, digest=benchmark.digest), norms
 
     def floor(self, subject: Subject, context: Context) -> list[Score]:
         """Accuracy of the recognizer before it learnt anything, a mean over initial weights; where there is a baseline, what that has."""
@@ -134,7 +135,7 @@ class Verification(Evaluator[VerificationConfig]):
             for benchmark in subject.benchmarks:
                 found = [self.tried(network, benchmark)[0] for network in networks]
                 for number, results in enumerate(found):
-                    replace(results, digest=benchmark.digest).save(context.out / "untrained" / str(number), benchmark.name)
+                    results.save(context.out / "untrained" / str(number), benchmark.name)
                 accuracy = float(np.mean([results.fold_accuracies().mean() for results in found]))
                 # the networks meet the same pairs, so their errors are taken on the mean of what happened to each pair
                 stderr = mean_stderr(np.mean([results.correct for results in found], axis=0))

@@ -150,6 +150,7 @@ def evaluator(name: str) -> Iterator[str]:
 
 def _traits(card: Card, protocol: Protocol) -> Iterator[str]:
     traits = card["traits"]
+    divided = f"no: {traits['undivided']}" if traits["undivided"] else "yes"
     facts = {
         "preset of": card["preset_of"],
         "paper": traits["paper"],
@@ -158,7 +159,7 @@ def _traits(card: Card, protocol: Protocol) -> Iterator[str]:
         "people": "new" if traits["new_identities"] else "those of the real set",
         "photographs in the set": listing.photographs(traits, protocol) or "none",
         "pretrained networks": traits["pretrained"] or "none",
-        "trained by several processes": (traits["undivided"] and f"no: {traits['undivided']}") or "yes" if traits["trains"] else "",
+        "trained by several processes": divided if traits["trains"] else "",
     }
     for what, value in facts.items():
         if value:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from synthbench.config import did_you_mean
 from synthbench.data import sources
@@ -14,9 +13,6 @@ from synthbench.pipeline.cost import Cost
 from synthbench.pipeline.steps import Step, read_benchmark
 from synthbench.store import Store, content_key
 from synthbench.types import Progress, UserError
-
-if TYPE_CHECKING:
-    from synthbench.data.pairs import PairSet
 
 
 def photographs(folder: Path, names: Sequence[str]) -> dict[str, Path]:
@@ -39,7 +35,7 @@ def step(store: Store, names: Sequence[str], resolution: int, check: Callable[[P
             if name not in WORLD_BENCHMARKS:
                 raise UserError(f"the embedded world has no benchmark {name!r}" + did_you_mean(name, WORLD_BENCHMARKS, show_all=True))
             parts[name] = {"renderer": VERSION}
-            images += PAIRS.get(name, 800)
+            images += PAIRS[name]
         else:
             source = sources.find(name, "pairs")
             parts[name] = {"digest": source.digest}
@@ -52,20 +48,10 @@ def step(store: Store, names: Sequence[str], resolution: int, check: Callable[[P
         for i, name in enumerate(names):
             progress(i, len(names))
             if not all((folder / name / part).exists() for part in ("images.u8", "pairs.npz", "pairs.json")):
-                save_pairs(_read(name, resolution), folder / name)
+                save_pairs(read_benchmark(name, resolution), folder / name)
         check(folder)
 
     world = all(name.startswith(WORLD) for name in names)
     label = f"{'render' if world else 'import'} pairs {resolution}"
     stage = store.stage("benchmarks", key)
     return Step(stage, ", ".join(names), prepare, label, lambda: Cost(images, disk=images * resolution * resolution * 3), images)
-
-
-def _read(name: str, resolution: int) -> PairSet:
-    """A benchmark, with the group of each pair where it has groups."""
-    pairs = read_benchmark(name, resolution)
-    if name != "world-groups":
-        return pairs
-    from synthbench.world.pairs import TONES, tone_groups
-
-    return replace(pairs, group=tone_groups(len(pairs)), groups=TONES, digest="")

@@ -11,7 +11,7 @@ import hashlib
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,11 +40,13 @@ class Task(NamedTuple):
         return f"{self.step.stage.name}: {self.step.work}"
 
 
-def build(requests: Sequence[Request], where: str) -> None:
-    """Build all stages of `requests` that are not there on `where`: "ray", a cluster that is here or is started, or ray://HOST:PORT.
+def build(asked: Callable[[], Sequence[Request]], where: str) -> None:
+    """Build all stages that are not there of the requests that `asked` answers, on `where`: "here", which is left to the command itself,
+    "ray", a cluster that is here or is started, or ray://HOST:PORT.
 
     Raises UserError for what cannot be done, and for the first stage that fails, with the machine on which it did.
     """
+    requests = [] if where == "here" else asked()
     tasks = graph(requests)
     if not tasks:
         return
@@ -69,9 +71,8 @@ def graph(requests: Sequence[Request]) -> dict[Path, Task]:
             raise plans.refusal(order.lacking, order.title)
         for steps in order.stages.values():
             for step in until(steps, request.until):
-                if step.stage.state != "cached":
-                    found.setdefault(step.stage.folder, Task(request, step))
-    return found
+                found.setdefault(step.stage.folder, Task(request, step))
+    return {folder: task for folder, task in found.items() if task.step.stage.state != "cached"}  # looked at once, however many share it
 
 
 def ready(tasks: dict[Path, Task], begun: set[Path], done: set[Path]) -> list[Path]:
@@ -155,8 +156,7 @@ def _build(request: Request, folder: Path, place: str, environment: dict[str, st
     os.environ.update(environment)
     try:
         order = read(request)
-        step = next(step for step in order.steps if step.stage.folder == folder)
-        (row,) = execute([step], order.store)
+        (row,) = execute([order.step(folder)], order.store)
     except UserError as error:  # as text: classes of plugins are not known everywhere
         return str(error), platform.node(), 0.0
     return "", platform.node(), row["seconds"]

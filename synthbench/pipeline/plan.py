@@ -92,7 +92,7 @@ def look(steps: Iterable[Step], store: Store, again: Collection[Step] = ()) -> l
             found.append(Planned(step, state, False, manifest["seconds"], "took", sum(manifest["files"].values())))
             continue
         seconds, source = known.seconds(step)
-        if seconds is not None and step.divided and not step.label.endswith(" cpu"):  # whose cores are shared out, as they are without
+        if seconds is not None and _gains(step):
             seconds /= processes()
         if step.stage.folder in forced:
             state = "run"
@@ -213,13 +213,21 @@ def announce(planned: Sequence[Planned], title: str) -> None:
         console.note(kept)
 
 
+def _gains(step: Step) -> bool:
+    """Whether several processes build it faster than one. Those of a CPU share its cores, which one has all."""
+    return step.divided and not step.label.endswith(" cpu")
+
+
 def _shared(planned: Sequence[Planned]) -> str:
     """What several processes do together."""
     names = dict.fromkeys(item.step.stage.name for item in planned if item.step.divided)
     if processes() == 1 or not names:
         return ""
-    faster = any(not item.step.label.endswith(" cpu") for item in planned if item.step.divided)
-    how = "at best as much faster, as reckoned here" if faster else "which share the cores of the processor, and are hardly faster"
+    how = (
+        "at best as much faster, as reckoned here"
+        if any(_gains(item.step) for item in planned)
+        else "which share the cores of the processor, and are hardly faster"
+    )
     return f"{', '.join(names)}: by {processes()} processes, {how}; the rest by one"
 
 

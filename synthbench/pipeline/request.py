@@ -142,6 +142,10 @@ class Order:
         """Every stage once."""
         return plans.once(self.stages.values())
 
+    def step(self, folder: Path) -> Step:
+        """The one whose stage lies in `folder`."""
+        return next(step for step in self.steps if step.stage.folder == folder)
+
     @property
     def title(self) -> str:
         job, seeds = self.job, self.request.seeds

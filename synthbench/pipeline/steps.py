@@ -187,9 +187,11 @@ def read_benchmark(name: str, resolution: int) -> PairSet:
     from synthbench.data import pairs
 
     if name.startswith(WORLD):
-        from synthbench.world.pairs import WORLD_BENCHMARKS, world_pairs
+        from synthbench.world.pairs import TONES, WORLD_BENCHMARKS, tone_groups, world_pairs
 
-        return pairs.PairSet.from_arrays(name, *world_pairs(name, resolution), title=WORLD_BENCHMARKS[name])
+        images, left, right, same = world_pairs(name, resolution)
+        people = {"group": tone_groups(len(same)), "groups": TONES} if name == "world-groups" else {}
+        return pairs.PairSet.from_arrays(name, images, left, right, same, title=WORLD_BENCHMARKS[name], **people)
     source = sources.find(name, "pairs")
     with sources.unchanged(source):
         return pairs.require_usable(pairs.pairs_from_source(source, resolution))

@@ -35,7 +35,7 @@ def follow() -> None:
         request, folder = named
         if request not in orders:
             orders[request] = read(request)
-        step = next(step for step in orders[request].steps if step.stage.folder == folder)
+        step = orders[request].step(folder)
         own = orders[request].store.root / "processes" / f"{step.stage.key}-{crew.present().rank}"
         shutil.rmtree(own, ignore_errors=True)  # of one that was killed
         shutil.copytree(folder, own, ignore=shutil.ignore_patterns("part-*", "packed.*"))

@@ -317,7 +317,8 @@ def update(
     x = augment(send(images, device), recipe.augmentation, torch_generator(seed, "augment", step))[own]
     x = x.contiguous(memory_format=torch.channels_last)
     if recipe.dropout:  # nn.Dropout draws from the global stream; setting it each step makes a resumed training the same
-        torch.manual_seed(derive(seed, "dropout", step, *[crew.rank][: crew.rank]))
+        whose = (crew.rank,) if crew.rank else ()
+        torch.manual_seed(derive(seed, "dropout", step, *whose))
     with autocast(device, recipe.precision):
         embedding = backbone(x)
     loss = criterion(head, embedding, send(labels[own], device)) * (len(x) / count)

@@ -15,10 +15,8 @@ from synthbench.training.crew import at_work, collected, summed
 def synchronised(network: nn.Module, device: torch.device) -> nn.Module:
     """`network`, whose batch norms see the whole batch, of which each process has a share; parameters and their names stay.
 
-    On a GPU torch's SyncBatchNorm, which a CPU does not have; there `_normalised`. Alone, the network as it is.
+    On a GPU torch's SyncBatchNorm, which a CPU does not have; there `_normalised`.
     """
-    if at_work().size == 1:
-        return network
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)
     for module in network.modules():

@@ -21,7 +21,7 @@ WORLD_BENCHMARKS = {
     "world-twins": "embedded world, impostors who differ in two features of the face: the counterpart of ND-Twins, not ND-Twins",
 }
 FOLDS = 10
-PAIRS = {"world-groups": 1600}  # of a benchmark, where not 800
+PAIRS = dict.fromkeys(WORLD_BENCHMARKS, 800) | {"world-groups": 1600}
 # The nuisance that the left and the right image of a pair do not share with the training set: (low, high) of |value|, uniform.
 LEFT_RIGHT: dict[str, tuple[dict[str, tuple[float, float]], dict[str, tuple[float, float]]]] = {
     "world-mixed": ({}, {}),
@@ -49,7 +49,7 @@ def world_pairs(name: str, resolution: int, pairs: int | None = None, seed: int 
     """
     if name not in WORLD_BENCHMARKS:
         raise UserError(f"the embedded world has no benchmark {name!r}; it has {', '.join(WORLD_BENCHMARKS)}")
-    pairs = PAIRS.get(name, 800) if pairs is None else pairs
+    pairs = PAIRS[name] if pairs is None else pairs
     if pairs % (2 * FOLDS) or pairs < 4 * FOLDS:
         raise UserError(f"{pairs} pairs do not make {FOLDS} folds of equal halves; use a multiple of {2 * FOLDS}, at least {4 * FOLDS}")
     least = {"world-groups": 2 * len(TONES), "world-twins": 2}.get(name, 1)  # people that a fold must be a multiple of
