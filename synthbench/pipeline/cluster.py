@@ -244,7 +244,8 @@ def _cluster(where: str) -> Iterator[Any]:
             _joined_or_started(ray, quiet)
         signal.signal(signal.SIGTERM, before)  # Ray's own way with it is to abort
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UserError(f"--on {where}: no Ray cluster answers ({str(error).splitlines()[0]:.200})") from None
+        hint = "" if where == "ray" else ". One that asks for a token wants RAY_AUTH_MODE=token here, and its token in ~/.ray/auth_token"
+        raise UserError(f"--on {where}: no Ray cluster answers ({str(error).splitlines()[0]:.200}){hint}") from None
     try:
         yield ray
     finally:
