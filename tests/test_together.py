@@ -144,6 +144,7 @@ def test_a_whole_run_by_two_processes(here: Path) -> None:
     }
     assert not list(Path("two").glob("stages/*/*/checkpoint.pt"))
     assert not list(Path("two/processes").iterdir())
+    assert "answered from the cache" in run("two", *few)  # the same question, however many answer it
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -60,7 +61,16 @@ class Side(Shape):
     title: str = ""
     size: str = ""
 
-    @field_validator("volume", "size")
+    @field_validator("size")
+    @classmethod
+    def _a_size(cls, size: str) -> str:
+        """As `samples.size` writes it: a volume, or how many people and images; and copies apart."""
+        own = re.sub(r" \+ [\d,]+ copies$", "", size)
+        if not re.fullmatch(r"[\d,]+ people, [\d,]+ images", own):
+            cls._a_volume(own)
+        return size
+
+    @field_validator("volume")
     @classmethod
     def _a_volume(cls, volume: str) -> str:
         try:
