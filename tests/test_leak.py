@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 
 import pytest
 from fake_runs import make_run, score
 
+from synthbench.inventory import listing
 from synthbench.report.data import load, open_run, run_table, sweep_table
-from synthbench.results import leak, record, tables
+from synthbench.results import leak, record, shapes, tables
 from synthbench.results.comparison import compare
 from synthbench.store import Store, write_json
 
@@ -88,6 +90,17 @@ def test_a_comparison_by_a_judge_that_cannot_tell_shows_the_reason_once(compared
     assert "25.0" not in out + err and err.count("20.4 %") == 1
     cells = [row for row in csv.DictReader(io.StringIO(tables.table_csv(made))) if row["metric"] == leak.SHARE]
     assert [(row["value"], row["chance"]) for row in cells] == [("", ""), ("", "0.204"), ("", "0.204")]
+    written = json.loads(json.dumps(made))
+    assert shapes.whole("comparison", written)  # and is read again: a report, `show`, `compare` by its name
+    written["rows"][1]["cells"]["verification/avg/accuracy"]["value"] = None
+    assert not shapes.whole("comparison", written)
+
+
+def test_a_list_of_runs_leaves_out_the_distance_of_the_real_set_to_itself(tmp_path):
+    made = make_run(tmp_path, "real", 2.0)
+    made["scores"].append(score("fd/judge/frechet", 0.0, None, 0, False))
+    listed = list(csv.DictReader(io.StringIO(listing.table_csv([made]))))
+    assert {row["metric"] for row in listed} == {item["metric"] for item in made["scores"]} - {"fd/judge/frechet"}
 
 
 def test_the_leaked_identities_of_an_old_comparison_are_not_shown(compared, tmp_path):

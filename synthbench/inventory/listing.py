@@ -154,7 +154,8 @@ def table_csv(found: list[Result]) -> str:
 
 def _metrics(result: Result) -> Iterator[list[Any]]:
     for metric in dict.fromkeys(score["metric"] for score in result["scores"]):
-        scores = values(result, metric)
+        if not (scores := values(result, metric)):  # of the real set to itself
+            continue
         numbers = [score["value"] for score in scores]
         errors = [score["stderr"] for score in scores if score["stderr"] is not None]
         between = statistics.stdev(numbers) if len(numbers) > 1 else ""

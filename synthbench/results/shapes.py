@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from synthbench.results import leak
 from synthbench.store import is_name
 from synthbench.types import UserError, Volume
 
@@ -129,12 +130,22 @@ class Run(Side):
 
 
 class Cell(Shape):
-    value: Number
+    value: Number | None
     sampling_stderr: Number | None = None
     seed_std: Number | None = None
     low: Number | None = None
     high: Number | None = None
     n: Count = 1
+
+
+def _told(cells: dict[str, Cell | None]) -> dict[str, Cell | None]:
+    """A leak that chance hides has a cell without a value (`leak.beside`), and nothing else has."""
+    if empty := [metric for metric, cell in cells.items() if cell and cell.value is None and metric != leak.SHARE]:
+        raise ValueError(f"{empty[0]} has no value")
+    return cells
+
+
+Cells = Annotated[dict[str, Cell | None], AfterValidator(_told)]  # by metric
 
 
 class Column(Shape):
@@ -152,7 +163,7 @@ class Row(Shape):
     label: str
     generator: str
     volume: str
-    cells: dict[str, Cell | None]
+    cells: Cells
 
 
 class RunRow(Row):
@@ -202,7 +213,7 @@ class Comparison(Shape):
 class SweepPoint(Shape):
     values: Mapping
     state: str
-    scores: dict[str, Cell | None] = {}
+    scores: Cells = {}
     run: str | None = None
     runs: list[str] = []
 
@@ -211,7 +222,7 @@ class Confirmed(Shape):
     values: Mapping
     run: str | None = None
     runs: list[str] = []
-    scores: dict[str, Cell | None]
+    scores: Cells
 
 
 class Sweep(Shape):
