@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,11 +124,11 @@ def _most(path: Path) -> int:
     return MOST * path.stat().st_size + 2**24
 
 
-def _refuse_pages(path: Path, file: Any, groups: Iterable[int], names: Sequence[str]) -> None:
-    """Raises UserError where the pages of a Parquet file claim more than it may hold; an Arrow file has none."""
+def _refuse_pages(path: Path, file: Any, names: Sequence[str], group: int | None = None) -> None:
+    """Raises UserError where the pages of a row group, or of any, claim more than the file may hold; an Arrow file has none."""
     if not isinstance(file, ArrowFile):
-        for group in groups:
-            parquetpages.require_modest(path, file.metadata.row_group(group), names, _most(path))
+        for number in range(file.num_row_groups) if group is None else [group]:
+            parquetpages.require_modest(path, file.metadata.row_group(number), names, _most(path))
 
 
 def _form(path: Path) -> str:
@@ -189,7 +189,7 @@ def _candidates(opened: Sequence[Any], files: Sequence[Path], images: Sequence[s
             if not names:
                 raise UserError(f"{path}: it has none of the columns {', '.join(missing)} of {files[0].name}")
         try:
-            _refuse_pages(path, file, range(file.num_row_groups), names)
+            _refuse_pages(path, file, names)
             table = file.read(names)
         except (OSError, pa.ArrowException) as error:
             raise UserError(f"{path}: not a whole {_form(path)} file ({error})") from None
@@ -284,7 +284,7 @@ class _Images:
         try:
             if group != self.group or row < self.first:
                 column = self.columns[number]
-                _refuse_pages(self.files[number], self.opened[number], [own], [column])
+                _refuse_pages(self.files[number], self.opened[number], [column], own)
                 self.rest = self.opened[number].iter_batches(BATCH, row_groups=[own], columns=[column], use_threads=False)
                 self.group, self.first, self.batch = group, int(self.starts[group]), next(self.rest)
             while row >= self.first + len(self.batch):
