@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from synthbench.data.faces import FaceSet
     from synthbench.data.pairs import PairSet
+    from synthbench.data.templates import TemplateSet
     from synthbench.models.encoder import Encoder
 
 C = TypeVar("C", bound=Settings)
@@ -130,6 +131,7 @@ class Subject:
     judge: Encoder  # never used by a generator, never trained on the set
     recognizer: Encoder | None = None  # trained on `faces`; None when only the set is measured
     benchmarks: list[PairSet] = field(default_factory=list)
+    templates: list[TemplateSet] = field(default_factory=list)
     inquiries: FaceSet | None = None  # one image per identity of `faces`, from the stage `enroll`
     also_learnt: FaceSet | None = None  # photographs that the generator learnt from besides the real set
     baseline: Path | None = None  # evaluate folder of the run of generator `real`; None for that run itself

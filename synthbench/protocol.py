@@ -89,7 +89,7 @@ class Need(NamedTuple):
     """A registered source that a protocol names."""
 
     name: str
-    kind: str  # faces, pairs, weights
+    kind: str  # faces, pairs, templates, weights
     role: str  # what for, in words; of a `generator`'s, without its name
     generator: str = ""  # the only one that needs it; "": every run does
 
@@ -105,14 +105,15 @@ class Protocol(Settings):
     judge: Network  # never lent to a generator
     recipe: str  # trains the recognizers
     benchmarks: tuple[str, ...] = Field(min_length=1)
+    templates: tuple[str, ...] = ()  # template sets, for the evaluator of that name
     evaluators: dict[str, dict[str, Any]]  # in the order in which they run
     generators: dict[str, dict[str, Any]] = {}  # settings of generators that this protocol changes
 
-    @field_validator("benchmarks")
+    @field_validator("benchmarks", "templates")
     @classmethod
     def _different(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(names)) < len(names):
-            raise ValueError("a benchmark is named twice")  # it would count twice in AVG
+            raise ValueError("one of them is named twice")  # a benchmark would count twice in AVG
         return names
 
     @field_validator("evaluators", "generators")
@@ -144,9 +145,8 @@ class Protocol(Settings):
             if isinstance(network, DistilledNetwork):
                 yield Need(network.teacher, "weights", f"{role}'s teacher")
                 yield from (Need(source, "faces", f"{role}'s faces") for source in network.faces if source not in OWN)
-        for name in self.benchmarks:
-            if not name.startswith(WORLD):
-                yield Need(name, "pairs", "benchmark")
+        for kind, role, names in (("pairs", "benchmark", self.benchmarks), ("templates", "template set", self.templates)):
+            yield from (Need(name, kind, role) for name in names if not name.startswith(WORLD))
         for generator, settings in self.generators.items():
             source = (settings.get("enroll") or {}).get("source")
             if isinstance(source, str) and source not in OWN:

@@ -43,6 +43,7 @@ def data_status(protocol: str | None, as_json: bool) -> None:
 FORMS = {
     "faces": "faces: folder, zip, .rec, .parquet, .tar or LMDB; a folder or label per person",
     "pairs": "pairs: .bin; or images in a folder or zip, and --pairs pairs.txt",
+    "templates": "templates: the folder of IJB-B or IJB-C (loose_crop/ and meta/, or images/ and protocols/), or TinyFace (Testing_Set/)",
     "weights": "weights: the checkpoint; COLOUR is rgb or bgr, as it was trained",
 }
 
@@ -90,7 +91,9 @@ def _needs(name: str, as_json: bool) -> None:
 @data_group.command("add")
 @click.argument("name")
 @click.argument("path", type=FOLDER)
-@click.option("--kind", type=click.Choice(["faces", "pairs", "weights"]), help="Needed for a name that is not in `data status`.")
+@click.option(
+    "--kind", type=click.Choice(["faces", "pairs", "templates", "weights"]), help="Needed for a name that is not in `data status`."
+)
 @click.option("--colour", type=click.Choice(["rgb", "bgr"]), help="Colour order a checkpoint was trained with; a file does not tell.")
 @click.option("--pairs", type=FOLDER, help="Pair list (LFW's pairs.txt) that goes with a folder or zip of images.")
 @click.option(
@@ -105,6 +108,7 @@ def data_add(name: str, path: Path, **options: Any) -> None:
     synthbench data add casia-webface faces_webface_112x112/train.rec
     synthbench data add lfw lfw.bin
     synthbench data add lfw lfw_aligned.zip --pairs pairs.txt
+    synthbench data add ijbc IJBC
     synthbench data add celeba img_align_celeba --labels identity_CelebA.txt
     synthbench data add mine hub/people --kind faces --column person_id --split train
     synthbench data add adaface-ir50-casia adaface_ir50_casia.ckpt --colour bgr

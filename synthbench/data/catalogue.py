@@ -12,7 +12,7 @@ class Source:
     """Something that has a name in protocols."""
 
     name: str
-    kind: str  # faces, pairs, weights
+    kind: str  # faces, pairs, templates, weights
     title: str
     licence: str
     url: str  # where to ask for it
@@ -28,6 +28,8 @@ _RESEARCH = "non-commercial research, no redistribution"
 _INSIGHTFACE = "https://github.com/deepinsight/insightface/tree/master/recognition/_datasets_"
 _RFW = "http://www.whdeng.cn/RFW/testing.html"
 _RFW_GROUPS = ("African", "Asian", "Caucasian", "Indian")
+_NIST = "NIST, research, on request, no redistribution"
+_IJB = "https://www.nist.gov/programs-projects/face-challenges"
 _ADAFACE = "https://github.com/mk-minchul/AdaFace"
 
 
@@ -73,6 +75,9 @@ CATALOGUE = {
         Source("calfw", "pairs", "CALFW", "research", _INSIGHTFACE, pairs=6_000),
         Source("cplfw", "pairs", "CPLFW", "research", _INSIGHTFACE, pairs=6_000),
         *(Source(f"rfw-{group.lower()}", "pairs", f"RFW, {group}", _RESEARCH + ", on request", _RFW, pairs=6_000) for group in _RFW_GROUPS),
+        Source("ijbb", "templates", "IJB-B", _NIST, _IJB, images=227_630),
+        Source("ijbc", "templates", "IJB-C", _NIST, _IJB, images=469_375),
+        Source("tinyface", "templates", "TinyFace", _RESEARCH, "https://qmul-tinyface.github.io"),
         Source("adaface-ir50-casia", "weights", "AdaFace IR-50, CASIA-WebFace", "MIT; trained on research data", _ADAFACE, colour="bgr"),
         Source("adaface-ir101-webface4m", "weights", "AdaFace IR-101, WebFace4M", "MIT; trained on research data", _ADAFACE, colour="bgr"),
         Source(

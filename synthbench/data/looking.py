@@ -108,6 +108,20 @@ def pairs(path: Path, options: dict[str, Any], known: Source | None) -> dict[str
     return {"images": len(found.images), "pairs": len(found), "read": read, "doubts": unaligned(shapes)}
 
 
+def templates(path: Path, options: dict[str, Any], known: Source | None) -> dict[str, Any]:
+    """Fields of the Entry of a template set, and `doubts`."""
+    from synthbench.data.templatelists import list_templates
+
+    found = list_templates(path)
+    if fault := found.who.faults():
+        raise UserError(f"{path}: {fault}")
+    images = len(found.who.template)
+    for row in np.unique(np.linspace(0, images - 1, LOOKED).astype(int)):
+        found.image(int(row))
+    people = len(np.unique(found.who.subject[found.who.subject >= 0]))
+    return {"images": images, "identities": people, "read": found.read, "doubts": list(found.doubts)}
+
+
 def weights(path: Path, options: dict[str, Any], known: Source | None) -> dict[str, int]:
     if known and known.files:
         check_folder(known.name, path)
@@ -131,7 +145,7 @@ def check_folder(name: str, path: Path) -> None:
         )
 
 
-def difference(known: Source | None, looked: dict[str, int]) -> str:
+def difference(known: Source | None, looked: dict[str, Any]) -> str:
     wrong = [
         f"{looked[what]:,} {what}, published with {getattr(known, what):,}"
         for what in ("images", "identities")

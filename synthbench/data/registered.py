@@ -23,7 +23,7 @@ REGISTRY = "sources.json"
 LISTS = ("pairs", "labels")  # options that are files
 READING = ("column", "split", "unlabelled")  # of `Source.reading`, beside them
 _KNOWN = {item.name for item in fields(Entry)}
-KINDS = ("faces", "pairs", "weights")
+KINDS = ("faces", "pairs", "templates", "weights")
 _COUNTS = ("size", "images", "identities", "pairs")
 _NEEDED = {item.name for item in fields(Entry) if item.default is MISSING and item.default_factory is MISSING}
 

@@ -52,6 +52,7 @@ OPTIONS = {  # of `data add`, by kind
         "labels": "a list of labels goes with a set of faces",
     },
     "pairs": {"pairs": "a pair list goes with kind pairs"},
+    "templates": {},
     "weights": {"colour": "only weights have a colour order"},
 }
 
@@ -116,7 +117,9 @@ def add(name: str, path: Path | str, kind: str | None = None, **said: Any) -> En
     console.note(f"reading all of {path}, to see what it holds and for its digest")
     entry = Entry(name, kind, known.title if known else name, path, digest="", stamp="", size=0, added="", options=options)
     before = full_stamp_of(entry)
-    looked = {"faces": looking.faces, "pairs": looking.pairs, "weights": looking.weights}[kind](path, options, known)
+    looked = {"faces": looking.faces, "pairs": looking.pairs, "templates": looking.templates, "weights": looking.weights}[kind](
+        path, options, known
+    )
     doubts = [*filter(None, [looking.difference(known, looked)]), *looked.pop("doubts", ())]
     entry = replace(entry, note="; ".join(doubts), added=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **looked)
     entry = replace(
@@ -171,7 +174,7 @@ def find(name: str, kind: str | None = None) -> Entry:
 
 def _command(known: Source) -> str:
     """The command that adds it, with what must be said of a file outside the catalogue."""
-    own = {"faces": "", "pairs": " [--pairs LIST]", "weights": " --colour rgb|bgr"}
+    own = {"faces": "", "pairs": " [--pairs LIST]", "templates": "", "weights": " --colour rgb|bgr"}
     how = "" if known.name in CATALOGUE else f" --kind {known.kind or '|'.join(KINDS)}{own.get(known.kind, '')}"
     return f"synthbench data add {known.name} {'DIR' if known.files else 'PATH'}{how}"
 

@@ -52,6 +52,14 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """On what networks are scored."""
+
+    pairs: tuple[str, ...]
+    templates: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Recognizer:
     """Networks of one name: one for each seed of a run, else one."""
 
@@ -71,31 +79,36 @@ def evaluate(request: Request) -> list[Result]:
     set_threads()
     device, why = pick_device(request.device)
     recognizers = [recognizer(text, request, store, device, protocol) for text in request.weights]
-    names = chosen(request, protocol)
+    asked = chosen(request, protocol)
+    names = (*asked.pairs, *asked.templates)
     for name in set(names) & set(sources.names_registered()):
         sources.recheck(name)
         for doubt in sources.misgivings(name):
             console.warn(f"benchmark {name}: {doubt}")
     console.note(f"device {why}")
-    plan = {item.name: _wire(item, store, names, protocol, evaluators, device) for item in recognizers}
+    plan = {item.name: _wire(item, store, asked, protocol, evaluators, device) for item in recognizers}
     steps = plans.once([step for pair in found.values() for step in pair] for found in plan.values())
     plans.announce(plans.look(steps, store), f"{', '.join(plan)} on {', '.join(names)}")
     states = {row["key"]: row for row in execute(steps, store)}
-    return [_collect(item, plan[item.name], states, store, names, protocol) for item in recognizers]
+    return [_collect(item, plan[item.name], states, store, asked.pairs, protocol) for item in recognizers]
 
 
-def chosen(request: Request, protocol: Protocol | None) -> tuple[str, ...]:
-    """The benchmarks: those asked for, else the protocol's, else all that are registered."""
-    named = request.benchmarks or (protocol.benchmarks if protocol else ())
+def chosen(request: Request, protocol: Protocol | None) -> Asked:
+    """The benchmarks and template sets: those asked for, else the protocol's, else all that are registered."""
+    from synthbench.world.templates import WORLD_TEMPLATES
+
+    named = request.benchmarks or ((*protocol.benchmarks, *protocol.templates) if protocol else ())
+    known = {row["name"]: row for row in sources.status(every_file=False)}
     names = tuple(dict.fromkeys(named)) or tuple(
-        row["name"] for row in sources.status(every_file=False) if row["kind"] == "pairs" and row["state"] == "registered"
+        name for name, row in known.items() if row["kind"] in ("pairs", "templates") and row["state"] == "registered"
     )
     if not names:
         raise UserError(
             "no benchmark is registered, and none was asked for. Register one (synthbench data add lfw lfw.bin), or take those of the "
             "embedded world: --benchmarks world-mixed,world-profile"
         )
-    return names
+    templates = tuple(name for name in names if name in WORLD_TEMPLATES or known.get(name, {}).get("kind") == "templates")
+    return Asked(tuple(name for name in names if name not in templates), templates)
 
 
 def teachers(protocol: str, runs: Path, device: str) -> list[Result]:
@@ -149,18 +162,21 @@ def lent(which: str, protocol: Protocol, request: Request, store: Store, device:
 
 
 def _evaluators(request: Request, protocol: Protocol | None) -> Evaluators:
-    """Those of the protocol that look at no set: verification, and groups of people where it has that."""
+    """Those of the protocol that look at no set: verification, templates, and groups of people where it has that."""
     from synthbench.evaluators.groups import Groups, GroupsConfig
+    from synthbench.evaluators.templates import TemplatesConfig, TemplateSets
     from synthbench.evaluators.verification import Verification, VerificationConfig
 
     given = protocol.evaluators if protocol else {}
     config = build(VerificationConfig, Layer(given.get("verification", {})), parse_set(request.settings))
     found: Evaluators = {"verification": Verification(config.model_copy(update={"untrained": 0}))}
-    return found | ({"groups": Groups(build(GroupsConfig, Layer(given["groups"])))} if "groups" in given else {})
+    found |= {"groups": Groups(build(GroupsConfig, Layer(given["groups"])))} if "groups" in given else {}
+    searching = build(TemplatesConfig, Layer(given.get("templates", {})))
+    return found | {"templates": TemplateSets(searching.model_copy(update={"untrained": 0}))}
 
 
 def _wire(
-    item: Recognizer, store: Store, names: tuple[str, ...], protocol: Protocol | None, evaluators: Evaluators, device: torch.device
+    item: Recognizer, store: Store, asked: Asked, protocol: Protocol | None, evaluators: Evaluators, device: torch.device
 ) -> dict[int, tuple[Step, Step]]:
     """For each seed the stages of benchmarks and of scores."""
     found = {}
@@ -168,16 +184,17 @@ def _wire(
         r = protocol.resolution if protocol else network.resolution
 
         def check(folder: Path, network: Encoder = network) -> None:
-            checks.colours(benchmark_sets.photographs(folder, names), {network.name: network})
+            checks.colours(benchmark_sets.photographs(folder, asked.pairs), {network.name: network})
 
-        pairs = benchmark_sets.step(store, names, r, check)
-        found[seed] = pairs, _scores(network, pairs, names, seed, r, evaluators, store, device)
+        pairs = benchmark_sets.step(store, asked.pairs, r, check, asked.templates)
+        found[seed] = pairs, _scores(network, pairs, asked, seed, r, evaluators, store, device)
     return found
 
 
 def _scores(
-    network: Encoder, pairs: Step, names: tuple[str, ...], seed: int, r: int, evaluators: Evaluators, store: Store, device: torch.device
+    network: Encoder, pairs: Step, asked: Asked, seed: int, r: int, evaluators: Evaluators, store: Store, device: torch.device
 ) -> Step:
+    evaluators = {name: item for name, item in evaluators.items() if name != "templates" or asked.templates}
     settings = [part for item in evaluators.values() for part in (item.version, item.config.model_dump(mode="json"))]
     parts: dict[str, Any] = {"stage": "evaluate weights", "evaluators": settings}
     parts |= {"benchmarks": pairs.stage.key, "weights": network.digest, "seed": seed}
@@ -185,13 +202,16 @@ def _scores(
 
     def score(folder: Path, progress: Progress) -> None:
         from synthbench.data.pairs import open_pairs
+        from synthbench.data.templates import open_templates
 
-        sets = [open_pairs(pairs.stage.folder / name) for name in names]
-        nothing: Any = None  # verification looks at no set
-        subject = Subject(nothing, nothing, nothing, recognizer=network, benchmarks=sets, progress=progress)
+        sets = [open_pairs(pairs.stage.folder / name) for name in asked.pairs]
+        found = [open_templates(pairs.stage.folder / name) for name in asked.templates]
+        nothing: Any = None  # no set is looked at
+        subject = Subject(nothing, nothing, nothing, recognizer=network, benchmarks=sets, templates=found, progress=progress)
         run_evaluators(evaluators, subject, Context(folder, seed, r, device, nothing, nothing), lambda done, total: None)
 
     label = f"score {network.name} {r} {device.type}"
+    names = (*asked.pairs, *asked.templates)
     return Step(
         store.stage("evaluate", content_key(parts)), f"{network.name}: {', '.join(names)}", score, label, lambda: Cost(pairs.images)
     )

@@ -183,8 +183,9 @@ class Job:
 
     @functools.cached_property
     def benchmarks(self) -> Step:
-        """All verification sets at the protocol's resolution."""
-        return benchmark_sets.step(self.store, self.protocol.benchmarks, self.protocol.resolution, self.check_colours)
+        """All verification and template sets at the protocol's resolution."""
+        protocol = self.protocol
+        return benchmark_sets.step(self.store, protocol.benchmarks, protocol.resolution, self.check_colours, protocol.templates)
 
     def check_colours(self, folder: Path) -> None:
         """Try the public networks on photographs, before anything is trained with them; `folder` has the benchmarks."""
@@ -362,6 +363,7 @@ class Job:
         def evaluate(folder: Path, progress: Progress) -> None:
             from synthbench.data.faces import open_faces
             from synthbench.data.pairs import open_pairs
+            from synthbench.data.templates import open_templates
             from synthbench.models.encoder import load_encoder, untrained
             from synthbench.plugin import Subject
 
@@ -372,6 +374,7 @@ class Job:
                 judge=self.network("judge"),
                 recognizer=load_encoder(recognizer.stage.folder).to(self.device),
                 benchmarks=[open_pairs(self.benchmarks.stage.folder / name) for name in self.protocol.benchmarks],
+                templates=[open_templates(self.benchmarks.stage.folder / name) for name in self.protocol.templates],
                 inquiries=open_faces(inquiries) if inquiries.is_dir() else None,
                 also_learnt=learning.others(self.learnt),
                 baseline=base.stage.folder if base else None,

@@ -197,6 +197,28 @@ def read_benchmark(name: str, resolution: int) -> PairSet:
         return pairs.require_usable(pairs.pairs_from_source(source, resolution))
 
 
+def import_templates(name: str, resolution: int, folder: Path, progress: Progress) -> None:
+    """The template set `name` into `folder`, rendered or decoded."""
+    from synthbench.data import pixels
+    from synthbench.data.templates import Templates, save_templates
+
+    if name.startswith(WORLD):
+        from synthbench.world.templates import WORLD_TEMPLATES, world_templates
+
+        images, columns, galleries = world_templates(name, resolution)
+        shown = images.permute(0, 2, 3, 1).contiguous().numpy()
+        about = {"title": WORLD_TEMPLATES[name], "source_digest": ""}
+        save_templates(name, Templates(**columns, galleries=galleries), lambda row: shown[row], resolution, folder, about, progress)
+        return
+    from synthbench.data.templatelists import list_templates
+
+    source = sources.find(name, "templates")
+    with sources.unchanged(source):
+        found = list_templates(source.path)
+        about = {"title": source.title, "source_digest": source.digest}
+        save_templates(name, found.who, lambda row: pixels.fit(found.image(row), resolution), resolution, folder, about, progress)
+
+
 def run_evaluators(evaluators: dict[str, Any], subject: Any, context: Context, progress: Progress) -> None:
     scores: list[Score] = []
     skipped: list[dict[str, str]] = []

@@ -20,7 +20,7 @@ import numpy as np
 from synthbench import console
 from synthbench.evaluators.pairs import PairResults, open_results
 from synthbench.protocol import OWN, ShippedNetwork
-from synthbench.results import by_group, leak, lookup
+from synthbench.results import further, leak, lookup
 from synthbench.results.comparable import labels, sides
 from synthbench.results.comparison import floor_row
 from synthbench.results.inference import estimate
@@ -159,7 +159,7 @@ def read_histograms(folder: Path) -> dict[str, np.ndarray]:
 
 
 def columns(benchmarks: Sequence[str], apart: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
-    """Columns of the table of results, in the form of comparison.json. `apart`: those of groups of people, `by_group.metrics`."""
+    """Columns of the table of results, in the form of comparison.json. `apart`: those that only some protocols have, `further.metrics`."""
     named = [(SHORT.get(name, name), f"verification/{name}/accuracy", 1, 1.0) for name in benchmarks]
     groups = [(title, metric, 2, 1.0) for metric, title in (apart or {}).items()]
     lower = ("gap_to_real", "fd/", "groups/")
@@ -185,13 +185,13 @@ def cell(result: Result, metric: str) -> dict[str, Any] | None:
     errors = [score["stderr"] for score in scores if score["stderr"] is not None]
     found = estimate([score["value"] for score in scores], statistics.fmean(errors) if errors else None)
     kept = {name: value for name, value in asdict(found).items() if name in ("value", "sampling_stderr", "seed_std", "low", "high", "n")}
-    made = by_group.beside({**kept, "best": False, "tied": False}, result, metric)
+    made = further.beside({**kept, "best": False, "tied": False}, result, metric)
     return leak.beside(made, leak.chance(result)) if metric == leak.SHARE else made
 
 
 def run_table(run: Run) -> dict[str, Any]:
     """The run beside its real baseline, in the form of comparison.json."""
-    result, apart = run.result, by_group.metrics([run.result])
+    result, apart = run.result, further.metrics([run.result])
     shown = columns(run.benchmarks, apart)
     both = [result["baseline"], result] if result["baseline"] else [result]
     rows = [
@@ -206,7 +206,7 @@ def run_table(run: Run) -> dict[str, Any]:
     ]
     measured = [column for column in shown if any(row["cells"][column["metric"]] for row in rows)]
     notes = ["One seed: the spread between seeds is not known."] if len(result["seeds"]) == 1 else []
-    notes += [*leak.notes([(row["label"], item) for row, item in zip(rows, both)]), *([by_group.NOTE] if apart else [])]
+    notes += [*leak.notes([(row["label"], item) for row, item in zip(rows, both)]), *further.notes(apart)]
     kept = {name: result[name] for name in ("protocol", "title", "volume", "seeds")}
     kept["floor"] = floor_row([result], [column["metric"] for column in measured])
     return {"comparison": run.name, **kept, "columns": measured, "rows": rows, "differences": [], "notes": notes, "published": []}

@@ -29,7 +29,9 @@ def run_document(run: Run, photographs: bool = False) -> Document:
         yield Results(table)
         yield from parts.accuracy(table)
         both = [result["baseline"], result] if result["baseline"] else [result]
-        yield from parts.groups({str(row["label"]): item for row, item in zip(table["rows"], both)})
+        labelled = {str(row["label"]): item for row, item in zip(table["rows"], both)}
+        yield from parts.groups(labelled)
+        yield from parts.templates(labelled)
         base = {table["rows"][0]["label"]: run.pairs(baseline=True)} if result["generator"] != "real" else {}
         yield from parts.roc({run.label: run.pairs(), **base})
 
@@ -94,8 +96,10 @@ def comparison_document(comparison: Mapping[str, Any], store: Store, photographs
             yield Text(line, quiet=True)
         yield from parts.accuracy(comparison)
         yield from forest(comparison, labels)
-        for block in parts.groups({label: run.result for label, run in labelled.items()}):
-            yield Fold("Groups of people", [block])
+        measured = {label: run.result for label, run in labelled.items()}
+        for title, blocks in (("Groups of people", parts.groups(measured)), ("Template sets", parts.templates(measured))):
+            for block in blocks:
+                yield Fold(title, [block])
 
     def others() -> Iterator[Block]:
         header, rows = differences(comparison)

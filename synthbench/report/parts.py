@@ -12,8 +12,8 @@ from synthbench.models.embeddings import unit
 from synthbench.report import figures
 from synthbench.report.blocks import Block, Figure, Grid, Image, Images, Section, Text
 from synthbench.report.data import Run, read_histograms, read_log
-from synthbench.results import by_group
-from synthbench.results.record import cell, values
+from synthbench.results import further
+from synthbench.results.record import UNTRAINED, cell, values
 from synthbench.results.tables import number
 from synthbench.types import Skipped, UserError
 
@@ -72,14 +72,38 @@ KINDS = {  # of scores by group of people: the heading
 
 def groups(results: Mapping[str, dict[str, Any]]) -> Iterator[Block]:
     """Accuracy and errors of each group of people, a table for each set of groups. `results`: run.json by label."""
-    for name in dict.fromkeys(name for result in results.values() for name in by_group.sets(result)):
+    for name in dict.fromkeys(name for result in results.values() for name in further.sets(result)):
         rows = [
             [label, group, *(cell(result, f"groups/{name}/{kind}/{group}", 1) for kind in KINDS)]
             for label, result in results.items()
-            for group in by_group.sets(result).get(name, ())
+            for group in further.sets(result).get(name, ())
         ]
         caption = f"Groups of people, {name}: with a threshold of each group's own; then at one threshold for all, with both errors there."
         yield Grid(caption, ["", "group", *KINDS.values()], rows)
+
+
+def templates(results: Mapping[str, dict[str, Any]]) -> Iterator[Block]:
+    """What was measured of template sets, a table for each. `results`: run.json by label."""
+    for name in dict.fromkeys(name for result in results.values() for name in further.searched(result)):
+        measures = list(dict.fromkeys(measure for result in results.values() for measure in further.searched(result).get(name, ())))
+        first = next(iter(results.values()))
+        levels = {UNTRAINED: "untrained/", "chance": "by_chance/"}
+        rows = [[label, *(cell(result, f"templates/{name}/{measure}", 1) for measure in measures)] for label, result in results.items()]
+        rows += [[label, *(cell(first, f"templates/{name}/{part}{measure}", 2) for measure in measures)] for label, part in levels.items()]
+        caption = (
+            f"Template set {name}, %: pairs of templates accepted at a false accept rate, people found in a gallery, and above a threshold."
+        )
+        yield Grid(caption, ["", *(words(measure) for measure in measures)], rows)
+
+
+def words(measure: str) -> str:
+    """`TAR at FAR 1e-4` of tar_at_far_1e-4."""
+    kind, _, rest = measure.partition("_")
+    return (
+        f"{kind.upper()} {rest.replace('_', ' ').replace('far', 'FAR').replace('fpir', 'FPIR')}"
+        if "_at_" in measure
+        else measure.replace("_", " ")
+    )
 
 
 def interval(cell: Mapping[str, Any] | None) -> tuple[float, float, float] | None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from synthbench.evaluators.gap import same_pairs
 from synthbench.evaluators.pairs import PairResults, open_results
-from synthbench.results import by_group, inference, leak, lookup, published, tables
+from synthbench.results import further, inference, leak, lookup, published, tables
 from synthbench.results.comparable import cost, foreign, keys, labels, sides
 from synthbench.results.record import SHORT, UNTRAINED, Result, floor, values
 from synthbench.seeds import numpy_generator
@@ -108,7 +108,7 @@ def compare(store: Store, results: Sequence[Result], name: str, baseline: str, c
     for item in whole[1:]:
         same_pairs(whole[0].own[0], item.own[0])
     found = differences(entries, benchmarks)
-    apart = by_group.metrics(item.result for item in entries)
+    apart = further.metrics(item.result for item in entries)
     columns = _columns(benchmarks, apart)
     cells = {item.run: {column.metric: cell(store, item, column.metric, benchmarks) for column in columns} for item in entries}
     pictured = {item.run: lookup.photographs(store, item.result) for item in entries}
@@ -135,7 +135,7 @@ def compare(store: Store, results: Sequence[Result], name: str, baseline: str, c
     ]
     volumes = list(dict.fromkeys(item.result["volume"] for item in entries if item.result["volume"] not in ("all", ""))) or ["all"]
     detectable, notes = _notes(entries, found)
-    notes += [*leak.notes([(item.label, item.result) for item in entries]), *([by_group.NOTE] if apart else [])]
+    notes += [*leak.notes([(item.label, item.result) for item in entries]), *further.notes(apart)]
     return {
         "comparison": name,
         "protocol": first["protocol"],
@@ -170,7 +170,7 @@ def _benchmarks(result: Result) -> list[str]:
 def _columns(benchmarks: Sequence[str], apart: Mapping[str, str]) -> list[Column]:
     each = [Column(f"verification/{name}/accuracy", SHORT.get(name, name), "%", 1, True, group="accuracy") for name in benchmarks]
     average = [Column(AVG, "AVG", "%", 2, True, group="accuracy"), Column(GAP, "gap to real", "points", 2, False, group="accuracy")]
-    groups = [Column(metric, title, higher_is_better=False) for metric, title in apart.items()]
+    groups = [Column(metric, title, higher_is_better=further.higher_is_better(metric)) for metric, title in apart.items()]
     return [*each, *average, *groups, *MEASURED, *COSTS]
 
 
@@ -193,7 +193,7 @@ def cell(store: Store, item: Entry, metric: str, benchmarks: Sequence[str]) -> d
         found = inference.Estimate(gap.points, gap.sampling_stderr, std, gap.low, gap.high, len(seeds), gap.error)
     else:
         found = inference.estimate(seeds, item.stderr(metric))
-    made = by_group.beside(_as_cell(found), item.result, metric)
+    made = further.beside(_as_cell(found), item.result, metric)
     return leak.beside(made, leak.chance(item.result)) if metric == leak.SHARE else made
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from synthbench import console
-from synthbench.results import by_group, leak, shapes
+from synthbench.results import further, leak, shapes
 from synthbench.store import Stage, Store, content_key, is_inside, is_name, read_json, write_json
 from synthbench.types import UserError
 
@@ -57,7 +57,7 @@ def cell(result: Result, metric: str, digits: int = 2, scale: float = 1.0) -> st
     mean = statistics.fmean(score["value"] for score in scores) * scale
     errors = [score["stderr"] * scale for score in scores if score["stderr"] is not None]
     # The seeds are scored on the same pairs, so their sampling errors do not average out.
-    level = by_group.chance(result, metric)
+    level = further.chance(result, metric)
     error = f" ±{statistics.fmean(errors):.{digits}f}" if errors else ""
     return f"{mean:.{digits}f}" + error + ("" if level is None else f" ({level:.{digits}f})")
 
@@ -75,13 +75,16 @@ COLUMNS: tuple[tuple[str, str, int, float], ...] = (  # heading, metric, digits,
 def floor(metric: str) -> str:
     """The name of what a recognizer that learnt nothing has where a trained one has `metric`; empty: there is no such thing."""
     kind, _, rest = metric.partition("/")
+    if kind == "templates":
+        name, _, measure = rest.partition("/")
+        return f"templates/{name}/untrained/{measure}"
     return f"untrained/{rest}" if kind == "verification" else ""
 
 
 def show(results: list[Result], benchmarks: Iterable[str]) -> None:
     """The table of the runs, to stdout, with what a reader must know below it."""
     sets = [(SHORT.get(name, name), f"verification/{name}/accuracy", 1, 1.0) for name in benchmarks]
-    apart = [(title, metric, 2, 1.0) for metric, title in by_group.metrics(results).items()]
+    apart = [(title, metric, 2, 1.0) for metric, title in further.metrics(results).items()]
     every = [*COLUMNS[:2], *sets, *apart, *COLUMNS[2:]]  # the average in front: a narrow terminal has room for it
     columns = [column for column in every if any(cell(item, *column[1:]) != "-" for item in results)]
     names = [f"{item['generator']} {item.get('size', item['volume'])}" for item in results]
@@ -91,8 +94,8 @@ def show(results: list[Result], benchmarks: Iterable[str]) -> None:
     title, header = f"{results[-1]['protocol']}: {results[-1]['title']}", ["", *(column[0] for column in columns)]
     console.table(title, header, rows, breaks=("gap to real", *(name for name, *_ in sets[-1:])))
     seeds = results[-1]["seeds"]
-    if apart:
-        console.note(by_group.NOTE)
+    for note in further.notes(metric for _, metric, *_ in apart):
+        console.note(note)
     if len(seeds) > 1:
         console.note(f"{ERROR}; {CHANCE}")
         for item in results:
