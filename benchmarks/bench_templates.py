@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from synthbench.data.templates import Templates
+from synthbench.evaluators.pairs import tar_at_far
 from synthbench.evaluators.statistics import pair_cosines
 from synthbench.evaluators.templates import cosines, search, tar_errors
-from synthbench.evaluators.verification import tar_at_far
 
 TEMPLATES, GALLERY, PEOPLE, GENUINE, IMPOSTORS, DIM = 23_124, 3_531, 3_531, 19_557, 15_638_932, 512  # of IJB-C
 

@@ -19,6 +19,13 @@ os.environ.pop("COLUMNS", None)  # pytest-xdist sets it; tables of tests are as 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a runner in the background ignores it, and so would the commands under test
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One more than there are cores: some tests wait for processes of their own."""
+    from synthbench.system import cores
+
+    return cores() + 1
+
+
 @pytest.fixture(autouse=True)
 def nothing_registered(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder: Path = tmp_path_factory.getbasetemp() / "nothing-registered"

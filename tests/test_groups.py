@@ -229,7 +229,7 @@ def test_a_run_has_its_numbers_by_group_and_a_comparison_shows_them(faces_by_gro
 
     from synthbench.pipeline import compare, run
     from synthbench.report import parts
-    from synthbench.results import by_group, record, terminal
+    from synthbench.results import further, record, terminal
 
     asked = run.Request("procedural", Path("runs"), "4x3", "fair.yaml", tracking=False)
     result = run.run(asked)
@@ -244,7 +244,7 @@ def test_a_run_has_its_numbers_by_group_and_a_comparison_shows_them(faces_by_gro
         assert shared == pytest.approx(100 - np.mean(rates, 0))  # as many genuine pairs as impostors in every fold
     assert found["groups/rfw/accuracy/asian"]["value"] == pytest.approx(found["verification/my-asian/accuracy"]["value"])
     assert found["groups/rfw/untrained_accuracy/asian"]["value"] == pytest.approx(found["untrained/my-asian/accuracy"]["value"])
-    titles = by_group.metrics([result])
+    titles = further.metrics([result])
     assert titles["groups/rfw/std"] == "rfw: std by group (chance)" and len(titles) == 6
     shown = record.cell(result, "groups/rfw/std")
     assert shown.endswith(f"({found['groups/rfw/by_chance/std']['value']:.2f})") and "±" in shown
@@ -252,7 +252,7 @@ def test_a_run_has_its_numbers_by_group_and_a_comparison_shows_them(faces_by_gro
     (comparison,) = compare.compare(compare.Request((real["run"], result["run"]), Path("runs"), tracking=False))
     cell = comparison["rows"][1]["cells"]["groups/rfw/std"]
     assert cell["value"] == found["groups/rfw/std"]["value"] and cell["chance"] == found["groups/rfw/by_chance/std"]["value"]
-    assert by_group.NOTE in comparison["notes"]
+    assert further.NOTES["groups"] in comparison["notes"]
     capsys.readouterr()
     terminal.show(comparison)
     record.show([result["baseline"], result], ["my-african"])

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from synthbench.system import lives
+
 PROTOCOL = """
 name: tiny
 version: 1
@@ -46,30 +48,35 @@ batch_size: 12
 lr: 0.05
 precision: fp32
 """
-# Checkpoints as often as possible, so that a kill in the middle leaves something to continue from.
+# Checkpoints as often as possible, so that a kill in the middle leaves something to continue from. Everything is imported once: each line
+# of the input is the arguments of a command, which a fork of this process runs; told are its number, then how it ended.
 DRIVER = """
-import synthbench.recognition.trainer, synthbench.generators.cemiface
+import json, os, sys
+import synthbench.recognition.trainer, synthbench.generators.cemiface, synthbench.pipeline.run, synthbench.models.encoder
 from synthbench.training import loop
-loop.EVERY = 0.0
 from synthbench.cli import main
-main()
+loop.EVERY = 0.0
+for line in sys.stdin:
+    words, out = json.loads(line)
+    child = os.fork()
+    if not child:
+        os.dup2(os.open(out, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), 1)
+        sys.argv = ["synthbench", *words]
+        try:
+            main()
+        except SystemExit as end:
+            sys.stdout.flush()
+            os._exit(end.code or 0)
+        os._exit(0)
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
-def command(folder: Path, runs: str) -> list[str]:
-    run = [
-        "run",
-        "cemiface",
-        "--protocol",
-        str(folder / "tiny.yaml"),
-        "--runs",
-        str(folder / runs),
-        "--no-tracking",
-        "--json",
-        "--device",
-        "cpu",
-    ]
-    return [sys.executable, "-c", DRIVER, *run]
+def words(folder: Path, runs: str) -> list[str]:
+    """The arguments of the command."""
+    where = ["--protocol", str(folder / "tiny.yaml"), "--runs", str(folder / runs)]
+    return ["run", "cemiface", *where, "--no-tracking", "--json", "--device", "cpu"]
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -93,28 +100,38 @@ def begun(runs: Path, known: set[Path]) -> Path | None:
 def test_killed_everywhere(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     (tmp_path / "tiny.yaml").write_text(PROTOCOL.replace("RECIPE", str(tmp_path / "recipe.yaml")))
-    env = environment(tmp_path)
-    calm = subprocess.run(command(tmp_path, "calm"), env=env, capture_output=True, text=True, timeout=600)
-    assert calm.returncode == 0, calm.stderr
+    with subprocess.Popen(
+        [sys.executable, "-c", DRIVER], env=environment(tmp_path), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as driver:
+        assert driver.stdin and driver.stdout
 
-    killed: set[Path] = set()
-    for _ in range(40):
-        process = subprocess.Popen(command(tmp_path, "killed"), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        while process.poll() is None:
-            stage = begun(tmp_path / "killed", killed)
-            if stage is not None:
-                time.sleep(0.03 * (len(killed) % 3))  # at the start, and a little later
-                process.send_signal(signal.SIGKILL)
-                killed.add(stage)
+        def started(runs: str) -> int:
+            """The number of the process that runs the command."""
+            driver.stdin.write(json.dumps([words(tmp_path, runs), str(tmp_path / f"{runs}.json")]) + "\n")
+            driver.stdin.flush()
+            return int(driver.stdout.readline())
+
+        def ended() -> int:
+            return int(driver.stdout.readline())
+
+        started("calm")
+        assert ended() == 0
+        killed: set[Path] = set()
+        for _ in range(40):
+            process, before = started("killed"), len(killed)
+            while len(killed) == before and lives(process):
+                stage = begun(tmp_path / "killed", killed)
+                if stage is not None:
+                    time.sleep(0.03 * (len(killed) % 3))  # at the start, and a little later
+                    os.kill(process, signal.SIGKILL)
+                    killed.add(stage)
+                time.sleep(0.002)
+            if (end := ended()) != -signal.SIGKILL:
                 break
-            time.sleep(0.002)
-        out, err = process.communicate()
-        if process.returncode != -signal.SIGKILL:
-            break
-    assert process.returncode == 0, err
+        assert end == 0
     assert {folder.parent.name for folder in killed} >= {"train", "recognizer", "generate"}, killed
 
-    one, other = json.loads(calm.stdout), json.loads(out)
+    one, other = (json.loads((tmp_path / f"{runs}.json").read_text()) for runs in ("calm", "killed"))
     assert one["scores"] == other["scores"]
     assert one["digests"] == other["digests"]
     assert one["digests"]["faces"]

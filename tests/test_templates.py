@@ -15,8 +15,8 @@ from synthbench.config import Layer, build
 from synthbench.data.faces import FaceSet
 from synthbench.data.templates import Templates, TemplateSet, open_templates, save_templates, subjects_of
 from synthbench.evaluators import templates as measured
+from synthbench.evaluators.pairs import tar_at_far
 from synthbench.evaluators.templates import TemplatesConfig, TemplateSets, by_chance, compared, cosines, search, tpir
-from synthbench.evaluators.verification import tar_at_far
 from synthbench.types import Skipped, UserError
 
 CPU = torch.device("cpu")
@@ -241,18 +241,60 @@ def test_genuine_pairs_tell_who_is_who_where_nothing_else_does():
 # ---- the embedded world ----
 
 
-def test_the_worlds_templates_are_people_found_by_those_who_know_them(monkeypatch):
+@pytest.fixture
+def world(monkeypatch):
+    """The embedded world's set with 24 people, and three distractors in each gallery."""
     from synthbench.world import templates as world
 
-    monkeypatch.setattr(world, "PEOPLE", 8)
+    monkeypatch.setattr(world, "PEOPLE", 24)
     monkeypatch.setattr(world, "DISTRACTORS", 3)
-    monkeypatch.setattr(world, "IMAGES", 8 * world.PER_PERSON + 6)
+    monkeypatch.setattr(world, "IMAGES", 24 * world.PER_PERSON + 6)
+    return world
+
+
+def test_the_worlds_templates_show_people_by_stills_and_videos(world):
     images, columns, galleries = world.world_templates("world-templates", 16)
     who = Templates(**columns, galleries=galleries)
     assert not who.faults() and len(images) == len(who.template) == world.IMAGES
-    assert (who.same == (who.subject[who.left] == who.subject[who.right])).all() and who.same.sum() == 16
-    assert [len(rows) for rows in galleries.values()] == [7, 7] and not set(galleries["G1"]) & set(galleries["G2"])
+    assert (who.same == (who.subject[who.left] == who.subject[who.right])).all() and who.same.sum() == 48
+    assert [len(rows) for rows in galleries.values()] == [15, 15] and not set(galleries["G1"]) & set(galleries["G2"])
     video = np.flatnonzero(who.template == 2)
     assert len(video) == world.FRAMES and len(set(who.media[video])) == 1 and len(set(who.media[who.template == 0])) == world.STILLS
     with pytest.raises(UserError, match="no template set 'world-x'"):
         world.world_templates("world-x", 16)
+
+
+def test_a_run_a_comparison_and_a_network_from_elsewhere_have_them(world, here, capsys):
+    from pathlib import Path
+
+    from synthbench.pipeline import compare, evaluation, run
+    from synthbench.report import parts
+    from synthbench.results import further, record, terminal
+
+    protocol = (here / "tiny.yaml").read_text()
+    (here / "search.yaml").write_text(protocol + "  templates: {far: [1e-2], rank: [1, 5], fpir: [0.5]}\ntemplates: [world-templates]\n")
+    result = run.run(run.Request("procedural", Path("runs"), "4x3", "search.yaml", tracking=False))
+    found = {score["metric"]: score for score in result["scores"]}
+    name = "templates/world-templates"
+    assert found[f"{name}/rank_1"]["n"] == 48 and found[f"{name}/by_chance/rank_5"]["value"] == pytest.approx(100 * 5 / 15)
+    assert {f"{name}/untrained/rank_1", f"{name}/tpir_at_fpir_5e-1", f"{name}/tar_at_far_1e-2"} <= found.keys()
+    assert found[f"{name}/rank_1"]["value"] > 3 * found[f"{name}/by_chance/rank_1"]["value"]
+    assert record.cell(result["baseline"], f"{name}/untrained/rank_1") == record.cell(result, f"{name}/untrained/rank_1")
+
+    real = run.run(run.Request("real", Path("runs"), None, "search.yaml", tracking=False))
+    (comparison,) = compare.compare(compare.Request((real["run"], result["run"]), Path("runs"), tracking=False))
+    cell = comparison["rows"][1]["cells"][f"{name}/rank_1"]
+    assert cell["value"] == found[f"{name}/rank_1"]["value"] and cell["chance"] == pytest.approx(100 / 15)
+    assert further.NOTES["templates"] in comparison["notes"]
+    (grid,) = parts.templates({"one": real, "two": result})
+    assert [row[0] for row in grid.rows] == ["one", "two", "untrained network", "chance"]
+    assert grid.header[1:] == ["TAR at FAR 1e-2", "rank 1", "rank 5", "TPIR at FPIR 5e-1"]
+    assert grid.rows[1][2] == record.cell(result, f"{name}/rank_1", 1)
+
+    (again,) = evaluation.evaluate(evaluation.Request((result["run"],), Path("runs"), protocol="search.yaml"))
+    theirs = {score["metric"]: score["value"] for score in again["scores"] if score["metric"].startswith("templates/")}
+    assert theirs == {metric: found[metric]["value"] for metric in found if metric.startswith(name) and "untrained" not in metric}
+    (alone,) = evaluation.evaluate(evaluation.Request((result["run"],), Path("runs"), ("world-templates",), protocol="search.yaml"))
+    capsys.readouterr()
+    terminal.show_evaluations([alone])
+    assert "template set world-templates, %" in capsys.readouterr().out and alone["benchmarks"] == []

@@ -1,4 +1,4 @@
-"""What happened to each pair of a benchmark: the threshold by folds, and the results on disk that comparisons are made from."""
+"""What happened to each pair of a benchmark: the threshold by folds, TAR at FAR, and the results on disk that comparisons are made from."""
 
 from __future__ import annotations
 
@@ -57,6 +57,19 @@ def kfold(distance: np.ndarray, same: np.ndarray, folds: int = 10, fold: np.ndar
     best = THRESHOLDS[(right.sum(0) - right).argmax(1)]
     threshold = best[fold]
     return PairResults(distance, same, fold, threshold, (distance < threshold) == same)
+
+
+def tar_at_far(distance: np.ndarray, same: np.ndarray, far: float) -> float:
+    """Share of genuine pairs below the largest threshold whose FAR does not exceed `far`. Exact: no grid, no interpolation."""
+    impostor = np.sort(distance[~same])
+    allowed = int(np.floor(far * len(impostor) + 1e-9))
+    return float((distance[same] < impostor[allowed]).mean()) if allowed < len(impostor) else 1.0
+
+
+def far_name(far: float) -> str:
+    """0.001 -> 1e-3."""
+    mantissa, exponent = f"{far:.6e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def open_results(folder: Path) -> dict[str, PairResults]:

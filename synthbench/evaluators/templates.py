@@ -20,8 +20,8 @@ from pydantic import Field
 from synthbench.config import Settings
 from synthbench.device import side_by_side
 from synthbench.evaluators.neighbours import cosine_blocks
+from synthbench.evaluators.pairs import far_name, tar_at_far
 from synthbench.evaluators.statistics import bootstrap_weights, clustered_stderr
-from synthbench.evaluators.verification import far_name, tar_at_far
 from synthbench.models.embeddings import require_finite
 from synthbench.plugin import Context, Evaluator, Subject
 from synthbench.seeds import numpy_generator

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from synthbench.config import Settings
 from synthbench.device import side_by_side
-from synthbench.evaluators.pairs import PairResults, kfold
+from synthbench.evaluators.pairs import PairResults, far_name, kfold, tar_at_far
 from synthbench.evaluators.statistics import mean_stderr
 from synthbench.models.embeddings import require_finite
 from synthbench.plugin import Context, Evaluator, Subject
@@ -30,13 +30,6 @@ if TYPE_CHECKING:
     from synthbench.models.encoder import Encoder
 
 FLOOR = "untrained.json"
-
-
-def tar_at_far(distance: np.ndarray, same: np.ndarray, far: float) -> float:
-    """Share of genuine pairs below the largest threshold whose FAR does not exceed `far`. Exact: no grid, no interpolation."""
-    impostor = np.sort(distance[~same])
-    allowed = int(np.floor(far * len(impostor) + 1e-9))
-    return float((distance[same] < impostor[allowed]).mean()) if allowed < len(impostor) else 1.0
 
 
 def tar_stderr(distance: np.ndarray, same: np.ndarray, far: float, random: np.random.Generator, draws: int = 200) -> float:
@@ -189,12 +182,6 @@ def describe(
         value = tar_at_far(results.distance, results.same, far)
         scores.append(Score(metric, 100 * value, 100 * tar_stderr(results.distance, results.same, far, random), n - impostors, True))
     return scores
-
-
-def far_name(far: float) -> str:
-    """0.001 -> 1e-3."""
-    mantissa, exponent = f"{far:.6e}".split("e")
-    return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def average(accuracies: list[Score], kind: str = "verification") -> Score:

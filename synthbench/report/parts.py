@@ -93,17 +93,7 @@ def templates(results: Mapping[str, dict[str, Any]]) -> Iterator[Block]:
         caption = (
             f"Template set {name}, %: pairs of templates accepted at a false accept rate, people found in a gallery, and above a threshold."
         )
-        yield Grid(caption, ["", *(words(measure) for measure in measures)], rows)
-
-
-def words(measure: str) -> str:
-    """`TAR at FAR 1e-4` of tar_at_far_1e-4."""
-    kind, _, rest = measure.partition("_")
-    return (
-        f"{kind.upper()} {rest.replace('_', ' ').replace('far', 'FAR').replace('fpir', 'FPIR')}"
-        if "_at_" in measure
-        else measure.replace("_", " ")
-    )
+        yield Grid(caption, ["", *(further.words(measure) for measure in measures)], rows)
 
 
 def interval(cell: Mapping[str, Any] | None) -> tuple[float, float, float] | None:

@@ -8,13 +8,18 @@ from typing import Any
 
 Result = Mapping[str, Any]  # of which only the scores are read
 GROUPS = {"std": "std by group (chance)", "skewed_error_ratio": "SER (chance)", "fmr_ratio": "FMR ratio (chance)"}
-TEMPLATES = {"rank_1": "rank-1 % (chance)", "tpir_at_fpir_1e-2": "TPIR@FPIR 1e-2 %", "tar_at_far_1e-4": "TAR@FAR 1e-4 %"}
+TEMPLATES = {
+    "rank_1": "rank-1 % (chance)",
+    "tpir_at_fpir_1e-1": "TPIR@FPIR 0.1 %",
+    "tpir_at_fpir_1e-2": "TPIR@FPIR 0.01 %",
+    "tar_at_far_1e-4": "TAR@FAR 1e-4 %",
+}
 NOTES = {
     "groups": "std by group: of the groups' accuracies, in points; SER: errors of the worst group over those of the best, each with a "
     "threshold of its own; FMR ratio: false matches of the worst over those of the best at one threshold for all; in brackets what groups "
     "at random have",
-    "templates": "rank-1: people who come first of a gallery, TPIR: also above the threshold that 1 % of strangers reach, TAR: pairs of "
-    "templates of one person accepted where 1 in 10,000 impostors is; ± over people",
+    "templates": "rank-1: people who come first of a gallery; TPIR: who do so above the threshold that 1 in 10 or in 100 strangers reach; "
+    "TAR: pairs of templates of one person accepted where 1 in 10,000 impostors is; ± over people",
 }
 
 
@@ -58,6 +63,16 @@ def searched(result: Result) -> dict[str, list[str]]:
         if kind == "templates" and len(rest) == 1:
             found.setdefault(name, []).append(rest[0])
     return {name: list(dict.fromkeys(measures)) for name, measures in found.items()}
+
+
+def words(measure: str) -> str:
+    """`TAR at FAR 1e-4` of tar_at_far_1e-4."""
+    kind, _, rest = measure.partition("_")
+    return (
+        f"{kind.upper()} {rest.replace('_', ' ').replace('far', 'FAR').replace('fpir', 'FPIR')}"
+        if "_at_" in measure
+        else measure.replace("_", " ")
+    )
 
 
 def beside(cell: Mapping[str, Any], result: Result, metric: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from synthbench import console
-from synthbench.results import record, tables
+from synthbench.results import further, record, tables
 from synthbench.results.inference import ALPHA
 from synthbench.results.record import CHANCE
 
@@ -121,11 +121,22 @@ def show_evaluations(results: Sequence[record.Result]) -> None:
             n = next(score["n"] for score in result["scores"] if score["metric"] == f"verification/{name}/accuracy")
             shown = "AVG" if name == "avg" else name
             lines.append([result["generator"], shown, f"{n:,}", found["accuracy"], found["fold_std"], *at, found["xnorm"]])
-    console.table(f"{results[0]['protocol']}: {results[0]['title']}", header, lines)
+    title = f"{results[0]['protocol']}: {results[0]['title']}"
+    if lines:
+        console.table(title, header, lines)
+    searched = list(dict.fromkeys(name for result in results for name in further.searched(result)))
+    for name in searched:
+        measures = further.searched(results[0])[name]
+        rows = [[result["generator"], *(record.cell(result, f"templates/{name}/{part}", 1) for part in measures)] for result in results]
+        rows.append(["chance", *(record.cell(results[0], f"templates/{name}/by_chance/{part}", 2) for part in measures)])
+        console.table(f"template set {name}, %" + ("" if lines else f"; {title}"), ["", *map(further.words, measures)], rows)
+    for note in further.notes(f"templates/{name}" for name in searched):
+        console.note(note)
     told = "; TAR: exact, without a grid of thresholds, and by chance its FAR" if rates else ""
-    console.note(f"{record.ERROR}; {CHANCE}{told}; norm: mean length of the raw embeddings")
+    if lines:
+        console.note(f"{record.ERROR}; {CHANCE}{told}; norm: mean length of the raw embeddings")
 
 
 def _rates(result: Mapping[str, Any]) -> list[str]:
     parts = (score["metric"].rpartition("/tar_at_far_") for score in result["scores"])
-    return [rate for before, _, rate in parts if before]
+    return [rate for before, _, rate in parts if before.startswith("verification/")]
