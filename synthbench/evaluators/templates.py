@@ -130,12 +130,15 @@ def shares(who: Templates, faceness: bool) -> np.ndarray:
 def cosines(features: np.ndarray, left: np.ndarray, right: np.ndarray, device: torch.device | str = "cpu", rows: int = 256) -> np.ndarray:
     """Cosine (P,) float32 of each pair of unit `features` (T, D), by products of whole blocks: a pair's own rows are never gathered."""
     found = np.empty(len(left), np.float32)
+    asked = np.flatnonzero(np.bincount(left))  # in IJB a sixth of the templates
+    place = np.zeros(len(features), np.int64)
+    place[asked] = np.arange(len(asked))
     order = np.argsort(left, kind="stable")
-    for q, _, block in cosine_blocks(features, features, device, rows, len(features)):
-        first, last = np.searchsorted(left, [q.start, q.stop], sorter=order)
-        if last > first:
-            own = order[first:last]
-            found[own] = block.cpu().numpy()[left[own] - q.start, right[own]]
+    end = 0
+    for q, _, block in cosine_blocks(features[asked], features, device, rows, len(features)):
+        first, end = end, int(np.searchsorted(left, asked[q.stop - 1], "right", sorter=order))
+        own = order[first:end]
+        found[own] = block.cpu().numpy()[place[left[own]] - q.start, right[own]]
     return found
 
 
