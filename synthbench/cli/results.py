@@ -37,6 +37,7 @@ from synthbench.cli.options import (
 @click.option("--name", help="Name of the comparison.  [default: from its rows]")
 @click.option("--papers/--no-papers", default=True, show_default=True, help="Set published numbers beside.")
 @click.option("--teachers", is_flag=True, help="Rows for E_id, which generators were lent, and for who taught it.")
+@click.option("--recipes", metavar="A,B,...", help="Do it under each of these recipes, and tell how far the ranking is theirs.")
 @click.option("--force-incomparable", is_flag=True, help="Print runs that were measured differently apart, instead of refusing.")
 @DEVICE
 @DEVICES
@@ -44,26 +45,40 @@ from synthbench.cli.options import (
 @DRY_RUN
 @NO_TRACKING
 @RUNS
-def compare_command(form: str, out: Path | None, dry_run: bool, no_tracking: bool, devices: int | None, on: str, **options: Any) -> None:
+def compare_command(
+    form: str, out: Path | None, recipes: str | None, dry_run: bool, no_tracking: bool, devices: int | None, on: str, **options: Any
+) -> None:
     """Run what is missing, then set the rows side by side: intervals, paired differences, ties, costs. Without names: all runs.
 
     \b
     synthbench compare real cemiface procedural --seeds 3
     synthbench compare real "cemiface sample.m=0" "cemiface sample.m=0.5"
     synthbench compare cemiface-200x20-demo-588126a0 procedural --format latex
+    synthbench compare real cemiface dcface vec2face --recipes demo,demo_adaface
     """
     from synthbench.pipeline import compare
-    from synthbench.results import lookup
-    from synthbench.store import Store
+    from synthbench.results import lookup, terminal
+    from synthbench.store import Store, write_json
 
     request = compare.Request(tracking=not no_tracking, **options)
+    names = [name.strip() for name in (recipes or "").split(",") if name.strip()]
+    asked, told = [request], None
+    if recipes is not None:
+        from synthbench.pipeline import recipes as several
+
+        asked = list(several.requests(request, names).values())
     if dry_run:
-        compare.plan(request, form == "json")
+        for one in asked:
+            compare.plan(one, form == "json")
         return
-    spread(devices, request.device, on=on, requests=lambda: compare.requests(request))
-    made = compare.compare(request)
+    spread(devices, request.device, on=on, requests=lambda: [row for one in asked for row in compare.requests(one)])
+    if recipes is not None:
+        made, told = several.compare_under(request, names)
+    else:
+        made = compare.compare(request)
     if form == "json":
-        click.echo(json.dumps(made[0] if len(made) == 1 else made, allow_nan=False))
+        found = made[0] if len(made) == 1 else made
+        click.echo(json.dumps({"comparisons": made, "stability": told} if told else found, allow_nan=False))
     for comparison in made:
         lookup.asked(Store(request.runs.absolute()), "comparison", comparison["comparison"])
         _print(comparison, form)
@@ -76,6 +91,10 @@ def compare_command(form: str, out: Path | None, dry_run: bool, no_tracking: boo
                 click.echo(page)
             if place:
                 shutil.copy(options["runs"] / "comparisons" / comparison["comparison"] / "comparison.json", page.parent)
+    if told and form == "table":
+        terminal.show_stability(told)
+    if told and out:
+        write_json(out / "stability.json", told)
 
 
 def _print(comparison: dict[str, Any], form: str) -> None:

@@ -109,6 +109,26 @@ def _published(comparison: Mapping[str, Any]) -> None:
         console.table(title, header, rows, sentences=("source", "remark"), breaks=("gap",))
 
 
+def show_stability(told: Mapping[str, Any]) -> None:
+    """How far the ranking of the rows is the recipe's."""
+    averages = [[row, *(f"{told['averages'][recipe][place]:.2f}" for recipe in told["recipes"])] for place, row in enumerate(told["rows"])]
+    console.table("AVG % under each recipe", ["", *told["recipes"]], averages)
+    header = ["recipes", "Kendall's tau", "interval", "the same recipe", "differences", "both find", "one of them", "opposite"]
+    lines = []
+    for found in told["agreement"]:
+        interval = f"{found['low']:.2f} to {found['high']:.2f}"
+        counts = [str(found["pairs"]), str(found["survive"]), str(found["only_a"] + found["only_b"]), str(len(found["opposite"]))]
+        lines.append([f"{found['a']}, {found['b']}", f"{found['tau']:.2f}", interval, f"{found['same_recipe']:.2f}", *counts])
+    console.table("is the ranking stable?", header, lines)
+    for found in told["agreement"]:
+        for pair in found["opposite"]:
+            console.note(f"{pair}: {found['a']} and {found['b']} find opposite orders, each with p < 0.05 after Holm")
+    console.note(
+        "tau: 1 the same order, 0 chance; interval (95 %) over pairs and seeds; the same recipe: the tau that a recipe has with itself on "
+        "other pairs and seeds, so that noise alone leaves no more; differences in AVG between generators, p < 0.05 after Holm"
+    )
+
+
 def show_evaluations(results: Sequence[record.Result]) -> None:
     """Networks that were trained elsewhere, a line for each benchmark and the average, with all that verification knows."""
     rates = list(dict.fromkeys(rate for result in results for rate in _rates(result)))
