@@ -57,7 +57,7 @@ def compare_command(
     synthbench compare real cemiface dcface vec2face --recipes demo,demo_adaface
     """
     from synthbench.pipeline import compare
-    from synthbench.results import lookup, terminal
+    from synthbench.results import lookup
     from synthbench.store import Store, write_json
 
     request = compare.Request(tracking=not no_tracking, **options)
@@ -92,6 +92,8 @@ def compare_command(
             if place:
                 shutil.copy(options["runs"] / "comparisons" / comparison["comparison"] / "comparison.json", page.parent)
     if told and form == "table":
+        from synthbench.results import terminal
+
         terminal.show_stability(told)
     if told and out:
         write_json(out / "stability.json", told)
