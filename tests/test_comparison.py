@@ -268,7 +268,9 @@ def test_the_recognizer_that_learnt_nothing_is_the_lowest_row_and_no_rival(tmp_p
         for seed in range(2):
             result["scores"] += [score(f"untrained/{name}/accuracy", 61.25, 0.5, seed) for name in ("world-mixed", "world-profile", "avg")]
     made = compare(tmp_path, results)
+    cards = [[row.pop("scorecard") for row in one["rows"]] for one in (plain, made)]
     assert plain["floor"] is None and made["rows"] == plain["rows"] and made["differences"] == plain["differences"]
+    assert len(cards[1][0]) == len(cards[0][0]) + 2  # the span of the benchmark is known now: what it can tell, and over how many seeds
     cell = made["floor"]["cells"]["verification/avg/accuracy"]
     assert (cell["value"], cell["sampling_stderr"], cell["seed_std"]) == (61.25, 0.5, None) and cell["low"] < 61.25 < cell["high"]
     assert set(made["floor"]["cells"]) == {f"verification/{name}/accuracy" for name in ("world-mixed", "world-profile", "avg")}

@@ -16,6 +16,7 @@ from synthbench.report.data import ACCURACY, AVERAGE, Run, cell, finished, open_
 from synthbench.report.parts import attempt, interval, section
 from synthbench.results.comparable import flat
 from synthbench.results.record import SHORT
+from synthbench.results.scorecard import scorecard
 from synthbench.results.tables import differences, oriented, published
 from synthbench.store import Store
 
@@ -45,6 +46,7 @@ def run_document(run: Run, photographs: bool = False) -> Document:
 
     sections = [
         section("results", "Results", results),
+        section("requirements", "Seven requirements", lambda: parts.requirements({run.label: scorecard(result)})),
         section("images", "Images", lambda: parts.images(run, photographs)),
         section("similarity", "Similarity", lambda: parts.similarity(run)),
         section("separation", "Identities", separation),
@@ -97,6 +99,9 @@ def comparison_document(comparison: Mapping[str, Any], store: Store, photographs
         yield from parts.accuracy(comparison)
         yield from forest(comparison, labels)
         measured = {label: run.result for label, run in labelled.items()}
+        cards = {str(row["label"]): row["scorecard"] for row in comparison["rows"] if row.get("scorecard")}
+        if cards:
+            yield Fold("Seven requirements", list(parts.requirements(cards)))
         for title, blocks in (("Groups of people", parts.groups(measured)), ("Template sets", parts.templates(measured))):
             for block in blocks:
                 yield Fold(title, [block])

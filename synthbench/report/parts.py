@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from zipfile import BadZipFile
 
@@ -94,6 +94,14 @@ def templates(results: Mapping[str, dict[str, Any]]) -> Iterator[Block]:
             f"Template set {name}, %: pairs of templates accepted at a false accept rate, people found in a gallery, and above a threshold."
         )
         yield Grid(caption, ["", *(further.words(measure) for measure in measures)], rows)
+
+
+def requirements(cards: Mapping[str, Sequence[Mapping[str, str]]]) -> Iterator[Block]:
+    """The seven requirements of arXiv 2510.17372, a table for each row: what was measured, and the real set's own. `cards`: by label."""
+    for label, lines in cards.items():
+        rows = [[line["requirement"], line["measure"], line["value"], line["real"]] for line in lines]
+        caption = f"{label}: the seven requirements of a synthetic set (arXiv 2510.17372), with 95 % intervals, and no total."
+        yield Grid(caption, ["requirement", "measure", "this set", "real set"], rows)
 
 
 def interval(cell: Mapping[str, Any] | None) -> tuple[float, float, float] | None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from synthbench.evaluators.gap import same_pairs
 from synthbench.evaluators.pairs import PairResults, open_results
-from synthbench.results import further, inference, leak, lookup, published, tables
+from synthbench.results import further, inference, leak, lookup, published, scorecard, tables
 from synthbench.results.comparable import cost, foreign, keys, labels, sides
 from synthbench.results.record import SHORT, UNTRAINED, Result, floor, values
 from synthbench.seeds import numpy_generator
@@ -130,6 +130,7 @@ def compare(store: Store, results: Sequence[Result], name: str, baseline: str, c
             "learnt_from": item.result.get("learnt_from", {}),
             "traits": {} if foreign(item.result) else item.result.get("traits", {}) | {"real_photographs": pictured[item.run]},
             "cost": cost(store, item.result),
+            "scorecard": scorecard.scorecard(item.result),
         }
         for item, rank in zip(entries, ranks(entries, found))
     ]
