@@ -6,9 +6,9 @@ import scipy.linalg
 import torch
 from fake_subject import Faces, by_name, clusters, context, subject
 
-from synthbench.evaluators import fidelity
+from synthbench.evaluators import dinov2, fidelity
 from synthbench.evaluators.fidelity import Fidelity, FidelityConfig, frechet, frechet_distance, kid, mmd, moments, prdc
-from synthbench.evaluators.inception import Inception, inception_features
+from synthbench.evaluators.inception import Inception, pooled_features
 from synthbench.types import Skipped, UserError
 
 
@@ -125,7 +125,7 @@ def test_evaluator(tmp_path):
     scores, skipped = by_name(run(seen, context(tmp_path)))
     assert {score.n for score in scores.values()} == {200}  # the smaller of both
     assert set(scores) == {f"fd/judge/{name}" for name in ("frechet", "kid", "precision", "recall", "density", "coverage")}
-    assert set(skipped) == {"fd/inception_pytorch-fid/frechet", "fd/inception_pytorch-fid/kid"}
+    assert set(skipped) == {f"fd/{network}/{name}" for network in ("inception_pytorch-fid", "dinov2-large") for name in ("frechet", "kid")}
     again, _ = by_name(run(seen, context(tmp_path)))
     assert again == scores
     alike, _ = by_name(run(subject(Faces(identity), embeddings), context(tmp_path)))
@@ -173,7 +173,7 @@ def test_inception_is_pytorch_fids(tmp_path, monkeypatch):
     pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     with torch.no_grad():
         expected = theirs(pixels.float() / 255)[0].flatten(1).numpy()
-    found = inception_features(ours, Faces([0, 1], pixels=pixels), np.arange(2), torch.device("cpu"))
+    found = pooled_features(ours, Faces([0, 1], pixels=pixels), np.arange(2), torch.device("cpu"))
     assert found.shape == (2, 2048) and expected.std() > 1e-3
     np.testing.assert_allclose(found, expected, atol=1e-5 * expected.std())
     torch.save({"wrong": torch.zeros(1)}, tmp_path / "wrong.pth")
@@ -186,3 +186,36 @@ def test_inception_is_pytorch_fids(tmp_path, monkeypatch):
     scores, skipped = by_name(Fidelity(FidelityConfig(subsets=2)).evaluate(subject(faces, embeddings), context(tmp_path)))
     assert "2,048 dimensions" in skipped["fd/inception_pytorch-fid/frechet"]
     assert "fd/inception_pytorch-fid/kid" in scores
+
+
+def test_dinov2_is_that_of_transformers(tmp_path, monkeypatch):
+    """A tiny one with random weights: pixels to features by hand, and the scores of a set; what is no DINOv2 is refused."""
+    transformers = pytest.importorskip("transformers")
+    from safetensors.torch import load_file, save_file
+
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 224, "patch_size": 14}
+    theirs = transformers.Dinov2Model(transformers.Dinov2Config(**shape)).eval()
+    theirs.save_pretrained(tmp_path / "dino")
+    ours = dinov2.DINOv2(tmp_path / "dino")
+    pixels = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
+    found = pooled_features(ours, Faces([0] * 6, pixels=pixels), np.arange(6), torch.device("cpu"))
+    large = torch.nn.functional.interpolate(pixels / 255, size=(224, 224), mode="bicubic", antialias=True).clamp(0, 1)
+    normal = (large - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    with torch.no_grad():
+        np.testing.assert_allclose(found, theirs(normal).last_hidden_state[:, 0].numpy(), atol=1e-5)
+    assert found.std(0).min() > 1e-4
+
+    weights = load_file(tmp_path / "dino" / "model.safetensors")
+    save_file({name: value for name, value in weights.items() if "layernorm" not in name}, tmp_path / "dino" / "model.safetensors")
+    with pytest.raises(UserError, match="its weights lack layernorm"):
+        dinov2.DINOv2(tmp_path / "dino")
+    (tmp_path / "dino" / "config.json").unlink()
+    with pytest.raises(UserError, match="holds no DINOv2"):
+        dinov2.DINOv2(tmp_path / "dino")
+
+    monkeypatch.setattr(dinov2, "find_dinov2", lambda: ours)
+    embeddings, identity = clusters(3, 2)
+    settings = FidelityConfig(subsets=2, neighbours=2, allow_small=True)
+    scores, _ = by_name(Fidelity(settings).evaluate(subject(Faces(identity, pixels=pixels), embeddings), context(tmp_path)))
+    assert scores["fd/dinov2-large/frechet"].value == pytest.approx(0, abs=1e-6) and scores["fd/dinov2-large/kid"].n == 6

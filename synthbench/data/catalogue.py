@@ -90,6 +90,15 @@ CATALOGUE = {
             sha256="6726825d",
         ),
         Source(
+            "dinov2-large",
+            "weights",
+            "DINOv2 ViT-L/14 of Hugging Face (facebook/dinov2-large)",
+            "Apache-2.0",
+            "https://huggingface.co/facebook/dinov2-large",
+            colour="rgb",
+            files=("config.json", "model.safetensors"),
+        ),
+        Source(
             "arc2face",
             "weights",
             "Arc2Face with the parts of Stable Diffusion 1.5 that it uses",

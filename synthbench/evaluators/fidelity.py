@@ -1,8 +1,8 @@
 """How close the distribution of the set is to that of the real photographs: Fréchet distance, KID, precision/recall/density/coverage.
 
-Always in the judge's feature space, and in pytorch-fid's Inception space when its weights file is registered. Both sets enter with the
-same number of images (a seeded subset), which is the score's n: all these numbers depend on it, and on the network, so compare only
-metrics of one name and one n.
+Always in the judge's feature space, and in those of pytorch-fid's Inception and of DINOv2 when their weights are registered. Both sets
+enter with the same number of images (a seeded subset), which is the score's n: all these numbers depend on it, and on the network, so
+compare only metrics of one name and one n.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from pydantic import Field
 from synthbench.config import Settings
 from synthbench.data.sources import find, registered
 from synthbench.device import exact
-from synthbench.evaluators.inception import Inception, inception_features
+from synthbench.evaluators import dinov2
+from synthbench.evaluators.inception import Inception, pooled_features
 from synthbench.evaluators.neighbours import kth_neighbour, squared_distances
 from synthbench.evaluators.statistics import clustered_stderr
 from synthbench.models.embeddings import require_finite
@@ -160,7 +161,7 @@ class FidelityConfig(Settings):
     subsets: int = Field(100, ge=2)  # of KID
     subset_size: int = Field(1000, ge=2)
     neighbours: int = Field(5, ge=1)  # k of precision, recall, density, coverage
-    allow_small: bool = False  # compute Inception's Fréchet distance from fewer images than its 2,048 dimensions
+    allow_small: bool = False  # compute the Fréchet distance of Inception and DINOv2 from fewer images than dimensions (2,048; 1,024)
 
 
 class Fidelity(Evaluator[FidelityConfig]):
@@ -170,7 +171,8 @@ class Fidelity(Evaluator[FidelityConfig]):
     version = 2  # 2: without copies of inquiries
 
     def sources(self) -> dict[str, str]:
-        return {"inception": find("inception-fid").digest} if registered("inception-fid") else {}
+        known = {"inception": "inception-fid", "dinov2": dinov2.NAME}
+        return {what: find(name).digest for what, name in known.items() if registered(name)}
 
     def evaluate(self, subject: Subject, context: Context) -> list[Score | Skipped]:
         measured = np.flatnonzero(subject.measured())
@@ -183,15 +185,18 @@ class Fidelity(Evaluator[FidelityConfig]):
         people = subject.real.identity[real_rows], subject.faces.identity[rows]
         judged = subject.embeddings("real")[real_rows], subject.embeddings("faces")[rows]
         scores = self.compare("fd/judge", judged, people, context)
-        try:
-            network = find_inception()
-        except Skipped as reason:
-            return [*scores, Skipped(str(reason), "fd/inception_pytorch-fid/frechet"), Skipped(str(reason), "fd/inception_pytorch-fid/kid")]
-        features = (
-            inception_features(network, subject.real, real_rows, context.device),
-            inception_features(network, subject.faces, rows, context.device),
-        )
-        return scores + self.compare("fd/inception_pytorch-fid", features, people, context)
+        for name, find_network in (("fd/inception_pytorch-fid", find_inception), (f"fd/{dinov2.NAME}", dinov2.find_dinov2)):
+            try:
+                network = find_network()
+            except Skipped as reason:
+                scores += [Skipped(str(reason), f"{name}/frechet"), Skipped(str(reason), f"{name}/kid")]
+                continue
+            features = (
+                pooled_features(network, subject.real, real_rows, context.device),
+                pooled_features(network, subject.faces, rows, context.device),
+            )
+            scores += self.compare(name, features, people, context)
+        return scores
 
     def compare(
         self, name: str, features: tuple[np.ndarray, np.ndarray], people: tuple[np.ndarray, np.ndarray], context: Context

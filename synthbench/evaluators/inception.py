@@ -46,8 +46,8 @@ class Inception(nn.Module):
 
 
 @torch.no_grad()
-def inception_features(network: nn.Module, faces: FaceSet, rows: np.ndarray, device: torch.device, batch_size: int = 64) -> np.ndarray:
-    """Features (N, 2048) float32 of the given rows."""
+def pooled_features(network: nn.Module, faces: FaceSet, rows: np.ndarray, device: torch.device, batch_size: int = 64) -> np.ndarray:
+    """Features (N, D) float32 of the given rows, by a network of images in [0, 1]."""
     network = network.to(device)
     parts = [
         network(faces.images(rows[start : start + batch_size]).to(device).float() / 255).cpu().numpy()

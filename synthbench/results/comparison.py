@@ -41,6 +41,7 @@ class Column:
 MEASURED = (
     Column("fd/judge/frechet", "FD (judge)", "", 3, False),
     Column("fd/inception_pytorch-fid/frechet", "FID", "", 2, False),
+    Column("fd/dinov2-large/frechet", "FD (DINOv2)", "", 1, False),
     Column("separability/intra_class_similarity", "intra-class sim."),
     Column("separability/d_prime", "d'", "", 2, True),
     Column(leak.SHARE, leak.TITLE, "%", 1, None, 100),
