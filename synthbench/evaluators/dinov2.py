@@ -7,6 +7,7 @@ and normalised by ImageNet's mean and deviation; features are the normalised cla
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -33,9 +34,9 @@ class DINOv2(nn.Module):
         super().__init__()
         logging.disable_progress_bar()
         try:
-            found, told = Dinov2Model.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-            )
+            how = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
+            loaded: Any = Dinov2Model.from_pretrained(folder, **how)
+            found, told = loaded
         except Exception as error:
             raise UserError(f"{folder} holds no DINOv2 of transformers ({' '.join(str(error).split())[:200]})") from None
         if lacking := sorted(told["missing_keys"]):
