@@ -34,7 +34,12 @@ class DINOv2(nn.Module):
         super().__init__()
         logging.disable_progress_bar()
         try:
-            how = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
+            how: dict[str, Any] = {
+                "local_files_only": True,
+                "use_safetensors": True,
+                "trust_remote_code": False,
+                "output_loading_info": True,
+            }
             loaded: Any = Dinov2Model.from_pretrained(folder, **how)
             found, told = loaded
         except Exception as error:
