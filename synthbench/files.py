@@ -12,11 +12,22 @@ from synthbench.types import UserError
 LFS = b"version https://git-lfs"
 PAGES = (b"<!doctype html", b"<html", b"<?xml")
 QUICK = 2**30  # bytes of a file that are read in seconds, whatever is in it
+SPECIAL = "neither a file nor a folder; from a pipe, a socket or a device nothing is read, for that may never end"
 HOLES = 50  # times what was written that a larger file may claim: a database has room to grow, a download that stopped has next to nothing
 
 
+def require_no_pipe(path: Path) -> None:
+    """Raises UserError for what is there and neither a file nor a folder."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError(f"{path} is {SPECIAL}")
+
+
 def require_itself(path: Path) -> None:
-    """Raises UserError for a file that is empty, a pointer of Git LFS or a web page, whatever its name; folders are not looked into."""
+    """Raises UserError for a file that is empty, a pointer of Git LFS or a web page, whatever its name, and for a pipe.
+
+    Folders are not looked into.
+    """
+    require_no_pipe(path)
     if not path.is_file():
         return
     with open(path, "rb") as file:

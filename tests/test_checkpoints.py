@@ -297,3 +297,18 @@ def test_public_onnx_tells_people_apart():
     for file in ("y1_mfn", "edgeface_xxs_q"):
         declared, _ = separations(load_checkpoint(SHARED / "models" / f"{file}.onnx", colour="rgb"), left, right, same)
         assert declared > 3.5
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+@pytest.mark.parametrize("name", ["net.safetensors", "net.pt", "net.onnx", "encoder.json", "weights.safetensors"])
+def test_a_pipe_in_the_place_of_weights_is_refused_and_not_waited_for(tmp_path, name):
+    """Found by the fuzzer: a pipe called net.safetensors was opened, which never ends."""
+    if name in ("encoder.json", "weights.safetensors"):
+        architecture = {"family": "small", "width": 8}
+        save_encoder(
+            build(architecture, 32, 8), tmp_path, {"architecture": architecture, "resolution": 32, "dim": 8, "colour": "rgb", "name": ""}
+        )
+        (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match=r"neither a file nor a folder|is no text of ours"):
+        load_checkpoint(tmp_path if name in ("encoder.json", "weights.safetensors") else tmp_path / name, colour="rgb")

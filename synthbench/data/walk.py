@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from synthbench.files import SPECIAL, require_no_pipe
 from synthbench.types import UserError
 
 LARGEST = 2**29  # bytes of a list: twice that of 5.8 million images
-SPECIAL = "neither a file nor a folder; from a pipe, a socket or a device nothing is read, for that may never end"
 
 
 def opened(path: Path) -> BinaryIO:
@@ -36,8 +36,7 @@ def require_there(path: Path) -> None:
     """Raises UserError unless `path` is a file or a folder."""
     if not path.exists():
         raise UserError(f"{path} does not exist")
-    if not (path.is_file() or path.is_dir()):
-        raise UserError(f"{path} is {SPECIAL}")
+    require_no_pipe(path)
 
 
 def files(folder: Path) -> list[str]:

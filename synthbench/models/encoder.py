@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from synthbench.device import compiled, fp32, ready, send, side_by_side
+from synthbench.files import require_no_pipe
 from synthbench.models.iresnet import IRSE, IResNet
 from synthbench.models.small import SmallNet
 from synthbench.seeds import derive
@@ -267,6 +268,7 @@ def _as_described(spec: Mapping[str, Any], net: nn.Module, device: torch.device)
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file. Raises UserError when it is missing, cut short or of another kind."""
+    require_no_pipe(path)
     try:
         return load_file(path)
     except FileNotFoundError:
