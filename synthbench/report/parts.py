@@ -229,7 +229,7 @@ def picture(pixels: Any, alt: str, label: str = "") -> Image:
 
 
 def photographs_only(faces: Any) -> bool:
-    return bool("real" in faces.columns and (faces.columns["real"] != 0).all())
+    return bool("real" in faces.columns and (faces.columns["real"] > 0).all())
 
 
 def chosen(faces: Any, identity: int, across: int = ACROSS) -> np.ndarray:
