@@ -98,14 +98,17 @@ class Cleaned(Generator[Config]):
         total, _ = class_centres(found[faces.whole], faces.identity[faces.whole], faces.identities)
         return found, unit(total).astype(np.float32)
 
+    def names(self, context: Context) -> Sequence[str]:
+        return context.parts[0].names
+
     def slots(self, volume: Volume, context: Context) -> list[Slot]:
         """The people and images of the set, less what goes; which is said, and kept in cleaned.json."""
         selection, told = self._cleaned(context)
-        name = self.config.sample.of
-        console.note(f"{name}: {in_words(told)}")
+        name, said = self.config.sample.of, in_words(told)
+        console.note(f"{name}: {said}")
         if told["people_left"] < 2:
             raise UserError(f"{name}: fewer than two people are left. Take a higher image_fmr, or lower image_cosine")
-        write_json(context.out / "cleaned.json", told)
+        write_json(context.out / "cleaned.json", {"said": said, **told})
         return selection.slots(volume, f"what is left of {name}")
 
     def generate(self, slots: Sequence[Slot], context: Context) -> Iterator[FaceBatch]:

@@ -49,8 +49,15 @@ class Union(Generator[Config]):
         return self.config.sample.parts
 
     def check(self, volume: Volume, people: int | None) -> None:
-        if len(self.config.sample.parts) < 2:
+        named = self.config.sample.parts
+        if len(named) < 2:
             raise UserError("say which sets, two or more: --set 'sample.parts=[real, cemiface]'; or in a name, real+cemiface")
+        if twice := [text for text in named if named.count(text) > 1]:
+            raise UserError(f"sample.parts names {twice[0]!r} twice; its images would be two people's")
+
+    def names(self, context: Context) -> Sequence[str]:
+        called, people = self._people(context)
+        return [called[person] for person in np.unique(people, return_index=True)[1]]
 
     def slots(self, volume: Volume, context: Context) -> list[Slot]:
         """People take turns, each part as its share allows, so that a smaller volume has the same shares."""
@@ -61,13 +68,17 @@ class Union(Generator[Config]):
 
     def _selection(self, context: Context) -> Selection:
         sizes = [faces.identities for faces in context.parts]
-        part = np.repeat(np.arange(len(sizes)), sizes)
-        order = np.lexsort((part, turns(np.zeros_like(part), part)))
-        names = [name for faces in context.parts for name in faces.names]
+        return Selection(context.parts, np.split(self._people(context)[1], np.cumsum(sizes)[:-1]))
+
+    def _people(self, context: Context) -> tuple[list[str], np.ndarray]:
+        """Of the people of all parts, one part after the other: what they are called, and who they become."""
+        part = np.repeat(np.arange(len(context.parts)), [faces.identities for faces in context.parts])
+        called = [name for faces in context.parts for name in faces.names]
+        joined = self.config.sample.identities == "joined"
         number: dict[object, int] = {}
         people = np.empty(len(part), np.int64)
-        for person in order:
-            people[person] = number.setdefault(names[person] if self.config.sample.identities == "joined" else person, len(number))
-        if self.config.sample.identities == "joined" and len(number) == len(part):
+        for person in np.lexsort((part, turns(np.zeros_like(part), part))):
+            people[person] = number.setdefault(called[person] if joined else person, len(number))
+        if joined and len(number) == len(part):
             console.once(console.warn, "sample.identities joined: no two parts have a person of one name, so all stay apart")
-        return Selection(context.parts, np.split(people, np.cumsum(sizes)[:-1]))
+        return called, people

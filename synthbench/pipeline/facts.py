@@ -70,7 +70,7 @@ def draw(job: Job, path: Path) -> None:
     folders = {step.stage.name: step.stage.folder for step in job.generator_steps(0)}
     inquiries = folders.get("enroll", Path()) / "inquiries"
     shown = open_faces(inquiries) if inquiries.is_dir() else None
-    samples.draw(path, f"{job.short_name} {size(job)}, protocol {job.protocol.name}, seed 0", open_faces(folders["generate"]), shown)
+    samples.draw(path, f"{job.called} {size(job)}, protocol {job.protocol.name}, seed 0", open_faces(folders["generate"]), shown)
 
 
 def config(job: Job) -> dict[str, Any]:

@@ -22,10 +22,11 @@ from synthbench.config import Layer, build, parse_set
 from synthbench.pipeline import checks, cost, divided, learning, parts
 from synthbench.pipeline.fixed import Fixed
 from synthbench.pipeline.loading import load_generator
+from synthbench.pipeline.parts import Finished
 from synthbench.pipeline.steps import Step, batches_of, people, require_batch, run_evaluators
 from synthbench.plugin import Context, Traits
 from synthbench.protocol import Protocol, WorldFaces
-from synthbench.results import lookup
+from synthbench.results import lookup, record
 from synthbench.store import Store, content_key
 from synthbench.training.crew import at_work
 from synthbench.types import FaceBatch, Progress, Slot, UserError, Volume
@@ -55,6 +56,11 @@ class Job(Fixed):
     @property
     def short_name(self) -> str:
         return registry.short_name(self.generator_name)
+
+    @property
+    def called(self) -> str:
+        """Its name with those of its parts."""
+        return record.called({"generator": self.short_name, "parts": self.parts})
 
     @functools.cached_property
     def generator(self) -> Generator:
@@ -86,18 +92,18 @@ class Job(Fixed):
     # ------------------------------------------------------------------------------------- the sets that it is made of
 
     @functools.cached_property
-    def parts(self) -> dict[str, Job | parts.Finished]:
+    def parts(self) -> dict[str, Job | Finished]:
         """The sets that the generator's own is made of, by the texts that name them. Raises UserError."""
         return {text: self._part(text) for text in self.generator.parts()}
 
-    def _part(self, text: str) -> Job | parts.Finished:
+    def _part(self, text: str) -> Job | Finished:
         within = (*(self.within or (self.generator_name,)), text)
         if text in within[:-1]:
             raise UserError(f"{text} is a part of itself")
         try:
             name, volume, settings = parts.understood(text, self.store)
             if isinstance(name, dict):
-                return parts.Finished(self.store, name, self.protocol.resolution)
+                return Finished(self.store, name, self.protocol.resolution)
             job = replace(self, generator_name=name, settings=parse_set(settings), watch=None, within=within).at(volume)
             job.check(people(self.protocol.real))
             return job
@@ -223,17 +229,17 @@ class Job(Fixed):
             steps += [step for step in self.learnt.values() if step is not self.real]
             images = sum(step.images for step in self.learnt.values())
             counted = functools.partial(cost.training, self.generator, self.protocol, images)
-            work = f"{self.short_name}: on {learning.told(self.learnt)}"
+            work = f"{self.called}: on {learning.told(self.learnt)}"
             add("train", "train", work, self._train, counted, learning.key(self.learnt))
         count, images = self.volume.identities, self.volume.images
         copies = count * (self.part("sample").get("copies") or 0)  # of inquiries, besides the images of the volume
         digests = {"sources": self.generator.sources(r)}
         if traits.enrolls:
             enroll = functools.partial(self.generator.enroll, count)
-            people = f"{self.short_name}: {f'{count:,}' if count else 'all'} identities"
+            people = f"{self.called}: {f'{count:,}' if count else 'all'} identities"
             counted = functools.partial(cost.enrolling, self.generator, self.protocol, count, self.real.images + there)
             add("enroll", "enroll", people, enroll, counted, {"count": count, **digests})
-        work = f"{self.short_name}: " + (f"{count:,} identities, {images:,} images" if images else "every image there is")
+        work = f"{self.called}: " + (f"{count:,} identities, {images:,} images" if images else "every image there is")
         work += f" + {copies:,} copies of inquiries" if copies else ""
         extra = {"volume": self.volume.blocks, **digests}
         counted = functools.partial(cost.generating, self.generator, self.protocol, images or kept, kept)
@@ -291,7 +297,7 @@ class Job(Fixed):
         steps += self.network_steps("judge", protocol.judge)
         base = self.baseline.steps(seed) if self.generator_name != "real" else []
         watch = functools.partial(self.watch, seed) if self.watch else None
-        recognizer = self._train_step("recognizer", protocol.recipe, seed, made[-1], f"{self.short_name}: ", watch)
+        recognizer = self._train_step("recognizer", protocol.recipe, seed, made[-1], f"{self.called}: ", watch)
         shared = {step.stage.folder for step in steps}
         aside = [step if step.stage.folder in shared else replace(step, baseline=True) for step in base]
         steps += [*aside, *made, recognizer, self._evaluate_step(seed, made, recognizer, base[-1] if base else None)]
@@ -357,4 +363,4 @@ class Job(Fixed):
         before = [self.real, *self.learnt.values(), self.benchmarks, *made, recognizer, *([base] if base else [])]
         before += self.network_steps("judge", self.protocol.judge)
         needs = tuple(step.stage.folder for step in before)
-        return Step(stage, f"{self.short_name}: {', '.join(evaluators)}", evaluate, label, counted, needs=needs)
+        return Step(stage, f"{self.called}: {', '.join(evaluators)}", evaluate, label, counted, needs=needs)

@@ -144,7 +144,7 @@ class Order:
     @property
     def title(self) -> str:
         job, seeds = self.job, self.request.seeds
-        return f"{job.short_name} @ {job.volume}, protocol {job.protocol.name} {job.protocol.version}, {console.counted(seeds, 'seed')}"
+        return f"{job.called} @ {job.volume}, protocol {job.protocol.name} {job.protocol.version}, {console.counted(seeds, 'seed')}"
 
 
 def read(request: Request, watch: Callable[[int, int, float], None] | None = None) -> Order:

@@ -73,6 +73,12 @@ class Run:
         other = {row["key"] for row in [*found["own" if baseline else "real"], *found["parts"]]}
         return [manifest for manifest in self.manifests if manifest["name"] == name and manifest["key"] not in other]
 
+    @property
+    def part_stages(self) -> list[dict[str, Any]]:
+        """Manifests of the stages that made the sets that the run's own is made of."""
+        keys = {row["key"] for row in sides(self.result)["parts"]}
+        return [manifest for manifest in self.manifests if manifest["key"] in keys]
+
     def folder(self, name: str, baseline: bool = False) -> Path:
         """The first such folder. Raises UserError when the stage is gone."""
         found = self.stages(name, baseline)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from synthbench import console
-from synthbench.results.record import Result
+from synthbench.results.record import Result, called
 from synthbench.store import Store
 from synthbench.types import UserError, Volume
 
@@ -111,12 +111,6 @@ def groups(results: Iterable[Result]) -> list[list[Result]]:
         else:
             home.append(result)
     return found
-
-
-def called(result: Result) -> str:
-    """The generator, and behind it the sets that its own is made of."""
-    parts = result.get("parts")
-    return f"{result['generator']} ({' + '.join(parts)})" if parts else str(result["generator"])
 
 
 def labels(results: Sequence[Result]) -> list[str]:

@@ -177,6 +177,7 @@ class Row(Shape):
 
 class RunRow(Row):
     seeds: Count
+    parts: dict[str, Part] = {}
     rank: tuple[Count, Count] | None = Field(None, strict=False)
     traits: dict[str, str | bool | None] = {}
     cost: dict[str, Number | str | None] = {}
