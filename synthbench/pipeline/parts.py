@@ -1,12 +1,14 @@
 """Sets that a set is made of (`Generator.parts`): what their names mean, and what is told of them.
 
 A part is NAME, NAME@VOLUME, or either with settings behind, as in a row of `compare`: "cemiface@200x20 sample.m=0.5". NAME is a generator
-(its stages are those of a run of its own), a registered set or a path (which generator `folder` reads), or a run that is there.
+(its stages are those of a run of its own), a registered set or a path (which generator `folder` reads), or a run that is there; several of
+them with a + between are their union.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -48,6 +50,8 @@ def understood(text: str, store: Store) -> tuple[str | Result, str, tuple[str, .
         name, *settings = shlex.split(text)
     except ValueError as error:
         raise UserError(f"{error}: give a generator, a run, a registered set or a path") from None
+    if len(names := summands(name)) > 1:
+        return "union", "", (f"sample.parts={json.dumps(names)}", *settings)
     name, volume = split(name)
     if is_generator(name):
         return name, volume, tuple(settings)
@@ -73,9 +77,11 @@ def is_generator(name: str) -> bool:
 
 
 def is_shipped(text: str) -> bool:
-    """Whether a part is a generator that comes with the package and reads nothing of the user's."""
-    name = split(shlex.split(text)[0])[0]
-    return name != "folder" and name in registry.names("generator") and registry.names("generator")[name].value.startswith("synthbench.")
+    """Whether a part is a generator that comes with the package, as it is, or several: nothing of the user's, which may change."""
+    known = registry.names("generator")
+    name, *settings = shlex.split(text)
+    names = [split(each)[0] for each in summands(name)]
+    return not settings and all(each in known and known[each].value.startswith("synthbench.") for each in names)
 
 
 def has_volume(name: str) -> bool:
@@ -85,7 +91,7 @@ def has_volume(name: str) -> bool:
 
 def summands(name: str) -> list[str]:
     """`real+cemiface` as the sets that it joins; one where it is no sum. The + in a volume (20000x50+40000x5) joins no sets."""
-    return [name] if name.endswith(FILES) else re.split(r"\+(?!\d+x)", name)
+    return [name] if Path(name).is_file() else re.split(r"\+(?!\d+x)", name)
 
 
 @dataclass(frozen=True)
@@ -167,7 +173,7 @@ def traits(own: Traits, parts: Mapping[str, Part]) -> Traits:
     return replace(
         own,
         licence=_each({text: item.licence for text, item in found.items()}),
-        pretrained=_each({text: item.pretrained for text, item in found.items()}),
+        pretrained="; ".join(filter(None, (own.pretrained, _each({text: item.pretrained for text, item in found.items()})))),
         trains=any(item.trains for item in found.values()),
         enrolls=own.enrolls or any(item.enrolls for item in found.values()),
         new_identities=all(item.new_identities for item in found.values()),

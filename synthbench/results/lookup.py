@@ -18,7 +18,7 @@ from synthbench import console
 from synthbench.config import did_you_mean
 from synthbench.protocol import OWN
 from synthbench.results import shapes
-from synthbench.results.record import Result, cell, damaged, read_run
+from synthbench.results.record import Result, called, cell, damaged, read_run
 from synthbench.store import Store, is_number, json_lines, read_json
 from synthbench.types import UserError
 
@@ -170,7 +170,7 @@ def contents(store: Store, item: Made) -> str:
 def run_line(result: Result) -> str:
     """Generator, volume, protocol, seeds, AVG."""
     average = cell(result, "verification/avg/accuracy")
-    what = f"{result['generator']} {result['volume']}".rstrip()  # weights from elsewhere have no volume
+    what = f"{called(result)} {result['volume']}".rstrip()  # weights from elsewhere have no volume
     line = f"{what}, protocol {result['protocol']}, {_seeds(result)}"
     return line if average == "-" else f"{line}, AVG {average} %"
 
