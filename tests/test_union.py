@@ -20,8 +20,10 @@ from synthbench.pipeline.job import Job
 from synthbench.pipeline.request import read
 from synthbench.plugin import Context
 from synthbench.protocol import load_protocol
-from synthbench.results import lookup, record
+from synthbench.report.parts import people_shown
+from synthbench.results import comparable, lookup, record
 from synthbench.store import Store
+from synthbench.tracking import mirror
 from synthbench.types import UserError, Volume
 
 
@@ -148,6 +150,15 @@ def test_two_sizes_of_image_are_not_joined() -> None:
         made(union(), context(faces(0, [2, 2]), other))
 
 
+def test_who_is_on_photographs_alone_is_in_no_report_unasked() -> None:
+    mixed = faces(0, [2, 2, 2], real=np.zeros(6, np.int64))
+    for person, known in enumerate((1, 0, -1)):  # a photograph, none, nobody knows
+        mixed.columns["real"][mixed.identity == person] = known
+    mixed.columns["real"][np.flatnonzero(mixed.identity == 1)[0]] = 1
+    assert list(people_shown(mixed, False)) == [1, 2] and list(people_shown(mixed, True)) == [0, 1, 2]
+    assert mixed.made.tolist() == [value <= 0 for value in mixed.columns["real"]]
+
+
 # ---------------------------------------------------------------------------------------------------------- the pipeline
 
 
@@ -238,6 +249,11 @@ def test_a_sum_of_names_is_a_union(tmp_path: Path) -> None:
     assert asked("real+cemiface", "40x5", "identities=joined")[2] == ('sample.parts=["real", "cemiface@40x5"]', "identities=joined")
     assert asked("real+cemiface@20x5+40x2+a-run")[2] == ('sample.parts=["real", "cemiface@20x5+40x2", "a-run"]',)
     assert asked("cemiface", "20x5+40x2") == ("cemiface", "20x5+40x2", ())
+    with pytest.raises(UserError, match=r"volume 0\.5M is 500,000 images"):
+        read(run.Request("real+procedural", tmp_path, volume="0.5M"))
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(UserError, match="is a set of your own, not the embedded world"):
+        read(run.Request(f"real+{tmp_path}/mine", tmp_path))
     make_run(tmp_path, "a+b")
     rows = compare.wanted(compare.Request(("real", "real+procedural", "a+b"), tmp_path, volume="40x5"), Store(tmp_path))
     assert [getattr(row, "generator", None) or row["run"] for row in rows] == ["real", "real+procedural", "a+b-20x4-demo-abc2"]
@@ -258,7 +274,11 @@ def test_one_run_from_end_to_end(here: Path, capsys: pytest.CaptureFixture[str])
     assert counts == {"real": (24, 6, "", True), "procedural@3x4": (12, 3, "", True)} and result["size"] == "9x4"
     assert record.made_of(result) == "real, 24 images of 6 people (67 %); procedural@3x4, 12 images of 3 people (33 %)"
     assert record.read_run(Path("r/results") / result["run"] / "run.json") and lookup.rendered(store, result)
-    assert lookup.photographs(store, result) == ""
+    assert lookup.photographs(store, result) == "" and lookup.run_line(result).startswith("union (real + procedural@3x4) all")
+    assert comparable.labels([result]) == ["union (real + procedural@3x4) 9x4"]
+    sides = {side: [row["name"] for row in rows] for side, rows in comparable.sides(result).items()}
+    assert sides["parts"] == ["generate"] and sides["own"] == sides["real"] == ["generate", "recognizer", "evaluate"]
+    assert mirror._stages_of_seeds(result)[0]["generate"] == Path(result["artifacts"]["faces"]).name
 
     capsys.readouterr()
     assert run.run(wish("procedural", volume="3x4", until="generate")) is run.run(wish("real", until="generate")) is None

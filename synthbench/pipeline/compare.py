@@ -15,7 +15,7 @@ from synthbench.config import config_names, did_you_mean
 from synthbench.data.sources import Lacking
 from synthbench.pipeline import default_protocol, facts, parts, run
 from synthbench.pipeline import plan as plans
-from synthbench.pipeline.request import Order, read
+from synthbench.pipeline.request import Order, added_up, read
 from synthbench.pipeline.steps import Step
 from synthbench.protocol import load_protocol
 from synthbench.results import comparable, lookup, record, shapes
@@ -123,7 +123,8 @@ def wanted(request: Request, store: Store) -> list[Row]:
     protocol, seeds = request.protocol or _protocol(there), request.seeds or max((len(item["seeds"]) for item in there), default=1)
     for item in found:
         if not isinstance(item, dict) and protocol == "demo" and not request.protocol:  # that of the runs beside it
-            default_protocol.demo_for(*item, request.volume)
+            asked = added_up(run.Request(item[0], request.runs, settings=item[1]))
+            default_protocol.demo_for(asked.generator, asked.settings, request.volume)
     return [
         item
         if isinstance(item, dict)

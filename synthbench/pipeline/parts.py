@@ -150,6 +150,13 @@ class Finished:
         return lookup.rendered(self.store, self.result)
 
 
+def learnt_before(parts: Mapping[str, Any]) -> dict[str, int]:
+    """Images of each set that the runs among `parts` learnt from."""
+    return {
+        name: images for part in parts.values() if isinstance(part, Finished) for name, images in part.result.get("learnt_from", {}).items()
+    }
+
+
 def _never(folder: Path, progress: Progress) -> None:
     raise AssertionError("the stage of a run that is there")
 

@@ -66,6 +66,7 @@ class Order:
     def recheck(self) -> None:
         """Raises UserError where files of a registered set that the request names are not what was registered."""
         own = {registry.short_name(self.request.generator), registry.short_name(registry.plugin_name(self.request.generator))}
+        own |= set(plans.texts(self.settings_given[:2]))  # those that a set is made of
         needed = {need.name for need in self.protocol.needs() if not need.generator or need.generator in own}
         for name in sorted((needed | set(plans.texts(self.settings_given[:2]))) & set(sources.names_registered())):
             sources.recheck(name)
@@ -150,9 +151,9 @@ class Order:
 def read(request: Request, watch: Callable[[int, int, float], None] | None = None) -> Order:
     """Raises UserError for a protocol, settings or a number of seeds that cannot be; the rest shows when the job is asked for."""
     plans.require_seeds(request.seeds)
-    request = added_up(request)
-    protocol, why = default_protocol.choose(request.protocol, request.generator, request.settings, request.volume)
-    return Order(request, Store(request.runs.absolute()), protocol, why, parse_set(request.settings), watch)
+    asked = added_up(request)
+    protocol, why = default_protocol.choose(request.protocol, asked.generator, asked.settings, request.volume)
+    return Order(asked, Store(request.runs.absolute()), protocol, why, parse_set(asked.settings), watch)
 
 
 def added_up(request: Request) -> Request:

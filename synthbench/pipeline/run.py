@@ -151,7 +151,7 @@ def _collect(job: Job, wired: dict[int, list[Step]], stages: list[dict[str, Any]
         "artifacts": {"folder": str(folder), "samples": str(folder / "samples.png"), "faces": str(made.stage.folder)},
         "baseline": _baseline(job, wired),
         "size": facts.size(job),
-        "learnt_from": learning.sizes(job.learnt),
+        "learnt_from": {**parts.learnt_before(job.parts), **learning.sizes(job.learnt)},
         "parts": facts.made_of(job),
         "left_out": facts.left_out(job),
         "cleaned": facts.cleaned(job),
