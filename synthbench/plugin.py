@@ -63,6 +63,7 @@ class Context:
     inputs: Mapping[str, Path] = field(default_factory=dict)  # folders of finished stages: "train", "enroll"
     batch_size: int = 64  # for sampling; changes no image on a CPU, and at most the last bits on a GPU
     progress: Progress = lambda done, total: None
+    parts: Sequence[FaceSet] = ()  # the sets that `Generator.parts` names; `real` there: 1, 0, or -1 where nobody says
 
 
 class Generator(ABC, Generic[C]):
@@ -88,6 +89,14 @@ class Generator(ABC, Generic[C]):
     def sources(self, resolution: int) -> dict[str, str]:
         """Digests of files outside the protocol that change the images, by name; they enter the key of `enroll`."""
         return {}
+
+    def parts(self) -> Sequence[str]:
+        """The sets that this one is made of, which are made before and are `context.parts`: generators, runs, registered sets, paths."""
+        return ()
+
+    def names(self, context: Context) -> Sequence[str]:
+        """What the identities are called where they come from, by number; empty for people who are nobody elsewhere."""
+        return ()
 
     def networks(self, resolution: int, dim: int) -> Mapping[str, tuple[nn.Module, tuple[Any, ...]]]:
         """The networks of this config by name, and what `forward` takes for one image: `synthbench show` counts their size.

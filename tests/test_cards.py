@@ -15,7 +15,7 @@ import yaml
 from synthbench import registry
 from synthbench.cli import complete
 from synthbench.inventory import cards, describe, listing
-from synthbench.pipeline.job import load_generator
+from synthbench.pipeline.loading import load_generator
 from synthbench.protocol import load_protocol
 
 

@@ -18,7 +18,7 @@ from synthbench.config import Layer, build, config_path, read_layer
 from synthbench.data import sources
 from synthbench.generators import digiface
 from synthbench.generators.digiface import Config, DigiFace, Sample
-from synthbench.pipeline.job import load_generator
+from synthbench.pipeline.loading import load_generator
 from synthbench.plugin import Context
 from synthbench.protocol import load_protocol
 from synthbench.recognition import augment, distort

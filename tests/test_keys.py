@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from synthbench.config import parse_set
 from synthbench.data import sources
 from synthbench.pipeline.job import Job
 from synthbench.protocol import load_protocol
@@ -77,6 +78,18 @@ def test_keys_stay(name: str, generator: str, tmp_path: Path, everything_registe
     volume = Volume.parse("all" if generator in ("real", "similarity_groups") else "20x10")
     job = Job(Store(tmp_path), load_protocol(name), generator, volume, torch.device("cpu"))
     assert job.steps(0)[-1].stage.key == EVALUATE[name, generator]
+
+
+MADE_OF = {  # generate, of sets that are made of others
+    ("union", 'sample.parts=[real, "cemiface@20x10 m=0"]'): "3500dc3554c50016d355",
+    ("cleaned", "sample.of=cemiface@20x10"): "3018e79fc857da68bf41",
+}
+
+
+@pytest.mark.parametrize(("generator", "setting"), MADE_OF)
+def test_keys_of_mixed_and_cleaned_sets_stay(generator: str, setting: str, tmp_path: Path) -> None:
+    job = Job(Store(tmp_path), load_protocol("demo"), generator, Volume.parse("all"), torch.device("cpu"), parse_set([setting]))
+    assert job.generator_steps(0)[-1].stage.key == MADE_OF[generator, setting]
 
 
 def test_the_hard_demo_takes_over_all_that_the_demo_made(tmp_path: Path) -> None:

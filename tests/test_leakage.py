@@ -115,6 +115,9 @@ def test_photographs_are_counted_and_not_searched_for(tmp_path):
     assert scores["leakage/image_to_image/share_above"].n == 40 and scores["leakage/image_to_image/share_above"].value == 0
     scores, skipped = run(tmp_path, x, identity, {"real": np.ones(50)})
     assert scores["leakage/real_photographs"].value == 1 and "no synthetic image" in skipped["leakage"]
+    scores, skipped = run(tmp_path, x, identity, {"real": np.where(real == 1, 1, -1)})  # of a part of a union nobody knows
+    assert "of 40 of 50 images the set does not say" in skipped["leakage/real_photographs"]
+    assert scores["leakage/image_to_image/share_above"].n == 40
 
 
 def test_held_out_people(tmp_path):

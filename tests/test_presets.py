@@ -14,7 +14,8 @@ from synthbench.config import config_names, parse_set
 from synthbench.inventory import describe, listing
 from synthbench.models.size import count
 from synthbench.pipeline import run
-from synthbench.pipeline.job import Job, load_generator
+from synthbench.pipeline.job import Job
+from synthbench.pipeline.loading import load_generator
 from synthbench.pipeline.request import read
 from synthbench.plugin import Generator
 from synthbench.protocol import Protocol, load_protocol

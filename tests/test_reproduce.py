@@ -18,7 +18,7 @@ from synthbench import registry, sweep
 from synthbench.cli.app import cli
 from synthbench.config import parse_set
 from synthbench.pipeline import compare, run
-from synthbench.pipeline.job import load_generator
+from synthbench.pipeline.loading import load_generator
 from synthbench.protocol import load_protocol
 from synthbench.recognition.trainer import load_recipe
 from synthbench.reproduce import SCALES, Request, definition, find, page, reproduce, rows, tables, work

@@ -70,9 +70,9 @@ class FaceSet:
 
     @property
     def made(self) -> np.ndarray:
-        """(N,) bool: what a generator made: no photograph of a real person (column `real`), no copy of an inquiry (`sample` below 0)."""
+        """(N,) bool: what a generator made: no photograph of a real person (column `real` 1), no copy of an inquiry (`sample` below 0)."""
         none = np.zeros(len(self))
-        return (self.columns.get("real", none) == 0) & (self.columns.get("sample", none) >= 0)
+        return (self.columns.get("real", none) <= 0) & (self.columns.get("sample", none) >= 0)
 
     def shown(self, identity: int) -> np.ndarray:
         """Rows of the images made of an identity, without copies and mixtures; all of them when there is nothing else."""

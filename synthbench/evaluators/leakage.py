@@ -104,7 +104,7 @@ class Leakage(Evaluator[LeakageConfig]):
 
     def evaluate(self, subject: Subject, context: Context) -> list[Score | Skipped]:
         scores = [real_share(subject.faces)]
-        made = np.flatnonzero(subject.faces.columns["real"] == 0) if "real" in subject.faces.columns else np.arange(len(subject.faces))
+        made = np.flatnonzero(subject.faces.columns["real"] <= 0) if "real" in subject.faces.columns else np.arange(len(subject.faces))
         if not len(made):
             return [*scores, Skipped("every image is a photograph of a real person: no synthetic image to search for", "leakage")]
         if subject.real.identities < 2:
@@ -203,6 +203,9 @@ def real_share(faces: FaceSet) -> Score | Skipped:
     """Share of the set's images that are photographs of real people, as the generator says."""
     if "real" not in faces.columns:
         return Skipped("the set does not say which images are photographs (no column real)", "leakage/real_photographs")
+    if unknown := int((faces.columns["real"] < 0).sum()):
+        reason = f"of {unknown:,} of {len(faces):,} images the set does not say whether they are photographs"
+        return Skipped(reason, "leakage/real_photographs")
     return share("leakage/real_photographs", faces.columns["real"] != 0)
 
 

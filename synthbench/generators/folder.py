@@ -47,6 +47,10 @@ class Folder(Generator[FolderConfig]):
     def sources(self, resolution: int) -> dict[str, str]:
         return {"folder": sources.digest_of(self._found)}
 
+    def names(self, context: Context) -> Sequence[str]:
+        names = self._source.names
+        return [names[label] for label in np.unique(self._source.label[self._rows_in(context)])]
+
     def slots(self, volume: Volume, context: Context) -> list[Slot]:
         """Damaged images count until it is known which they are: a plan, which has no context, decodes nothing."""
         counts = np.bincount(self._identity(self._rows_in(context) if context else self._rows))

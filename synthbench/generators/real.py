@@ -24,6 +24,9 @@ class Real(Generator[RealConfig]):
     Config = RealConfig
     traits = Traits(paper="baseline", licence="that of the real set", new_identities=False, real_photographs="all", finite=True)
 
+    def names(self, context: Context) -> Sequence[str]:
+        return context.faces.names
+
     def slots(self, volume: Volume, context: Context) -> list[Slot]:
         """`all`, or the first identities that have enough images; sample k is the k-th image of the identity."""
         counts = np.bincount(context.faces.identity, minlength=context.faces.identities)

@@ -81,6 +81,9 @@ class SFace(Generator[Config]):
                 f"has {people:,}. Ask for --volume {people}x{max(images for _, images in volume.blocks)} or less"
             )
 
+    def names(self, context: Context) -> Sequence[str]:
+        return context.faces.names
+
     def generate(self, slots: Sequence[Slot], context: Context) -> Iterator[FaceBatch]:
         """Columns: sample, real_identity (the label of the real set, which is the identity)."""
         settings = self.config.train

@@ -68,6 +68,9 @@ class SimilarityGroups(Generator[GroupsConfig]):
         with writing(context.out / "similarity.npy") as temporary, open(temporary, "wb") as file:
             np.save(file, similarity)
 
+    def names(self, context: Context) -> Sequence[str]:
+        return context.faces.names
+
     def slots(self, volume: Volume, context: Context) -> list[Slot]:
         """Sample k of an identity is its k-th image in the group, from the most alike on."""
         identity = context.faces.identity[self._rows(context)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,6 +92,10 @@ class ByInquiry(Generator[C]):
 
     def enroll(self, count: int, context: Context) -> None:
         enroll(count, self._inquiries, context)
+
+    def names(self, context: Context) -> Sequence[str]:
+        inquired = load(context.inputs["enroll"]).faces if self._inquiries.photographs else None
+        return inquired.names if inquired else ()
 
     def slots(self, volume: Volume, context: Context) -> list[Slot]:
         return sampling.with_copies(super().slots(volume, context), self._copies(self.config))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -85,11 +86,14 @@ def chunks(slots: Sequence[Slot], size: int) -> Iterator[list[Slot]]:
         yield part
 
 
-def with_copies(slots: Sequence[Slot], copies: int) -> list[Slot]:
-    """`slots` with copies of the inquiry, samples -1, -2, ..., behind those of every identity: a slot means the same in every volume."""
+def with_copies(slots: Sequence[Slot], copies: int | np.ndarray) -> list[Slot]:
+    """`slots` with copies of the inquiry, samples -1, -2, ..., behind those of every identity: a slot means the same in every volume.
+
+    copies: how many; or of each identity.
+    """
     found: list[Slot] = []
     for place, slot in enumerate(slots):
         found.append(slot)
         if place + 1 == len(slots) or slots[place + 1].identity != slot.identity:
-            found += [Slot(slot.identity, -1 - i) for i in range(copies)]
+            found += [Slot(slot.identity, -1 - i) for i in range(copies if isinstance(copies, int) else copies[slot.identity])]
     return found

@@ -18,7 +18,7 @@ from synthbench.inventory.cards import Card
 from synthbench.pipeline import default_protocol
 from synthbench.protocol import Protocol
 from synthbench.results import lookup
-from synthbench.results.record import Result
+from synthbench.results.record import Result, made_of
 from synthbench.results.record import show as show_table
 from synthbench.store import Store
 from synthbench.types import UserError, Volume
@@ -214,6 +214,8 @@ def show_run(made: lookup.Made, store: Store) -> None:
         print("settings: as they ship")
     facts = {
         "command": result.get("command", ""),
+        "made of": made_of(result),
+        "cleaned": result.get("cleaned", {}).get("said", ""),
         "photographs of real people": lookup.photographs(store, result) or "none",
         "damaged, left out": ", ".join(
             f"{part['damaged']:,} of {part['of']:,} of {name}" for name, part in result.get("left_out", {}).items()

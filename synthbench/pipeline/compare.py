@@ -13,9 +13,9 @@ from typing import Any
 from synthbench import console, registry
 from synthbench.config import config_names, did_you_mean
 from synthbench.data.sources import Lacking
-from synthbench.pipeline import default_protocol, facts, run
+from synthbench.pipeline import default_protocol, facts, parts, run
 from synthbench.pipeline import plan as plans
-from synthbench.pipeline.request import Order, read
+from synthbench.pipeline.request import Order, added_up, read
 from synthbench.pipeline.steps import Step
 from synthbench.protocol import load_protocol
 from synthbench.results import comparable, lookup, record, shapes
@@ -115,7 +115,7 @@ def wanted(request: Request, store: Store) -> list[Row]:
     found: list[Result | tuple[str, tuple[str, ...]]] = []
     for name in request.names:
         generator, *settings = _words(name)
-        if generator in registry.names("generator") or generator.endswith((".py", ".yaml", ".yml")):
+        if parts.is_generator(generator) or (len(parts.summands(generator)) > 1 and not _known(store, name)):
             found.append((generator, tuple(settings)))
         else:
             found += _made(store, name)
@@ -123,7 +123,8 @@ def wanted(request: Request, store: Store) -> list[Row]:
     protocol, seeds = request.protocol or _protocol(there), request.seeds or max((len(item["seeds"]) for item in there), default=1)
     for item in found:
         if not isinstance(item, dict) and protocol == "demo" and not request.protocol:  # that of the runs beside it
-            default_protocol.demo_for(*item, request.volume)
+            asked = added_up(run.Request(item[0], request.runs, settings=item[1]))
+            default_protocol.demo_for(asked.generator, asked.settings, request.volume)
     return [
         item
         if isinstance(item, dict)
@@ -153,13 +154,18 @@ def _words(name: str) -> list[str]:
 
 def _made(store: Store, name: str) -> list[Result]:
     """A run, or the runs of a sweep."""
-    known = [item.name for item in lookup.everything(store, ROWS)]
-    if name != "latest" and not any(name and other.startswith(name) for other in known):
+    if name != "latest" and not _known(store, name):
+        known = [item.name for item in lookup.everything(store, ROWS)]
         quoted = '; settings stand with their generator in one pair of quotes: "cemiface sample.m=0"' if "=" in name else ""
         hint = quoted or registry.hint(name, [*registry.names("generator"), *known])
         raise UserError(f"{name!r} is no generator, and no run, sweep or evaluation in {store.root}{hint}")
     item = lookup.find(store, name, ROWS)
     return _sweep(store, item.name) if item.kind == "sweep" else [lookup.read(item)]
+
+
+def _known(store: Store, name: str) -> bool:
+    """Whether something that may be a row begins so."""
+    return any(name and item.name.startswith(name) for item in lookup.everything(store, ROWS))
 
 
 def _sweep(store: Store, name: str) -> list[Result]:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthbench.data import damage
+from synthbench.pipeline import parts
 from synthbench.pipeline.request import Order, recipes
 from synthbench.results import samples
 from synthbench.results.comparable import flat
 from synthbench.results.record import Result
+from synthbench.store import read_json
 from synthbench.types import UserError
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ PARTS = ("sample", "enroll", "train")  # what changes the images last is told fi
 
 def changed(job: Job) -> dict[str, Any]:
     """The settings that are not those of the generator's own file, by dotted name: what `--set` gave, then the protocol's by PARTS."""
-    from synthbench.pipeline.job import load_generator
+    from synthbench.pipeline.loading import load_generator
 
     own, used = {}, dict(flat(job.generator.config.model_dump(mode="json")))
     with contextlib.suppress(UserError):  # a setting that must be given, such as sample.path: then all of them are told
@@ -40,10 +42,25 @@ def size(job: Job) -> str:
     return samples.size(open_faces(job.generator_steps(0)[-1].stage.folder), job.volume.name)
 
 
+def made_of(job: Job) -> dict[str, Any]:
+    """What the set of the job's first seed has of each of its parts, by the text that names the part; empty where it has none."""
+    from synthbench.data.faces import open_faces
+
+    if not job.parts:
+        return {}
+    found = parts.sizes(open_faces(job.generator_steps(0)[-1].stage.folder), list(job.parts))
+    return {text: {**found[text], "photographs": part.photographs, "rendered": part.rendered} for text, part in job.parts.items()}
+
+
 def left_out(job: Job) -> dict[str, Any]:
     """What `skip_damaged` left out of the real set and of the run's own, by stage; empty where nobody chose that."""
     steps = [job.real, job.generator_steps(0)[-1]]
     return {step.stage.name: told for step in steps if (told := damage.told(step.stage.folder))}
+
+
+def cleaned(job: Job) -> dict[str, Any]:
+    """The thresholds of generator `cleaned`, and what went by them; empty for every other."""
+    return read_json(job.generator_steps(0)[-1].stage.folder / "cleaned.json") or {}
 
 
 def draw(job: Job, path: Path) -> None:
@@ -53,7 +70,7 @@ def draw(job: Job, path: Path) -> None:
     folders = {step.stage.name: step.stage.folder for step in job.generator_steps(0)}
     inquiries = folders.get("enroll", Path()) / "inquiries"
     shown = open_faces(inquiries) if inquiries.is_dir() else None
-    samples.draw(path, f"{job.short_name} {size(job)}, protocol {job.protocol.name}, seed 0", open_faces(folders["generate"]), shown)
+    samples.draw(path, f"{job.called} {size(job)}, protocol {job.protocol.name}, seed 0", open_faces(folders["generate"]), shown)
 
 
 def config(job: Job) -> dict[str, Any]:
@@ -79,5 +96,5 @@ def expected(order: Order) -> Result:
         "stages": list(stages.values()),
         "artifacts": {"faces": str(made.stage.folder)},
         "config": config(job),
-        "traits": vars(job.generator.traits),
+        "traits": vars(job.traits),
     }

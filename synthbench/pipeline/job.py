@@ -18,21 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthbench import registry
-from synthbench.config import Layer, build, did_you_mean, in_full
-from synthbench.data import sources
-from synthbench.pipeline import benchmark_sets, checks, cost, distil, divided, learning
-from synthbench.pipeline.steps import (
-    Step,
-    batches_of,
-    faces_step,
-    followed,
-    people,
-    public_network,
-    require_batch,
-    run_evaluators,
-)
-from synthbench.plugin import Context
-from synthbench.protocol import DistilledNetwork, Network, Protocol, PublicNetwork, ShippedNetwork
+from synthbench.config import Layer, build, parse_set
+from synthbench.pipeline import checks, cost, divided, learning, parts
+from synthbench.pipeline.fixed import Fixed
+from synthbench.pipeline.loading import load_generator
+from synthbench.pipeline.parts import Finished
+from synthbench.pipeline.steps import Step, batches_of, people, require_batch, run_evaluators
+from synthbench.plugin import Context, Traits
+from synthbench.protocol import Protocol, WorldFaces
+from synthbench.results import lookup, record
 from synthbench.store import Store, content_key
 from synthbench.training.crew import at_work
 from synthbench.types import FaceBatch, Progress, Slot, UserError, Volume
@@ -40,42 +34,14 @@ from synthbench.types import FaceBatch, Progress, Slot, UserError, Volume
 if TYPE_CHECKING:
     import torch
 
-    from synthbench.models.encoder import Encoder
+    from synthbench.data.faces import FaceSet
     from synthbench.plugin import Generator
 
 Counted = Callable[[], cost.Cost]
 
 
-def load_generator(name: str, protocol: Protocol, *layers: Layer) -> Generator:
-    """The generator `name` with its settings: its own defaults, its shipped file, what the protocol changes, then `layers` (`--set`).
-
-    A preset comes above its generator, and what the protocol changes for the preset above that.
-    Raises UserError for mistakes in settings, and for a generator with settings that would enter the key of no stage.
-    """
-    kind, given = registry.load("generator", name), name
-    name, plugin = registry.short_name(name), registry.short_name(registry.plugin_name(name))
-    parts = {"train": kind.traits.trains, "enroll": kind.traits.enrolls, "sample": True}
-    if stray := [part for part in kind.Config.model_fields if not parts.get(part)]:
-        has = ", ".join(part for part in parts if parts[part])
-        raise UserError(
-            f"{name}: setting {stray[0]!r} enters no key, so changing it would change nothing; by its traits the parts are {has}"
-        )
-    known = {*registry.names("generator"), name, plugin}
-    if unknown := sorted(set(protocol.generators) - known):
-        hint = did_you_mean(unknown[0], known, show_all=True)
-        raise UserError(f"protocol {protocol.name} changes generator {unknown[0]!r}, which is unknown{hint}")
-
-    def changed(which: str) -> Layer:
-        changes = protocol.generators.get(which, {})
-        return Layer(changes, {(part,): f"protocol {protocol.name}, generators.{which}" for part in changes})
-
-    every = [*registry.layers(given, changed), *(in_full(kind.Config, layer) for layer in layers)]
-    learning.refuse_labels(name, kind, every)
-    return kind(build(kind.Config, *every))
-
-
 @dataclass(frozen=True)
-class Job:
+class Job(Fixed):
     """What a user asked for: one generator at one volume under one protocol."""
 
     store: Store
@@ -85,14 +51,30 @@ class Job:
     device: torch.device
     settings: Layer = field(default_factory=Layer)  # from `--set`
     watch: Callable[[int, int, float], None] | None = None  # told of recognizers in training: (seed, epochs done, validation accuracy)
+    within: tuple[str, ...] = ()  # the sets of which its own is a part, by the texts that name them
 
     @property
     def short_name(self) -> str:
         return registry.short_name(self.generator_name)
 
+    @property
+    def called(self) -> str:
+        """Its name with those of its parts."""
+        return record.called({"generator": self.short_name, "parts": self.parts})
+
     @functools.cached_property
     def generator(self) -> Generator:
         return load_generator(self.generator_name, self.protocol, self.settings)
+
+    def at(self, volume: str) -> Job:
+        """The same at a volume; "": all that a finite generator has, else as much as the protocol says. Raises UserError."""
+        finite = self.generator.traits.finite
+        found = Volume.parse(volume or ("all" if finite else self.protocol.volume))
+        if not finite and not found.blocks:
+            raise UserError(f"{self.short_name} makes any number of images; give --volume, such as {self.protocol.volume}")
+        if found.identities == 1:
+            raise UserError(f"volume {found} has one identity; a recognizer needs at least two")
+        return replace(self, volume=found)
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
@@ -107,97 +89,84 @@ class Job:
         """The settings that enter the key of the stage `name` (train, enroll, sample), as plain data."""
         return self.generator.config.for_key().get(name, {})
 
-    # ------------------------------------------------------------------------------------------- the protocol's stages
+    # ------------------------------------------------------------------------------------- the sets that it is made of
 
     @functools.cached_property
-    def real(self) -> Step:
-        return faces_step(self.store, self.protocol.resolution, "real", self.protocol.real)
+    def parts(self) -> dict[str, Job | Finished]:
+        """The sets that the generator's own is made of, by the texts that name them. Raises UserError."""
+        return {text: self._part(text) for text in self.generator.parts()}
 
-    def network_steps(self, name: str, network: Network) -> list[Step]:
-        """The stages that make an encoder; none for a checkpoint."""
-        if isinstance(network, PublicNetwork):
-            sources.find(network.weights, "weights")
-            return []
-        if isinstance(network, ShippedNetwork):
-            return []
-        if isinstance(network, DistilledNetwork):
-            return distil.steps(name, network, self.protocol, self.store, self.real, self.device)
-        faces = self.real if network.faces is None else faces_step(self.store, self.protocol.resolution, f"{name}-faces", network.faces)
-        return [faces, self._train_step(name, network.recipe, network.seed, faces)]
+    def _part(self, text: str) -> Job | Finished:
+        within = (*(self.within or (self.generator_name,)), text)
+        if text in within[:-1]:
+            raise UserError(f"{text} is a part of itself")
+        try:
+            name, volume, settings = parts.understood(text, self.store)
+            if isinstance(name, dict):
+                return Finished(self.store, name, self.protocol.resolution)
+            job = replace(self, generator_name=name, settings=parse_set(settings), watch=None, within=within).at(volume)
+            job.check(people(self.protocol.real))
+            return job
+        except UserError as error:
+            raise type(error)(f"part {text!r} of {self.short_name}: {error}") from None
 
-    def network(self, name: str) -> Encoder:
-        """The encoder or the judge, loaded."""
-        from synthbench.models.encoder import load_encoder
-        from synthbench.models.shipped import load_shipped
+    def part_steps(self, seed: int) -> list[Step]:
+        """The stages that make the parts. Raises UserError for two that are one set."""
+        found: dict[Path, str] = {}
+        steps: list[Step] = []
+        for text, part in self.parts.items():
+            steps += part.set_steps(seed)
+            if (other := found.setdefault(steps[-1].stage.folder, text)) != text:
+                raise UserError(f"{self.short_name}: its parts {other!r} and {text!r} are one and the same set; name it once")
+        return steps
 
-        network = getattr(self.protocol, name)
-        if isinstance(network, PublicNetwork):
-            public = public_network(network.weights).to(self.device)
-            checks.beside_the_gpu(name, public, self.device)
-            return public
-        if isinstance(network, ShippedNetwork):
-            return load_shipped(network.path).to(self.device)
-        return load_encoder(self.network_steps(name, network)[-1].stage.folder).to(self.device)
+    def set_steps(self, seed: int) -> list[Step]:
+        """The stages that make the set, where it is a part of another one."""
+        encoder = self.network_steps("encoder", self.protocol.encoder) if self.generator.traits.uses_encoder else []
+        own = [replace(step, part=True) for step in self.generator_steps(seed)]
+        return [*self.learnt.values(), *encoder, *self.part_steps(seed), *own]
 
-    def network_key(self, name: str) -> str:
-        network = getattr(self.protocol, name)
-        if isinstance(network, PublicNetwork):
-            source = sources.find(network.weights, "weights")
-            return content_key({"weights": source.digest, "options": source.options})
-        if isinstance(network, ShippedNetwork):
-            return content_key({"weights": network.digest, "options": {}})
-        return self.network_steps(name, network)[-1].stage.key
+    def part_faces(self, seed: int) -> tuple[FaceSet, Sequence[str]]:
+        """The set, where it is a part of another one, and what its people are called where they come from."""
+        from synthbench.data.faces import open_faces
 
-    def _train_step(
-        self, name: str, recipe_name: str, seed: int, faces: Step, whose: str = "", watch: Callable[[int, float], None] | None = None
-    ) -> Step:
-        from synthbench.recognition.trainer import load_recipe
+        *before, made = self.generator_steps(seed)
+        inputs, real = {step.stage.name: step.stage.folder for step in before}, open_faces(self.real.stage.folder)
+        folder, r = made.stage.folder, self.protocol.resolution
+        context = Context(folder, seed, r, self.device, real, None, inputs, parts=self.shown(seed))  # type: ignore[arg-type]
+        return open_faces(folder), self.generator.names(context)
 
-        recipe = load_recipe(recipe_name)
-        key = content_key(
-            {"stage": "recognizer", "recipe": recipe.model_dump(mode="json"), "seed": seed, "faces": faces.stage.key, "version": 1}
-        )
-
-        def train(folder: Path, progress: Progress) -> dict[str, Any]:
-            from synthbench.data.faces import open_faces
-            from synthbench.models.encoder import load_encoder
-            from synthbench.recognition import trainer, validation
-
-            shown = open_faces(faces.stage.folder)
-            if name in ("encoder", "judge"):
-                checks.enough_people(name, shown)
-            steps = trainer.train(shown, recipe, seed=seed, device=self.device, out=folder)
-            if watch:
-                steps = validation.watched(steps, recipe.epochs, open_faces(self.real.stage.folder), folder, watch)
-            facts = followed(steps, folder, progress)
-            if name in ("encoder", "judge"):
-                checks.separation(name, load_encoder(folder).to(self.device), shown)
-            return facts
-
-        work = f"{whose}recipe {recipe.name}, {recipe.epochs} epochs, seed {seed}"
-        r = self.protocol.resolution
-        counted = functools.partial(cost.recognizing, recipe, r, faces.images)
-        label = f"recipe {recipe.name} {r} {self.device.type}"
-        needs = (faces.stage.folder, self.real.stage.folder)
-        return Step(self.store.stage(name, key), work, train, label, counted, divided=True, needs=needs)
+    def shown(self, seed: int) -> list[FaceSet]:
+        """The sets of the parts, as the generator sees them."""
+        return [parts.shown(text, *part.part_faces(seed), part.photographs) for text, part in self.parts.items()]
 
     @functools.cached_property
-    def benchmarks(self) -> Step:
-        """All verification and template sets at the protocol's resolution."""
-        protocol = self.protocol
-        return benchmark_sets.step(self.store, protocol.benchmarks, protocol.resolution, self.check_colours, protocol.templates)
+    def traits(self) -> Traits:
+        """Those of the generator; of a set that is made of others, those of its parts."""
+        return parts.traits(self.generator.traits, self.parts) if self.parts else self.generator.traits
 
-    def check_colours(self, folder: Path) -> None:
-        """Try the public networks on photographs, before anything is trained with them; `folder` has the benchmarks."""
-        public = [name for name in ("encoder", "judge") if isinstance(getattr(self.protocol, name), PublicNetwork)]
-        checks.colours(benchmark_sets.photographs(folder, self.protocol.benchmarks), {name: self.network(name) for name in public})
+    @property
+    def photographs(self) -> str:
+        """Which images of the set are photographs of real people; those of a rendered real set are none."""
+        rendered = isinstance(self.protocol.real, WorldFaces) and not self.traits.new_identities and not self.parts
+        return "" if rendered else self.traits.real_photographs
+
+    @property
+    def rendered(self) -> bool:
+        """Whether no image of the set shows a real person; known once the real set is there."""
+        if self.parts:
+            return all(part.rendered for part in self.parts.values())
+        plain, real = self.generator.config.model_dump(mode="json"), {"name": "real", "key": self.real.stage.key}
+        made = {"traits": vars(self.traits), "settings": plain, "learnt_from": self.learnt, "stages": [real]}
+        return lookup.rendered(self.store, made)
 
     # ------------------------------------------------------------------------------------------ the generator's stages
 
     @functools.cached_property
     def learnt(self) -> dict[str, Step]:
-        """The sets that the generator learns from, by name; see `learning.steps`."""
-        return learning.steps(self.generator, self.protocol, self.store, self.real)
+        """The sets that the generator, or those of its parts, learns from, by name; see `learning.steps`."""
+        own = learning.steps(self.generator, self.protocol, self.store, self.real)
+        return own | {name: step for part in self.parts.values() for name, step in part.learnt.items()}
 
     def context(self, folder: Path, seed: int, progress: Progress, inputs: dict[str, Path]) -> Context:
         from synthbench.data.faces import open_faces
@@ -226,10 +195,13 @@ class Job:
 
     def generator_steps(self, seed: int) -> list[Step]:
         """train, enroll (where the generator has them) and generate."""
-        traits, r = self.generator.traits, self.protocol.resolution
+        traits, r, asked = self.generator.traits, self.protocol.resolution, seed
         seed = 0 if traits.finite else seed  # the images are what they are
+        made_of = [part.set_steps(asked)[-1] for part in self.parts.values()]
         upstream: dict[str, Any] = {"real": self.real.stage.key}
-        needs = [step.stage.folder for step in (self.real, *self.learnt.values())]
+        if made_of:
+            upstream["parts"] = [step.stage.key for step in made_of]
+        needs = [step.stage.folder for step in (self.real, *self.learnt.values(), *made_of)]
         if traits.uses_encoder:
             upstream["encoder"] = self.network_key("encoder")
             needs += [step.stage.folder for step in self.network_steps("encoder", self.protocol.encoder)]
@@ -242,7 +214,7 @@ class Job:
             label = f"{name} {parts['generator']} {r} {self.device.type}"
 
             def build_(folder: Path, progress: Progress) -> Any:
-                return run(self.context(folder, seed, progress, before))
+                return run(replace(self.context(folder, seed, progress, before), parts=self.shown(asked)))
 
             shared = not traits.undivided if name == "train" else name == "generate" and not traits.finite
             made = kept if name == "generate" else 0
@@ -251,22 +223,23 @@ class Job:
             upstream.clear()
             upstream["upstream"] = stage.key
 
-        kept = cost.made(self.generator, self.volume, self.real.images)
+        there = sum(step.images for step in made_of)
+        kept = there if made_of and not self.volume.blocks else cost.made(self.generator, self.volume, self.real.images)
         if traits.trains:
             steps += [step for step in self.learnt.values() if step is not self.real]
             images = sum(step.images for step in self.learnt.values())
             counted = functools.partial(cost.training, self.generator, self.protocol, images)
-            work = f"{self.short_name}: on {learning.told(self.learnt)}"
+            work = f"{self.called}: on {learning.told(self.learnt)}"
             add("train", "train", work, self._train, counted, learning.key(self.learnt))
         count, images = self.volume.identities, self.volume.images
         copies = count * (self.part("sample").get("copies") or 0)  # of inquiries, besides the images of the volume
         digests = {"sources": self.generator.sources(r)}
         if traits.enrolls:
             enroll = functools.partial(self.generator.enroll, count)
-            people = f"{self.short_name}: {f'{count:,}' if count else 'all'} identities"
-            counted = functools.partial(cost.enrolling, self.generator, self.protocol, count, self.real.images)
+            people = f"{self.called}: {f'{count:,}' if count else 'all'} identities"
+            counted = functools.partial(cost.enrolling, self.generator, self.protocol, count, self.real.images + there)
             add("enroll", "enroll", people, enroll, counted, {"count": count, **digests})
-        work = f"{self.short_name}: " + (f"{count:,} identities, {images:,} images" if images else "every image there is")
+        work = f"{self.called}: " + (f"{count:,} identities, {images:,} images" if images else "every image there is")
         work += f" + {copies:,} copies of inquiries" if copies else ""
         extra = {"volume": self.volume.blocks, **digests}
         counted = functools.partial(cost.generating, self.generator, self.protocol, images or kept, kept)
@@ -318,12 +291,13 @@ class Job:
         steps = [self.real, *self.learnt.values(), self.benchmarks]  # what may be refused, before anything is trained
         if traits.uses_encoder:
             steps += self.network_steps("encoder", protocol.encoder)
+        steps += self.part_steps(seed)
         made = self.generator_steps(seed)
         steps += made if traits.finite else []  # a set that cannot be had is found out first, at no cost
         steps += self.network_steps("judge", protocol.judge)
         base = self.baseline.steps(seed) if self.generator_name != "real" else []
         watch = functools.partial(self.watch, seed) if self.watch else None
-        recognizer = self._train_step("recognizer", protocol.recipe, seed, made[-1], f"{self.short_name}: ", watch)
+        recognizer = self._train_step("recognizer", protocol.recipe, seed, made[-1], f"{self.called}: ", watch)
         shared = {step.stage.folder for step in steps}
         aside = [step if step.stage.folder in shared else replace(step, baseline=True) for step in base]
         steps += [*aside, *made, recognizer, self._evaluate_step(seed, made, recognizer, base[-1] if base else None)]
@@ -391,4 +365,4 @@ class Job:
         before = [self.real, *self.learnt.values(), self.benchmarks, *made, recognizer, *([base] if base else [])]
         before += self.network_steps("judge", self.protocol.judge)
         needs = tuple(step.stage.folder for step in before)
-        return Step(stage, f"{self.short_name}: {', '.join(evaluators)}", evaluate, label, counted, needs=needs)
+        return Step(stage, f"{self.called}: {', '.join(evaluators)}", evaluate, label, counted, needs=needs)

@@ -57,6 +57,8 @@ def texts(settings: Any) -> Iterator[str]:
     """Every text among the settings: what may name a file."""
     if isinstance(settings, str):
         yield settings
+        if "@" in settings or " " in settings:  # what a set is made of, with its volume and settings
+            yield settings.partition(" ")[0].rpartition("@")[0] or settings.partition(" ")[0]
     elif isinstance(settings, (dict, list, tuple)):
         for value in settings.values() if isinstance(settings, dict) else settings:
             yield from texts(value)

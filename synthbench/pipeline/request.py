@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from os.path import exists
@@ -14,14 +15,14 @@ from synthbench.config import Layer, config_path, leaves, named, parse_set
 from synthbench.data import sources
 from synthbench.data.readers import full_stamp
 from synthbench.data.sources import Lacking
-from synthbench.pipeline import default_protocol
+from synthbench.pipeline import default_protocol, parts
 from synthbench.pipeline import plan as plans
 from synthbench.pipeline.steps import Step
 from synthbench.protocol import DistilledNetwork, Protocol, TrainedNetwork
 from synthbench.results import record
 from synthbench.results.record import Result
 from synthbench.store import Store, content_key
-from synthbench.types import UserError, Volume
+from synthbench.types import Volume
 
 if TYPE_CHECKING:
     import torch
@@ -65,6 +66,7 @@ class Order:
     def recheck(self) -> None:
         """Raises UserError where files of a registered set that the request names are not what was registered."""
         own = {registry.short_name(self.request.generator), registry.short_name(registry.plugin_name(self.request.generator))}
+        own |= set(plans.texts(self.settings_given[:2]))  # those that a set is made of
         needed = {need.name for need in self.protocol.needs() if not need.generator or need.generator in own}
         for name in sorted((needed | set(plans.texts(self.settings_given[:2]))) & set(sources.names_registered())):
             sources.recheck(name)
@@ -108,13 +110,7 @@ class Order:
         from synthbench.pipeline.job import Job
 
         job = Job(self.store, self.protocol, request.generator, Volume.parse("all"), self.device[0], self.settings, self.watch)
-        finite = job.generator.traits.finite
-        volume = Volume.parse(request.volume or ("all" if finite else self.protocol.volume))
-        if not finite and not volume.blocks:
-            raise UserError(f"{job.short_name} makes any number of images; give --volume, such as {self.protocol.volume}")
-        if volume.identities == 1:
-            raise UserError(f"volume {volume} has one identity; a recognizer needs at least two")
-        return replace(job, volume=volume)
+        return job.at(request.volume or "")
 
     @property
     def spelled(self) -> list[str]:
@@ -149,14 +145,23 @@ class Order:
     @property
     def title(self) -> str:
         job, seeds = self.job, self.request.seeds
-        return f"{job.short_name} @ {job.volume}, protocol {job.protocol.name} {job.protocol.version}, {console.counted(seeds, 'seed')}"
+        return f"{job.called} @ {job.volume}, protocol {job.protocol.name} {job.protocol.version}, {console.counted(seeds, 'seed')}"
 
 
 def read(request: Request, watch: Callable[[int, int, float], None] | None = None) -> Order:
     """Raises UserError for a protocol, settings or a number of seeds that cannot be; the rest shows when the job is asked for."""
     plans.require_seeds(request.seeds)
-    protocol, why = default_protocol.choose(request.protocol, request.generator, request.settings, request.volume)
-    return Order(request, Store(request.runs.absolute()), protocol, why, parse_set(request.settings), watch)
+    asked = added_up(request)
+    protocol, why = default_protocol.choose(request.protocol, asked.generator, asked.settings, request.volume)
+    return Order(asked, Store(request.runs.absolute()), protocol, why, parse_set(asked.settings), watch)
+
+
+def added_up(request: Request) -> Request:
+    """A request for `real+cemiface` as one for the union of what a run of each has; the volume is that of every generator but `real`."""
+    if len(names := parts.summands(request.generator)) == 1:
+        return request
+    asked = [f"{name}@{request.volume}" if request.volume and parts.has_volume(name) else name for name in names]
+    return replace(request, generator="union", volume=None, settings=(f"sample.parts={json.dumps(asked)}", *request.settings))
 
 
 def recipes(protocol: Protocol) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from synthbench import __version__, console, registry
 from synthbench.data import sources
 from synthbench.data.sources import Lacking
-from synthbench.pipeline import facts, learning
+from synthbench.pipeline import facts, learning, parts
 from synthbench.pipeline import plan as plans
 from synthbench.pipeline.request import Order, Request, read
 from synthbench.pipeline.steps import Lead, Step, execute, require_space, until
@@ -111,7 +111,10 @@ def _say(order: Order) -> None:
 
 
 def _self_contained(job: Job) -> bool:
-    """Whether the key of the request covers all that decides the result: no plugin of a package, none in a file with sources of its own."""
+    """Whether the key of the request covers all that decides the result: no plugin of a package, none in a file with sources of its own;
+    and of what it is made of nothing but what ships."""
+    if not all(parts.is_shipped(text) for text in job.generator.parts()):
+        return False
     kinds = [("generator", registry.plugin_name(job.generator_name)), *(("evaluator", name) for name in job.protocol.evaluators)]
     for kind, name in kinds:
         if name.endswith(".py"):
@@ -148,12 +151,14 @@ def _collect(job: Job, wired: dict[int, list[Step]], stages: list[dict[str, Any]
         "artifacts": {"folder": str(folder), "samples": str(folder / "samples.png"), "faces": str(made.stage.folder)},
         "baseline": _baseline(job, wired),
         "size": facts.size(job),
-        "learnt_from": learning.sizes(job.learnt),
+        "learnt_from": {**parts.learnt_before(job.parts), **learning.sizes(job.learnt)},
+        "parts": facts.made_of(job),
         "left_out": facts.left_out(job),
+        "cleaned": facts.cleaned(job),
         "settings": job.generator.config.model_dump(mode="json"),
         "changed": facts.changed(job),
         "config": facts.config(job),
-        "traits": vars(job.generator.traits),
+        "traits": vars(job.traits),
         "digests": {
             "faces": generate.get("digest"),
             "benchmarks": job.benchmarks.stage.key,

@@ -44,6 +44,7 @@ class Step:
     images: int = 0  # of the set of faces that it makes; 0: none, or not known
     baseline: bool = False  # of the real run alone, which nothing but `evaluate` needs
     divided: bool = False  # may be built by several processes at once, see together.py
+    part: bool = False  # of a set that the run's own is made of
     needs: tuple[Path, ...] = ()  # folders of the stages that must be there before
 
     @functools.cached_property
@@ -298,7 +299,8 @@ def execute(steps: list[Step], store: Store, lead: Lead | None = None) -> list[d
         seconds = 0.0
         if state != "cached":
             seconds = _build(step, state, lead)
-        done.append({"name": step.stage.name, "key": step.stage.key, "state": state, "seconds": seconds})
+        row = {"name": step.stage.name, "key": step.stage.key, "state": state, "seconds": seconds}
+        done.append({**row, "part": True} if step.part else row)
     return done
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from synthbench import console
 from synthbench.evaluators.pairs import PairResults, open_results
-from synthbench.protocol import OWN, ShippedNetwork
+from synthbench.protocol import ShippedNetwork
 from synthbench.results import further, leak, lookup
 from synthbench.results.comparable import labels, sides
 from synthbench.results.comparison import floor_row
@@ -69,8 +69,15 @@ class Run:
 
     def stages(self, name: str, baseline: bool = False) -> list[dict[str, Any]]:
         """Manifests of the stages called `name`: the run's own, or those of the real baseline; one per seed where seeds differ."""
-        other = {row["key"] for row in sides(self.result)["own" if baseline else "real"]}
+        found = sides(self.result)
+        other = {row["key"] for row in [*found["own" if baseline else "real"], *found["parts"]]}
         return [manifest for manifest in self.manifests if manifest["name"] == name and manifest["key"] not in other]
+
+    @property
+    def part_stages(self) -> list[dict[str, Any]]:
+        """Manifests of the stages that made the sets that the run's own is made of."""
+        keys = {row["key"] for row in sides(self.result)["parts"]}
+        return [manifest for manifest in self.manifests if manifest["key"] in keys]
 
     def folder(self, name: str, baseline: bool = False) -> Path:
         """The first such folder. Raises UserError when the stage is gone."""
@@ -107,12 +114,8 @@ class Run:
 
     @property
     def rendered(self) -> bool:
-        """Whether no picture shows a real person: the real set is the embedded world, and the generator brought no photographs."""
-        traits, enroll = self.result.get("traits", {}), self.result.get("settings", {}).get("enroll")
-        source = enroll.get("source", "real") if isinstance(enroll, dict) else "real"
-        own = traits.get("new_identities") and (traits.get("real_photographs") or source not in OWN)
-        own = own or set(self.result.get("learnt_from", ())) - {"real"}
-        return not own and any(str(manifest.get("work", "")).startswith("embedded world") for manifest in self.stages("real"))
+        """Whether no picture shows a real person."""
+        return lookup.rendered(self.store, self.result)
 
     @property
     def benchmarks(self) -> list[str]:

@@ -375,6 +375,8 @@ def one_noise(
     sets = [(point, known[point["runs"][0]].faces()) for point in shown if point["runs"][0] in known]
     if not sets or (any(parts.photographs_only(faces) for _, faces in sets) and not photographs):
         return
+    if any(run.result.get("parts") for run in runs):  # no noise is its own, and its people have other numbers at each point
+        return
     inquiries = runs[0].inquiries() if runs[0].rendered or photographs else None
     rows = []
     for identity in range(min(people, *(faces.identities for _, faces in sets))):

@@ -12,7 +12,7 @@ from synthbench import console
 from synthbench.report.blocks import Block, Code, Facts, Fold, Grid, Text
 from synthbench.report.data import Run, costs, plain
 from synthbench.results.comparable import flat
-from synthbench.results.record import values
+from synthbench.results.record import made_of, values
 from synthbench.results.tables import learnt_from
 from synthbench.store import read_json
 
@@ -61,7 +61,8 @@ def all_seconds(run: Run) -> float:
 
 def own_seconds(run: Run) -> float:
     """Of the generator: what it takes to make the set, without the recognizer and the measuring."""
-    return sum(float(manifest.get("seconds", 0)) for name in ("train", "enroll", "generate") for manifest in run.stages(name))
+    every = [*(manifest for name in ("train", "enroll", "generate") for manifest in run.stages(name)), *run.part_stages]
+    return sum(float(manifest.get("seconds", 0)) for manifest in every)
 
 
 def provenance(run: Run) -> Iterator[Block]:
@@ -76,6 +77,8 @@ def provenance(run: Run) -> Iterator[Block]:
     }
     rows = [(title, say(traits[name])) for name, title in words.items() if name in traits]
     rows += [("Real set", run.stages("real")[0].get("work", "")) if run.stages("real") else ("Real set", "its stage is gone")]
+    rows += [("Made of", told) for told in [made_of(run.result)] if told]
+    rows += [("Cleaned", str(told)) for told in [run.result.get("cleaned", {}).get("said")] if told]
     if learnt := run.result.get("learnt_from"):
         rows.append(("Learnt from", ", ".join(f"{name}: {images:,} images" for name, images in learnt.items())))
     pictures = "rendered; no real person is shown on this page" if run.rendered else SHOWN

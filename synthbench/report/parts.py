@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from zipfile import BadZipFile
@@ -251,7 +252,14 @@ def picture(pixels: Any, alt: str, label: str = "") -> Image:
 
 
 def photographs_only(faces: Any) -> bool:
-    return bool("real" in faces.columns and (faces.columns["real"] != 0).all())
+    return bool("real" in faces.columns and (faces.columns["real"] > 0).all())
+
+
+def people_shown(faces: Any, free: bool) -> Iterator[int]:
+    """The identities of whom pictures may be shown: all, unless pictures are not `free`; then those who are not on photographs alone."""
+    for identity in range(faces.identities):
+        if free or "real" not in faces.columns or not (faces.columns["real"][faces.shown(identity)] > 0).any():
+            yield identity
 
 
 def chosen(faces: Any, identity: int, across: int = ACROSS) -> np.ndarray:
@@ -277,14 +285,14 @@ def images(run: Run, photographs: bool, people: int = PEOPLE, name: str = "sampl
         return
     m, similar = (faces.columns.get(column) for column in ("m", "similarity"))
     rows, heads = [], []
-    for identity in range(min(people, faces.identities)):
+    for identity in itertools.islice(people_shown(faces, free), people):
         line: list[Image | None] = []
         if inquiries is not None and free and identity < len(inquiries):
             line.append(picture(inquiries.images([identity])[0], f"identity {identity + 1}, inquiry", "inquiry"))
         picked = chosen(faces, identity, across)
-        heads.append([number(float(m[row]), 2).rstrip("0").rstrip(".") if m is not None else "" for row in picked])
+        heads.append([number(float(m[row]), 2).rstrip("0").rstrip(".") if m is not None and np.isfinite(m[row]) else "" for row in picked])
         for place, row in enumerate(picked):
-            told = f"{float(similar[row]):.2f}" if similar is not None else ""
+            told = f"{float(similar[row]):.2f}" if similar is not None and np.isfinite(similar[row]) else ""
             alt = f"identity {identity + 1}, sample {place + 1}" + (f", m {heads[-1][place]}" if m is not None else "")
             line.append(picture(faces.images([int(row)])[0], alt + (f", similarity {told}" if told else ""), told))
         rows.append((str(identity + 1), line))
@@ -298,5 +306,5 @@ def images(run: Run, photographs: bool, people: int = PEOPLE, name: str = "sampl
     whom = "inquiry" if inquiries is not None else "identity"
     caption += f" Below each image: its similarity to the {whom}, by the encoder." if similar is not None else ""
     yield Images(name, caption, header, rows)
-    if inquiries is not None and not free:
+    if not free and (inquiries is not None or (faces.columns.get("real", np.zeros(1)) > 0).any()):
         yield Text(HIDDEN, quiet=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from synthbench import console
-from synthbench.results.record import Result
+from synthbench.results.record import Result, called
 from synthbench.store import Store
 from synthbench.types import UserError, Volume
 
@@ -23,15 +23,18 @@ def foreign(result: Result) -> bool:
 
 
 def sides(result: Result) -> dict[str, Rows]:
-    """The stages of a run: `own`, those of its `real` baseline, and `shared` by all runs of a protocol; each in order, seed by seed.
+    """The stages of a run: `own`, those of its `parts` if it is made of other sets, those of its `real` baseline, and `shared` by all runs
+    of a protocol; each in order, seed by seed.
 
     Raises UserError when its run.json does not tell them apart.
     """
-    found: dict[str, Rows] = {"own": [], "real": [], "shared": []}
+    found: dict[str, Rows] = {"own": [], "parts": [], "real": [], "shared": []}
     faces, evaluated, trained = Path(result["artifacts"].get("faces", "")).name, 0, 0
     for row in result["stages"]:
         side = "own"
-        if row["name"] == "evaluate":  # the baseline's comes before the run's own
+        if row.get("part"):
+            side = "parts"
+        elif row["name"] == "evaluate":  # the baseline's comes before the run's own
             side, evaluated = "real" if result["baseline"] and evaluated % 2 == 0 else "own", evaluated + 1
         elif row["name"] == "recognizer":
             side, trained = "real" if result["baseline"] and trained % 2 == 0 else "own", trained + 1
@@ -113,7 +116,7 @@ def groups(results: Iterable[Result]) -> list[list[Result]]:
 def labels(results: Sequence[Result]) -> list[str]:
     """A name for every row: generator and volume, and the settings that tell runs of one generator apart."""
     plain = [
-        item["generator"] if foreign(item) or (item["generator"] == "real" and size == "all") else f"{item['generator']} {size}"
+        called(item) if foreign(item) or (item["generator"] == "real" and size == "all") else f"{called(item)} {size}"
         for item in results
         for size in [str(item.get("size", "all")) if item["volume"] == "all" else item["volume"]]
     ]
@@ -140,8 +143,8 @@ def flat(settings: Any, prefix: str = "") -> list[tuple[str, Any]]:
 def cost(store: Store, result: Result) -> dict[str, Any]:
     """What one seed of a run made and took, without the stages that it shares with others: images, copies of inquiries besides them,
     hours, speed of generation, bytes."""
-    about, own = result.get("cost", {}), sides(result)["own"]
-    manifests = [store.stage(row["name"], row["key"]).manifest() for row in own]
+    about, found = result.get("cost", {}), sides(result)
+    manifests = [store.stage(row["name"], row["key"]).manifest() for row in [*found["own"], *found["parts"]]]
     known, seeds = [item for item in manifests if item], len(result["seeds"])
     whole = len(known) == len(manifests) and not foreign(result)  # what it took to train such a network is not known
     images = next((item.get("images") for item in known if item["name"] == "generate"), None)

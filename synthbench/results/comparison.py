@@ -129,6 +129,7 @@ def compare(store: Store, results: Sequence[Result], name: str, baseline: str, c
             "rank": rank,
             "cells": {column.metric: cells[item.run][column.metric] for column in columns},
             "learnt_from": item.result.get("learnt_from", {}),
+            "parts": item.result.get("parts", {}),
             "traits": {} if foreign(item.result) else item.result.get("traits", {}) | {"real_photographs": pictured[item.run]},
             "cost": cost(store, item.result),
             "scorecard": scorecard.scorecard(item.result),

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from synthbench.results import leak
-from synthbench.results.record import Result
+from synthbench.results.record import Result, made_of
 from synthbench.store import Store
 
 SHOWN = 8  # settings in the line; the others are counted
@@ -29,6 +29,10 @@ def lines(result: Result, runs: Path, protocol: str | None, tracking: bool) -> I
         told = ", ".join(f"{name}={value}" for name, value in list(used.items())[:SHOWN])
         rest = f" and {len(used) - SHOWN} more (run.json)" if len(used) > SHOWN else ""
         yield f"settings other than {result['generator']}'s own: {told}{rest}"
+    if parts := made_of(result):
+        yield f"made of {parts}"
+    if went := result.get("cleaned", {}).get("said"):
+        yield f"cleaned: {went}"
     yield from leak.notes([(result["generator"], result)])
     if skipped := len(result["skipped"]):
         yield f"{skipped} score{'s were' if skipped > 1 else ' was'} not measured; run.json and the report say why"

@@ -9,15 +9,16 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from synthbench import console
 from synthbench.config import did_you_mean
+from synthbench.protocol import OWN
 from synthbench.results import shapes
-from synthbench.results.record import Result, cell, damaged, read_run
+from synthbench.results.record import Result, called, cell, damaged, read_run
 from synthbench.store import Store, is_number, json_lines, read_json
 from synthbench.types import UserError
 
@@ -169,7 +170,7 @@ def contents(store: Store, item: Made) -> str:
 def run_line(result: Result) -> str:
     """Generator, volume, protocol, seeds, AVG."""
     average = cell(result, "verification/avg/accuracy")
-    what = f"{result['generator']} {result['volume']}".rstrip()  # weights from elsewhere have no volume
+    what = f"{called(result)} {result['volume']}".rstrip()  # weights from elsewhere have no volume
     line = f"{what}, protocol {result['protocol']}, {_seeds(result)}"
     return line if average == "-" else f"{line}, AVG {average} %"
 
@@ -181,11 +182,26 @@ def photographs(store: Store, result: Result) -> str:
     """
     traits = result.get("traits") or {}
     known = str(traits.get("real_photographs", "unknown"))
-    if traits.get("new_identities", True):
+    if traits.get("new_identities", True) or result.get("parts"):  # which say so each for itself
         return known
+    return "" if _world(store, result) else known
+
+
+def rendered(store: Store, result: Mapping[str, Any]) -> bool:
+    """Whether no image of a run's set shows a real person: the real set is the embedded world, and the generator brought no photographs."""
+    if parts := result.get("parts"):
+        return all(part["rendered"] for part in parts.values())
+    traits, enroll = result.get("traits", {}), result.get("settings", {}).get("enroll")
+    source = enroll.get("source", "real") if isinstance(enroll, dict) else "real"
+    own = traits.get("new_identities") and (traits.get("real_photographs") or source not in OWN)
+    return not (own or set(result.get("learnt_from", ())) - {"real"}) and _world(store, result)
+
+
+def _world(store: Store, result: Mapping[str, Any]) -> bool:
+    """Whether the real set of a run is the embedded world."""
     rows = [row for row in result["stages"] if row["name"] == "real"]
     works = [str((store.stage(row["name"], row["key"]).manifest() or {}).get("work", "")) for row in rows]
-    return "" if works and all(work.startswith("embedded world") for work in works) else known
+    return bool(works) and all(work.startswith("embedded world") for work in works)
 
 
 def _seeds(found: dict[str, Any]) -> str:

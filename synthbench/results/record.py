@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,23 @@ def run_name(generator: str, volume: str, protocol: str, evaluate_keys: Iterable
     """A folder name that tells what the run is and cannot collide."""
     safe = re.sub(r"[^A-Za-z0-9.+_-]", "_", f"{generator}-{volume}-{protocol}")
     return f"{safe}-{content_key({'evaluate': sorted(evaluate_keys)})[:8]}"
+
+
+def called(result: Mapping[str, Any]) -> str:
+    """The generator, and behind it the sets that its own is made of."""
+    parts = result.get("parts")
+    return f"{result['generator']} ({' + '.join(parts)})" if parts else str(result["generator"])
+
+
+def made_of(result: Result) -> str:
+    """`real, 6,000 images of 300 people (60 %), photographs: all; ...`; empty for a set that is not made of others."""
+    parts = result.get("parts") or {}
+    total = max(1, sum(part["images"] for part in parts.values()))
+    return "; ".join(
+        f"{text}, {part['images']:,} images of {part['people']:,} people ({100 * part['images'] / total:.0f} %)"
+        + (f", photographs of real people: {part['photographs']}" if part["photographs"] else "")
+        for text, part in parts.items()
+    )
 
 
 def values(result: Result, metric: str) -> list[dict[str, Any]]:
@@ -87,7 +104,7 @@ def show(results: list[Result], benchmarks: Iterable[str]) -> None:
     apart = [(title, metric, 2, 1.0) for metric, title in further.metrics(results).items()]
     every = [*COLUMNS[:2], *sets, *apart, *COLUMNS[2:]]  # the average in front: a narrow terminal has room for it
     columns = [column for column in every if any(cell(item, *column[1:]) != "-" for item in results)]
-    names = [f"{item['generator']} {item.get('size', item['volume'])}" for item in results]
+    names = [f"{called(item)} {item.get('size', item['volume'])}" for item in results]
     rows = [[name, *(cell(item, *column[1:]) for column in columns)] for name, item in zip(names, results)]
     lowest = [cell(results[-1], floor(metric), digits, scale) for _, metric, digits, scale in columns]
     rows[:0] = [[UNTRAINED, *lowest]] if any(item != "-" for item in lowest) else []

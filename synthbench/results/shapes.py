@@ -111,6 +111,13 @@ class Cost(Shape):
     device: str | None = None
 
 
+class Part(Shape):
+    images: Count
+    people: Count
+    photographs: str
+    rendered: bool
+
+
 class Run(Side):
     run: Name
     skipped: list[Skip]
@@ -120,6 +127,8 @@ class Run(Side):
     settings: Mapping = {}
     changed: Mapping = {}
     learnt_from: Mapping = {}
+    parts: dict[str, Part] = {}
+    cleaned: Mapping = {}
     config: Config | Annotated[Mapping, Field(max_length=0)] | None = None
     traits: dict[str, str | bool | None] = {}
     digests: dict[str, str | None] = {}
@@ -168,6 +177,7 @@ class Row(Shape):
 
 class RunRow(Row):
     seeds: Count
+    parts: dict[str, Part] = {}
     rank: tuple[Count, Count] | None = Field(None, strict=False)
     traits: dict[str, str | bool | None] = {}
     cost: dict[str, Number | str | None] = {}

@@ -92,11 +92,11 @@ def _unseen(item: Mapping[str, Any]) -> str:
 
 def _needs(rows: Sequence[Mapping[str, Any]]) -> None:
     lines = []
-    for row in {row["generator"]: row for row in rows if row["traits"]}.values():
+    for row in {record.called(row): row for row in rows if row["traits"]}.values():
         traits = row["traits"]
-        identities = "new" if traits.get("new_identities") else "of the real set"
+        identities = "those of its parts" if row.get("parts") else "new" if traits.get("new_identities") else "of the real set"
         needs = [traits.get(name) or "none" for name in ("real_photographs", "pretrained", "licence")]
-        lines.append([row["generator"], identities, tables.learnt_from(row), *needs])
+        lines.append([record.called(row), identities, tables.learnt_from(row), *needs])
     if lines:
         header = ["", "identities", "learnt from", "real photographs", "pretrained", "licence"]
         console.table("what each needs", header, lines, sentences=header[2:])

@@ -133,7 +133,7 @@ def design(request: Request) -> Design:
     made = Design(request, store, protocol, tuple(axes), () if search else tuple(points), tuple(points), short)
     job = read(made.run(points[0], request.seeds)).job
     for values in points if request.prune else ():
-        if not read(made.run(values, request.seeds)).job.generator.traits.new_identities:
+        if not read(made.run(values, request.seeds)).job.traits.new_identities:
             raise UserError(f"--prune: {request.generator} shows the people of the real set, whose pairs validate a recognizer in training")
     parts = {
         "generator": job.identity,

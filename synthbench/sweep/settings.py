@@ -13,7 +13,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from synthbench.config import Layer, Settings, leaves, named, parse_set
-from synthbench.pipeline.job import load_generator
+from synthbench.pipeline.loading import load_generator
 from synthbench.protocol import Protocol
 from synthbench.types import UserError
 

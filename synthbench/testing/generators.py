@@ -60,7 +60,7 @@ def check_generator(name: str, settings: Layer, root: Path) -> Iterator[str]:
 
 def tiny_generator(kind: type[Generator], name: str, settings: Layer) -> Generator:
     """The generator with its defaults, its file, the protocol's changes, `tiny` and `--set`, later ones winning."""
-    from synthbench.pipeline.job import load_generator
+    from synthbench.pipeline.loading import load_generator
 
     generator = load_generator(
         name, load_protocol("demo"), Layer(dict(kind.tiny), {(part,): f"{kind.__name__}.tiny" for part in kind.tiny}), settings

@@ -44,7 +44,8 @@ class Trial:
         folder.mkdir(exist_ok=True)
         blind = isinstance(self.plugin, Generator) and not self.plugin.traits.uses_encoder
         encoder: Any = None if blind else self.encoder
-        return Context(folder, seed, RESOLUTION, self.encoder.device, self.faces, encoder, dict(self.inputs), batch_size, progress)
+        parts = [self.faces for _ in self.plugin.parts()] if isinstance(self.plugin, Generator) else []  # whatever they are called
+        return Context(folder, seed, RESOLUTION, self.encoder.device, self.faces, encoder, dict(self.inputs), batch_size, progress, parts)
 
     @contextmanager
     def confined(self, context: Context) -> Iterator[None]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from synthbench import console
 from synthbench.results import leak
+from synthbench.results.comparable import sides
 from synthbench.results.record import Result, cell, read_run, training_log
 from synthbench.store import Store, content_key, is_number, json_lines, read_json
 from synthbench.tracking import client as mlflow_client
@@ -131,10 +132,13 @@ def _stages_of_seeds(result: Result) -> dict[int, dict[str, str]]:
     """Stage name -> key, for each seed. The rows go seed by seed, each closed by its `evaluate`, with shared stages named once."""
     closing = 2 if result["baseline"] else 1  # the baseline's evaluate comes before the run's own
     seeds, seen = iter(result["seeds"]), 0
+    found = sides(result)
+    others = {row["key"] for row in (*found["real"], *found["parts"])}
     current: dict[str, str] = {}
     stages: dict[int, dict[str, str]] = {}
     for row in result["stages"]:
-        current[row["name"]] = row["key"]  # the run's own stage follows the baseline's of the same name
+        if row["key"] not in others:
+            current[row["name"]] = row["key"]
         if row["name"] == "evaluate":
             seen += 1
             if seen % closing == 0:
