@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from synthbench import __version__, console
-from synthbench.cli import data, folder, machine, results, runs
+from synthbench.cli import data, folder, leaderboard, machine, results, runs
 from synthbench.cli.options import QUIET
 from synthbench.system import launched
 from synthbench.types import UserError
@@ -43,7 +43,7 @@ def cli() -> None:
     """
 
 
-for command in (*runs.COMMANDS, *results.COMMANDS, *folder.COMMANDS, data.data_group, *machine.COMMANDS):
+for command in (*runs.COMMANDS, *results.COMMANDS, *leaderboard.COMMANDS, *folder.COMMANDS, data.data_group, *machine.COMMANDS):
     cli.add_command(command)
     for each in command.commands.values() if isinstance(command, click.Group) else [command]:
         QUIET(each)
