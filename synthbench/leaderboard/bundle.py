@@ -18,7 +18,6 @@ import platform
 import re
 import zipfile
 from collections.abc import Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +68,7 @@ def bundle(name: str, runs: Path, out: Path | None = None, weights: bool = False
         "made": finished([Run(result, store) for result in results]),
         "weights": weights,
         "inputs": _inputs(results),
-        "versions": {"synthbench": __version__, "python": platform.python_version(), **{p: metadata.version(p) for p in ("numpy", "torch")}},
+        "versions": {"synthbench": __version__, "python": platform.python_version(), "numpy": np.__version__},
         "files": {place: hashlib.sha256(data).hexdigest() for place, data in sorted(files.items())},
     }
     _write(out, {FIRST: _json(about), **dict(sorted(files.items()))})

@@ -1,5 +1,5 @@
-"""Scores made again from what happened to each pair, by the functions that made them first. Only distances and labels are believed: what was
-said of folds, thresholds and right and wrong is replaced by what follows."""
+"""Scores made again from what happened to each pair, by the functions that made them first. Only distances and labels are believed: what
+was said of folds, thresholds, right and wrong is replaced by what follows."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def settle(folder: Path, sets: dict[str, PairSet], folds: int) -> Iterator[str]:
     """
     for place in (folder / "pairs", *sorted(folder.glob("untrained/*"))):
         for name, said in open_results(place).items():
-            if not (np.isfinite(said.distance).all() and 0 <= said.distance.min() and said.distance.max() < 4.01):
+            if not (np.isfinite(said.distance).all() and said.distance.min() >= 0 and said.distance.max() < 4.01):
                 raise UserError(f"{name}: a squared distance of unit vectors lies between 0 and 4")
             pairs = sets.get(name)
             if pairs is None or len(pairs) != len(said.same):

@@ -59,9 +59,9 @@ def _numbered(kinds: Sequence[str]) -> Iterator[str]:
 
 def _counts(check: Check) -> bool:
     """Whether a check has a line of its own: the accuracies and the gap, what is in words, and what differs."""
-    metric = check.what.rpartition(": ")[2].partition(", seed")[0]
-    own = metric in (AVG, GAP) or (metric.startswith("verification/") and metric.endswith("/accuracy")) or "/" not in check.what
-    return check.agrees is False or (check.agrees is True and own and not check.what.startswith("real: "))
+    row, _, metric = check.what.partition(", seed")[0].rpartition(": ")
+    own = metric in (AVG, GAP) or "/" not in metric or (not row and metric.startswith("verification/") and metric.endswith("/accuracy"))
+    return check.agrees is False or (check.agrees is True and own and row != "real")
 
 
 def _short(what: str) -> str:

@@ -1,5 +1,5 @@
-"""`synthbench verify`: what in a bundle agrees. Every score that follows from pairs is made again from their distances; what a run says of how
-it was measured is held against its results, and against the data that are registered on this machine.
+"""`synthbench verify`: what in a bundle agrees. Every score that follows from pairs is made again from their distances; what a run says of
+how it was measured is held against its results, and against the data that are registered on this machine.
 
 Whoever changes distances and scores alike, and all digests, makes a bundle that agrees with itself. Only the images tell: with the
 recognizers in the bundle (`bundle --weights`), and benchmarks that are rendered or registered here, the distances are made again too.
@@ -11,7 +11,7 @@ import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from synthbench.config import Layer, build
 from synthbench.data.catalogue import WORLD
 from synthbench.data.pairs import PairSet
 from synthbench.data.registered import entry_of
+from synthbench.device import pick_device
 from synthbench.evaluators.pairs import open_results
 from synthbench.evaluators.verification import Verification
 from synthbench.leaderboard import recompute
@@ -31,9 +32,6 @@ from synthbench.results.comparable import foreign, keys, sides
 from synthbench.results.record import Result
 from synthbench.store import read_json
 from synthbench.types import Score, UserError
-
-if TYPE_CHECKING:
-    import torch
 
 NEAR = 1e-6  # of a number that is made again from the same numbers
 FAR = 1e-3  # of a distance that is made again from images: another processor has other last bits
@@ -63,7 +61,7 @@ class Check:
         return {True: "agrees", False: "DIFFERS", None: "not checked"}[self.agrees]
 
 
-def checks(bundle: Bundle, device: torch.device | str = "cpu") -> list[Check]:
+def checks(bundle: Bundle, device: str = "cpu") -> list[Check]:
     """All that was tried, run by run."""
     found = list(_inputs(bundle))
     for result in bundle.results:
@@ -94,7 +92,7 @@ def _inputs(bundle: Bundle) -> Iterator[Check]:
 class _Run:
     """What one run of a bundle says, and what follows from its pairs."""
 
-    def __init__(self, bundle: Bundle, result: Result, device: torch.device | str) -> None:
+    def __init__(self, bundle: Bundle, result: Result, device: str) -> None:
         self.store, self.result, self.device = bundle.store, result, device
         self.sides = sides(result)
         measured = [item for item in (result, *bundle.results) if item.get("config") and item["protocol"] == result["protocol"]]
@@ -103,6 +101,7 @@ class _Run:
         self.sets = recompute.benchmarks(self.store.stage("benchmarks", found[0]).folder) if found else {}
         own, real = ([self.store.stage("evaluate", key).folder for key in keys(self.sides[side], "evaluate")] for side in ("own", "real"))
         self.own: list[Path] = own
+        self.lengths: dict[tuple[Path, str], float] = {}  # of embeddings, by evaluation and metric: what was seen of them
         self.real: list[Path] = real
 
     def check(self, what: str, stated: Any, found: Any, agrees: bool | None) -> Check:
@@ -173,7 +172,11 @@ class _Run:
             for metric in {**stated, **found}:
                 kind = metric.partition("/")[0]
                 one, other = stated.get(metric), found.get(metric)
-                if other is None and (kind not in recompute.KINDS or metric.endswith(recompute.NORM)):
+                length = self.lengths.get((folder, metric))
+                if one and length is not None:
+                    near = abs(one["value"] - length) < FAR * max(1.0, length)
+                    yield self.check(f"{side}{metric}{some}", f"{one['value']:.4f}", f"{length:.4f}", near)
+                elif other is None and (kind not in recompute.KINDS or metric.endswith(recompute.NORM)):
                     why = f"needs {UNTOLD[kind]}" if kind in UNTOLD else "does not follow from pairs"
                     yield self.check(f"{side}{metric}{some}", _told(one), why, None)
                 else:
@@ -195,7 +198,7 @@ class _Run:
 
     def seen_by(self, place: Path, folder: Path, side: str, some: str) -> Iterator[Check]:
         """As `seen`, of one recognizer: the network in `place`, the evaluation in `folder`."""
-        network = load_encoder(place, self.device)
+        network = load_encoder(place, pick_device(self.device)[0])
         digest = file_digest(place / "weights.safetensors")
         yield self.check(f"{side}weights{some}", network.digest[:12], digest[:12], network.digest == digest)
         for name, said in open_results(folder / "pairs").items():
@@ -209,6 +212,7 @@ class _Run:
             if same:
                 again, norms = Verification(self.rules.verification).tried(network, pairs)
                 far = float(np.abs(again.distance - said.distance).max())
+                self.lengths[folder, f"verification/{name}{recompute.NORM}"] = float(norms.mean())
                 yield self.check(f"{side}distances of {name}{some}", f"{len(said.same):,} pairs", f"at most {far:.1g} away", far < FAR)
 
 
@@ -269,10 +273,8 @@ def _compared(bundle: Bundle) -> Iterator[Check]:
 
 def _interval(what: str, bundle: Bundle, stated: Mapping[str, Any] | None, found: Mapping[str, Any] | None, value: str) -> Check:
     parts = (value, "low", "high", "p", "p_holm")
-
-    def told(item: Mapping[str, Any] | None) -> str:
-        known = item and [item[part] for part in parts[:3] if item.get(part) is not None]
-        return "-" if not known else f"{known[0]:.3f}" + (f" [{known[1]:.3f}, {known[2]:.3f}]" if len(known) == 3 else "")
-
-    same = (stated is None) == (found is None) and all(_near((stated or {}).get(part), (found or {}).get(part)) for part in parts)
-    return Check(bundle.about["name"], what, told(stated), told(found), same)
+    wrong = [part for part in parts if not _near((stated or {}).get(part), (found or {}).get(part))]
+    shown = wrong[:1] or [value]
+    one, other = (f"{item[shown[0]]:.4f}" if item and item.get(shown[0]) is not None else "-" for item in (stated, found))
+    same = not wrong and (stated is None) == (found is None)
+    return Check(bundle.about["name"], what + (f", {wrong[0]}" if wrong[:1] not in ([], [value]) else ""), one, other, same)
