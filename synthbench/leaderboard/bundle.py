@@ -1,7 +1,7 @@
 """`synthbench bundle`: a run or comparison as one file for others to check. The same result gives the same bytes.
 
     bundle.json                         what it is, the data it needed with digest and licence, versions, SHA-256 of every other file
-    results/RUN/run.json, contact.png   the result, without paths of this machine; some synthetic images
+    results/RUN/run.json, contact.png   the result, without its runs folder; some synthetic images
     evaluations/, comparisons/          rows of networks from elsewhere, and what a comparison says
     stages/evaluate/KEY/                what happened to each pair, by the run's recognizers, those of its real baseline, and untrained ones
     stages/benchmarks/KEY/              which pairs: labels and groups, no images
@@ -57,7 +57,8 @@ def bundle(name: str, runs: Path, out: Path | None = None, weights: bool = False
     for result in results:
         files |= dict(_of_run(store, result, weights))
     if item.kind == "comparison":
-        files[f"comparisons/{item.name}/comparison.json"] = item.path.read_bytes()
+        found = lookup.read_group(item.path)
+        files[f"comparisons/{item.name}/comparison.json"] = _json({**found, "command": _command(found)})
     if odd := [place for place in files if not any(re.fullmatch(allowed, place) for allowed in LARGEST)]:
         raise UserError(f"{odd[0]} cannot be a file of a bundle; names are letters, digits, space and . _ + -")
     about = {
@@ -82,6 +83,11 @@ def _row(store: Store, run: str) -> Result:
         if result := read_run(store.root / folder / run / file):
             return result
     raise UserError(f"the row {run} is not in {store.root} any more; the command that made the comparison makes it again")
+
+
+def _command(found: Result) -> str:
+    """Without the runs folder, which is nobody else's business."""
+    return re.sub(r" --runs[ =]('[^']*'|\S+)", "", str(found.get("command", "")))
 
 
 def _json(data: Any) -> bytes:
@@ -110,7 +116,9 @@ def _of_run(store: Store, result: Result, weights: bool) -> Iterator[tuple[str, 
     foreign = not keys(stages["own"], "recognizer")
     home, file = lookup.PLACES["evaluation" if foreign else "run"]
     moved = {name: Path(place).relative_to(store.root).as_posix() for name, place in result["artifacts"].items()}
-    yield f"{home}/{result['run']}/{file}", _json({**result, "artifacts": moved})
+    traits = {**result.get("traits", {}), "real_photographs": lookup.photographs(store, result)}  # a real set may be rendered
+    told = {**result, "artifacts": moved, "command": _command(result), **({} if foreign else {"traits": traits})}
+    yield f"{home}/{result['run']}/{file}", _json(told)
     evaluated = [key for side in ("real", "own") for key in keys(stages[side], "evaluate")]
     for key in evaluated:
         folder = _whole(store, "evaluate", key, result)
@@ -152,7 +160,7 @@ def contact(run: Run) -> np.ndarray | None:
     if real and ("real" not in faces.columns or not faces.made.any()):
         console.note(f"{run.name}: no contact sheet, for its set holds photographs of real people: {real}")
         return None
-    rows = []
+    rows: list[np.ndarray] = []
     for identity in range(faces.identities):
         shown = faces.shown(identity)
         shown = shown[faces.made[shown]] if real else shown

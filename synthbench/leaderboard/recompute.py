@@ -18,7 +18,7 @@ from synthbench.evaluators.gap import GapToReal
 from synthbench.evaluators.groups import Groups, GroupsConfig
 from synthbench.evaluators.pairs import kfold, open_results
 from synthbench.evaluators.verification import VerificationConfig, average, check, describe, untrained
-from synthbench.plugin import Context, Subject
+from synthbench.plugin import Context, Evaluator, Subject
 from synthbench.results import shapes
 from synthbench.results.record import Result
 from synthbench.seeds import numpy_generator
@@ -104,7 +104,8 @@ def scores(folder: Path, baseline: Path | None, sets: Iterable[PairSet], rules: 
     found += [*floors, *(average(part, kind) for part, kind in ((accuracies, "verification"), (floors, "untrained")) if part)]
     subject = Subject(nothing, nothing, nothing, benchmarks=list(sets), baseline=baseline)
     context = Context(folder, seed, 0, nothing, nothing, nothing)
-    for evaluator in (GapToReal(Settings()), *([Groups(rules.groups)] if rules.groups else [])):
+    evaluators: list[Evaluator[Any]] = [GapToReal(Settings()), *([Groups(rules.groups)] if rules.groups else [])]
+    for evaluator in evaluators:
         with contextlib.suppress(Skipped):
             found += evaluator.evaluate(subject, context)
     return {score.metric: score for score in found if isinstance(score, Score) and not score.metric.endswith(NORM)}

@@ -146,12 +146,12 @@ def _index(rows: Sequence[Row], refused: Sequence[tuple[str, str]], day: str) ->
     sections.append(Section("bundles", "Bundles", blocks))
     again = sum(_seen(row) for row in rows)
     count = f"{console.counted(len(rows), 'row')} in {console.counted(len(groups), 'group')}"
-    what = f"every accuracy follows from the distances in its bundle; of {again} the distances were made again by the recognizers"
+    what = f"of {console.counted(again, 'row')} the distances were made again by the recognizers" if again else "no distance was made again"
     return Document(
         kind="leaderboard",
         title="Leaderboard",
         about=f"{count}, verified on {day}",
-        verdict=f"{count}: {what}.",
+        verdict=f"{count}: every accuracy follows from the distances in its bundle; {what}.",
         remarks=[HONEST, APART],
         tiles=[],
         sections=sections,

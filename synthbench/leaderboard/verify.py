@@ -85,7 +85,7 @@ def _inputs(bundle: Bundle) -> Iterator[Check]:
     """The registered data and networks that the runs needed, against what is registered here."""
     for item in bundle.about["inputs"]:
         here, what = entry_of(item["name"]), f"{item['role']} {item['name']}"
-        same = here and here.digest == item["digest"]
+        same = here.digest == item["digest"] if here else None
         yield Check("", what, item["digest"][:12], here.digest[:12] if here else "it is not registered here", same)
 
 
