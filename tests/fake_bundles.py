@@ -138,7 +138,7 @@ def make_comparison(root: Path, results: list[dict], name: str = "both") -> None
 # ------------------------------------------------------------------------------------------------------------ by hand
 
 
-def contents(path: Path) -> dict[str, bytes]:
+def contents(path: Path | io.BytesIO) -> dict[str, bytes]:
     with zipfile.ZipFile(path) as archive:
         return {entry.filename: archive.read(entry) for entry in archive.infolist()}
 
