@@ -6,6 +6,7 @@ import io
 import json
 import re
 import struct
+import sys
 import time
 import tracemalloc
 import zipfile
@@ -17,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 from fake_bundles import BLUE, RED, arrays, contents, packed, rewritten
 
+from synthbench.cli import app
 from synthbench.cli.app import cli
 from synthbench.data import pixels
 from synthbench.data.pairs import open_pairs
@@ -443,7 +445,7 @@ def test_settings_that_would_take_hours_are_refused(made, tmp_path, part, settin
 # ------------------------------------------------------------------------------------------------------------ commands
 
 
-def test_the_commands(runs, made, tmp_path):
+def test_the_commands(runs, made, tmp_path, monkeypatch):
     def run(*words):
         return CliRunner().invoke(cli, [str(word) for word in words], catch_exceptions=False)
 
@@ -458,7 +460,9 @@ def test_the_commands(runs, made, tmp_path):
     done = run("verify", wrong)
     assert done.exit_code == 1 and "1 of " in done.output and "DIFFERS" in done.output
     assert not json.loads(run("verify", wrong, "--json").stdout)["agrees"]
-    assert Altered.exit_code == 1 and UserError.exit_code == 2
+    for path, code in ((tmp_path / "x.zip", 0), (wrong, 1), (rewritten(made["run"], tmp_path / "z.zip", raise_score, digests=False), 1)):
+        monkeypatch.setattr(sys, "argv", ["synthbench", "verify", str(path)])
+        assert app._guarded() == code
 
 
 def test_what_is_not_a_run_or_comparison_is_told(runs, tmp_path):

@@ -261,7 +261,9 @@ def _compared(bundle: Bundle) -> Iterator[Check]:
     again = comparison.compare(bundle.store, results, said["comparison"], said["baseline"], said.get("command", ""), papers=False)
     for old, new in zip(said["rows"], again["rows"]):
         for metric in (column["metric"] for column in again["columns"] if column["group"] == "accuracy"):
-            yield _interval(f"{old['label']}: {metric}", bundle, old["cells"].get(metric), new["cells"][metric], "value")
+            stated, found = old["cells"].get(metric), new["cells"][metric]
+            if stated or found:
+                yield _interval(f"{new['label']}: {metric}", bundle, stated, found, "value")
     key = ("a", "b", "metric")
     old_differences = {tuple(item[part] for part in key): item for item in said["differences"]}
     new_differences = {tuple(item[part] for part in key): item for item in again["differences"]}
