@@ -243,7 +243,15 @@ def other_recipe(files):
     files[place] = json.dumps(result).encode()
 
 
+def a_score_twice(files):
+    place = next(name for name in files if name.endswith("run.json"))
+    result = json.loads(files[place])
+    result["scores"] = [{**score, "value": 99.0} for score in result["scores"] if score["metric"] == AVG] + result["scores"]
+    files[place] = json.dumps(result).encode()
+
+
 ALTERED = {
+    "a score twice": (a_score_twice, "scores"),
     "a score": (raise_score, f"{AVG}"),
     "a distance": (lambda files: change_arrays(files, distance=closer), "verification/pairs-a/accuracy"),
     "right and wrong": (lambda files: change_arrays(files, correct=lambda table: table["correct"] | True), "right and wrong of pairs-a"),

@@ -58,7 +58,8 @@ def _terminate(*_: Any) -> None:
 
 
 def main() -> None:
-    """Entry point: exit codes 0 done, 1 a stage failed or a bundle differs, 2 wrong command or input, 3 data missing, 130 interrupted, 143 terminated."""
+    """Entry point: exit codes 0 done, 1 a stage failed or a bundle differs, 2 wrong command or input, 3 data missing, 130 interrupted,
+    143 terminated."""
     signal.signal(signal.SIGTERM, _terminate)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: a path may have bytes that are no text

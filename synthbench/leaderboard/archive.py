@@ -163,7 +163,10 @@ def _read(path: Path, root: Path, about: dict[str, Any], found: Mapping[str, str
     comparison = None
     if about["kind"] == "comparison":
         comparison = lookup.read_group(root / "comparisons" / about["name"] / "comparison.json")
-        if comparison["comparison"] != about["name"] or not [row["run"] for row in comparison["rows"]] == comparison["runs"] == about["runs"]:
+        if (
+            comparison["comparison"] != about["name"]
+            or not [row["run"] for row in comparison["rows"]] == comparison["runs"] == about["runs"]
+        ):
             raise ValueError("its comparison is of other runs")
     return Bundle(path.name, file_digest(path), root, about, results, comparison)
 

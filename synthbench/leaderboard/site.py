@@ -8,6 +8,7 @@ number is set beside one that was measured otherwise.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import statistics
 import time
@@ -77,13 +78,14 @@ def build(files: Sequence[Path], out: Path, device: str = "auto") -> Path:
     rows: list[Row] = []
     refused: list[tuple[str, str]] = []
     day = time.strftime("%Y-%m-%d", time.gmtime())
-    with contextlib.ExitStack() as stack:
-        pages: dict[str, str] = {}
+    pages: dict[str, str] = {}
+    with contextlib.ExitStack() as stack, appearing(out) as tmp:
         for file in files:
             try:
                 bundle = stack.enter_context(unpacked(file))
                 made = list(_rows(bundle, verify.checks(bundle, device), rows))
                 drawn = {row.place: page(_row_document(row, day)) for row in made}
+                page(_index(made, [], day)) if made else None  # what cannot be shown alone shall not spoil the page of all
             except (UserError, *HOSTILE) as error:
                 refused.append((file.name, str(error).removeprefix(f"{file}: ")))
                 console.warn(f"{file.name} is left out: {refused[-1][1]}")
@@ -92,10 +94,9 @@ def build(files: Sequence[Path], out: Path, device: str = "auto") -> Path:
         if not rows:
             raise Altered(f"none of {console.counted(len(files), 'bundle')} agrees, so there is no leaderboard")
         pages["index.html"] = page(_index(rows, refused, day))
-        with appearing(out) as tmp:
-            (tmp / "rows").mkdir()
-            for place, text in pages.items():
-                write_file(tmp / place, text.encode())
+        (tmp / "rows").mkdir()
+        for place, text in pages.items():
+            write_file(tmp / place, text.encode())
     return out / "index.html"
 
 
@@ -109,9 +110,9 @@ def _rows(bundle: Bundle, checks: Sequence[Check], before: Sequence[Row]) -> Ite
         if any(_content(bundle, result) == _content(row.bundle, row.entry.result, row.name) for row in before):
             continue  # the same run in another bundle
         name = plain = re.sub(r"[^A-Za-z0-9.+_-]", "_", result["run"])[:120]
-        for number in range(2, len(taken) + 3):
-            if name.casefold() in taken:
-                name = f"{plain}-{number}"
+        numbers = itertools.count(2)
+        while name.casefold() in taken:
+            name = f"{plain}-{next(numbers)}"
         taken.add(name.casefold())
         (label,) = comparable.labels([result])
         yield Row(bundle, checks, result["run"], comparison.entry(bundle.store, {**result, "run": name}, label))

@@ -41,7 +41,7 @@ UNTOLD = {  # why scores cannot be made again, by how their names begin
     "similarity": "the images, the inquiries and the judge",
     "fd": "the images of both sets",
     "leakage": "the images, the real set and the judge",
-    "verification": "the recognizers (bundle --weights)",
+    "verification": "the recognizers (bundle --weights) and the images of the benchmarks",
 }
 HOSTILE = (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError, OSError)  # what a file edited by hand may raise
 
@@ -101,8 +101,8 @@ class _Run:
         self.sets = recompute.benchmarks(self.store.stage("benchmarks", found[0]).folder) if found else {}
         own, real = ([self.store.stage("evaluate", key).folder for key in keys(self.sides[side], "evaluate")] for side in ("own", "real"))
         self.own: list[Path] = own
-        self.lengths: dict[tuple[Path, str], float] = {}  # of embeddings, by evaluation and metric: what was seen of them
         self.real: list[Path] = real
+        self.lengths: dict[tuple[Path, str], float] = {}  # of embeddings, by evaluation and metric: what was seen of them
 
     def check(self, what: str, stated: Any, found: Any, agrees: bool | None) -> Check:
         return Check(self.result["run"], what, str(stated), str(found), agrees)
@@ -164,6 +164,9 @@ class _Run:
 
     def scored(self, side: str, scores: list[dict[str, Any]], folders: list[Path], baselines: list[Path]) -> Iterator[Check]:
         """Every score of one side, of every seed."""
+        told = [(score["metric"], score["seed"]) for score in scores]
+        if len(set(told)) < len(told) or {seed for _, seed in told} != set(self.result["seeds"]):
+            yield self.check(f"{side}scores", "once for each seed", "some twice, or of other seeds", False)
         for number, (seed, folder) in enumerate(zip(self.result["seeds"], folders)):
             baseline = baselines[number] if baselines else None
             found = recompute.scores(folder, baseline, self.sets.values(), self.rules, seed)
