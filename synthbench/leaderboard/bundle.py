@@ -7,7 +7,7 @@
     stages/benchmarks/KEY/              which pairs: labels and groups, no images
     stages/recognizer/KEY/              what the recognizers are; with `weights` the recognizers themselves
 
-No photograph is in it, and no name of a person of the real set.
+No photograph is in it, and no name of a person of the real set but of those whom the protocol itself names to exclude them.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from synthbench.store import Store, writing
 from synthbench.types import UserError
 
 PEOPLE, ACROSS = 6, 8  # rows and columns of a contact sheet
+LOOKED_AT = 100  # people of a set, for those who have as many images
 THEN = (1980, 1, 1, 0, 0, 0)  # the time of every file: a zip cannot hold an earlier one
 KINDS = ("run", "comparison")
 
@@ -117,7 +118,8 @@ def _of_run(store: Store, result: Result, weights: bool) -> Iterator[tuple[str, 
     home, file = lookup.PLACES["evaluation" if foreign else "run"]
     moved = {name: Path(place).relative_to(store.root).as_posix() for name, place in result["artifacts"].items()}
     traits = {**result.get("traits", {}), "real_photographs": lookup.photographs(store, result)}  # a real set may be rendered
-    told = {**result, "artifacts": moved, "command": _command(result), **({} if foreign else {"traits": traits})}
+    lost = {name: {**about, "images": []} for name, about in result.get("left_out", {}).items()}  # files may be called like people
+    told = {**result, "artifacts": moved, "command": _command(result), "left_out": lost, **({} if foreign else {"traits": traits})}
     yield f"{home}/{result['run']}/{file}", _json(told)
     evaluated = [key for side in ("real", "own") for key in keys(stages[side], "evaluate")]
     for key in evaluated:
@@ -147,7 +149,7 @@ def _files(store: Store, places: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
 
 
 def contact(run: Run) -> np.ndarray | None:
-    """Some images (PEOPLE r, ACROSS r, 3) of some people, side by side; None where no image is known to be no photograph.
+    """ACROSS images of PEOPLE, less where there are less, side by side (rows r, columns r, 3); None where all are, or may be, photographs.
 
     Of a set with photographs those of its images that are none, which its column `real` tells; inquiries are never among them.
     """
@@ -157,16 +159,15 @@ def contact(run: Run) -> np.ndarray | None:
     except UserError as error:
         console.note(f"{run.name}: no contact sheet ({error})")
         return None
-    if real and ("real" not in faces.columns or not faces.made.any()):
+    each = [faces.shown(identity) for identity in range(min(faces.identities, LOOKED_AT))]
+    if real:  # without a column that tells them apart any image may be one
+        each = [rows[faces.made[rows] & ("real" in faces.columns)] for rows in each]
+    across = min(ACROSS, max(map(len, each)))
+    if not across:
         console.note(f"{run.name}: no contact sheet, for its set holds photographs of real people: {real}")
         return None
-    rows: list[np.ndarray] = []
-    for identity in range(faces.identities):
-        shown = faces.shown(identity)
-        shown = shown[faces.made[shown]] if real else shown
-        if len(shown) >= ACROSS and len(rows) < PEOPLE:
-            rows.append(faces.images(shown[:ACROSS]).permute(2, 0, 3, 1).reshape(faces.resolution, -1, 3).numpy())
-    return np.concatenate(rows) if rows else None
+    chosen = [rows[:across] for rows in each if len(rows) >= across][:PEOPLE]
+    return np.concatenate([faces.images(rows).permute(2, 0, 3, 1).reshape(faces.resolution, -1, 3).numpy() for rows in chosen])
 
 
 def _inputs(results: Sequence[Result]) -> list[dict[str, str]]:

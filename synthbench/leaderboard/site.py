@@ -237,7 +237,7 @@ def _row_document(row: Row, day: str) -> Document:
     ]
     seeds = console.counted(len(result["seeds"]), "seed")
     return Document(
-        kind="row",
+        kind="leaderboard row",
         title=run.label,
         about=f"Protocol {result['protocol']}, {seeds}. {row.name}",
         verdict=_says(row, table),
@@ -273,8 +273,13 @@ def _verified(row: Row, day: str) -> Iterator[Block]:
 def _images(row: Row) -> Iterator[Block]:
     """The contact sheet of the bundle, drawn anew from its pixels."""
     place, side = row.bundle.root / "results" / row.name / "contact.png", _resolution(row)
+    if comparable.foreign(row.entry.result):
+        return
     if not place.is_file() or not side:
-        yield Text("The bundle has no contact sheet: its set holds photographs of real people, or may.", quiet=True)
+        yield Text(
+            "The bundle has no images of the set: it holds photographs of real people, may hold some, or was not there any more.",
+            quiet=True,
+        )
         return
     sheet = pixels.decode(place.read_bytes(), "contact.png")
     down, across = len(sheet) // side, sheet.shape[1] // side
@@ -294,7 +299,7 @@ def _provenance(row: Row) -> Iterator[Block]:
     if inputs:
         yield Grid("Data and networks that the runs of the bundle needed.", ["name", "what for", "licence", "SHA-256"], inputs)
     else:
-        yield Text("It needed no data and no network from elsewhere.")
+        yield Text("No registered data and no registered network was needed.")
 
 
 def _digests(row: Row) -> Iterator[Block]:
