@@ -348,9 +348,13 @@ def claims(data: bytes, size: int) -> bytes:
     return data[: at + 20] + struct.pack("<II", size, size) + data[at + 28 :]
 
 
+def commented(data: bytes) -> bytes:
+    return data[:-2] + b"\1\0x"
+
+
 RUN = "results/a/run.json"
 HOSTILE = {
-    "no zip": (b"PK\x03\x04 and so on", "no whole bundle"),
+    "no zip": (b"PK\x03\x04 and so on", "its end is not that of a bundle"),
     "nothing": (zipped(), "has no bundle.json"),
     "up": (zipped(("../run.json", b"x")), "is no file of a bundle"),
     "up inside": (zipped(("results/../../run.json", b"x")), "is no file of a bundle"),
@@ -365,6 +369,8 @@ HOSTILE = {
     "too large": (claims(zipped((RUN, b"x")), 2**27), "at most"),
     "larger than it is": (claims(zipped((RUN, b"x")), 2**20), "no whole bundle"),
     "too many": (zipped(*((f"results/a{i}/run.json", b"") for i in range(5001))), "more than any bundle"),
+    "a long list": (zipped(("x" * 65_000, b""), *((f"{i}" + "x" * 65_000, b"") for i in range(40))), "more than any bundle"),
+    "a comment": (commented(zipped((RUN, b"x"))), "its end is not that of a bundle"),
     "no JSON": (zipped(("bundle.json", b"{")), "no whole bundle"),
     "deep JSON": (zipped(("bundle.json", b"[" * 100_000)), "nests too deep"),
     "of tomorrow": (zipped(("bundle.json", b'{"bundle": 2}')), "version 2; this synthbench reads version 1"),

@@ -103,7 +103,7 @@ def test_pages_fetch_nothing_and_run_one_script_at_most(built):
 def test_what_does_not_agree_is_left_out_and_named(built):
     text = (built / "index.html").read_text("utf-8")
     assert "alte&lt;red&gt;.zip" in text and "that were checked differ" in text
-    assert "broken.zip" in text and "no whole bundle" in text and str(built.parent) not in text
+    assert "broken.zip" in text and "its end is not that of a bundle" in text and str(built.parent) not in text
 
 
 def test_a_run_that_differs_between_two_bundles_stands_there_twice(files, tmp_path):

@@ -10,15 +10,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+import os
 import re
 import stat
+import struct
 import tempfile
 import unicodedata
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -43,7 +45,8 @@ LARGEST = {  # bytes of a file, by its place
     rf"stages/recognizer/{NAME}/encoder\.json": 2**20,
     rf"stages/recognizer/{NAME}/weights\.safetensors": 2**30,
 }
-MOST, MOST_BYTES = 5_000, 2**32  # files, and bytes of all of them
+MOST, MOST_BYTES = 5_000, 2**31 - 2**24  # files, and bytes of all of them, beyond which zips have another form
+ENTRY = 512  # bytes of a file in the list of a zip: 46, and its name
 PAIRS = 1_000_000  # of a benchmark
 RATIO, SLACK = 20, 2**20  # bytes of the arrays of an .npz to its own: distances hardly shrink, and small files may
 RESULTS = {"distance": "f", "same": "b", "fold": "i", "threshold": "f", "correct": "b", "digest": "U"}  # kinds of an .npz's arrays
@@ -82,10 +85,12 @@ def unpacked(path: Path) -> Iterator[Bundle]:
     with tempfile.TemporaryDirectory(prefix="synthbench-") as folder:
         root = Path(folder).resolve()
         try:
-            with walk.opened(path) as file, zipfile.ZipFile(file) as archive:
-                entries = _entries(archive)
-                about = _first(archive, entries)
-                found = {name: _unpack(archive, entry, root / name) for name, entry in entries.items() if name != FIRST}
+            with walk.opened(path) as file:
+                _require_short(file)
+                with zipfile.ZipFile(file) as archive:
+                    entries = _entries(archive)
+                    about = _first(archive, entries)
+                    found = {name: _unpack(archive, entry, root / name) for name, entry in entries.items() if name != FIRST}
             bundle = _read(path, root, about, found)
         except UserError:
             raise
@@ -94,11 +99,26 @@ def unpacked(path: Path) -> Iterator[Bundle]:
         yield bundle
 
 
+def _require_short(file: BinaryIO) -> None:
+    """Raises ValueError for a zip whose list of files is longer than a bundle's: zipfile makes an object of each before anybody can count.
+
+    Its end is as we write it, without a comment and without the record of large archives, which would count instead.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 42))
+    end = file.read(42)[-42:].rjust(42)
+    if end[20:24] != b"PK\5\6" or end[40:] != b"\0\0" or end[:4] == b"PK\6\7":
+        raise ValueError("its end is not that of a bundle")
+    count, length = struct.unpack("<HI", end[30:36])
+    if count > MOST or length > MOST * ENTRY or size > MOST_BYTES:
+        raise ValueError(f"it lists {count:,} files in {length:,} bytes, more than any bundle")
+
+
 def _entries(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     """What is in the zip, by name. Raises ValueError for anything that `bundle` does not write."""
     entries = archive.infolist()
-    if len(entries) > MOST or sum(entry.file_size for entry in entries) > MOST_BYTES:
-        raise ValueError(f"it holds {len(entries):,} files of {sum(entry.file_size for entry in entries):,} bytes, more than any bundle")
+    if sum(entry.file_size for entry in entries) > MOST_BYTES:
+        raise ValueError("it holds more bytes than any bundle")
     found: dict[str, zipfile.ZipInfo] = {}
     for entry in entries:
         name = entry.filename
@@ -163,10 +183,8 @@ def _read(path: Path, root: Path, about: dict[str, Any], found: Mapping[str, str
     comparison = None
     if about["kind"] == "comparison":
         comparison = lookup.read_group(root / "comparisons" / about["name"] / "comparison.json")
-        if (
-            comparison["comparison"] != about["name"]
-            or not [row["run"] for row in comparison["rows"]] == comparison["runs"] == about["runs"]
-        ):
+        rows = [row["run"] for row in comparison["rows"]]
+        if comparison["comparison"] != about["name"] or not rows == comparison["runs"] == about["runs"]:
             raise ValueError("its comparison is of other runs")
     return Bundle(path.name, file_digest(path), root, about, results, comparison)
 

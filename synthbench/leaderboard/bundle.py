@@ -27,7 +27,7 @@ from synthbench import __version__, console
 from synthbench.config import Layer, build
 from synthbench.data.catalogue import CATALOGUE
 from synthbench.data.registered import entry_of
-from synthbench.leaderboard.archive import FIRST, FORMAT, LARGEST
+from synthbench.leaderboard.archive import FIRST, FORMAT, LARGEST, MOST, MOST_BYTES
 from synthbench.protocol import Protocol
 from synthbench.report.blocks import encode
 from synthbench.report.data import Run, finished
@@ -62,6 +62,8 @@ def bundle(name: str, runs: Path, out: Path | None = None, weights: bool = False
         files[f"comparisons/{item.name}/comparison.json"] = _json({**found, "command": _command(found)})
     if odd := [place for place in files if not any(re.fullmatch(allowed, place) for allowed in LARGEST)]:
         raise UserError(f"{odd[0]} cannot be a file of a bundle; names are letters, digits, space and . _ + -")
+    if len(files) > MOST or sum(map(len, files.values())) > MOST_BYTES:
+        raise UserError(f"{item.name} is too large for a bundle; leave out --weights, or bundle its runs one by one")
     about = {
         "bundle": FORMAT,
         "kind": item.kind,
