@@ -1,5 +1,5 @@
-"""Results that can be checked by others: bundles of runs, what follows from what is in them, and a page of those that agree.
+"""Results that can be checked by others: bundles of runs, what follows from what is in them, and pages of those that agree.
 
-bundle.py  a run or comparison as one file     archive.py  such a file, which anybody may have written
-verify.py  what in it agrees                   site.py     the leaderboard
+bundle.py   a run or comparison as one file               recompute.py, verify.py, show.py  what in it agrees
+archive.py  such a file, which anybody may have written   site.py                           the leaderboard
 """

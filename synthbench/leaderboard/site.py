@@ -198,8 +198,9 @@ def _group(number: int, group: Sequence[Row], first: Sequence[Row]) -> Section:
     blocks: list[Block] = [Text(f"{results[0]['title'][:1].upper()}{results[0]['title'][1:]}.")]
     if all(name.startswith(WORLD) for name in group[0].run.benchmarks):
         blocks.append(Text(COUNTERPARTS))
-    if number and (why := comparable.differing(first[0].entry.result, results[0])):
-        told = "; ".join(f"{name} {one[:40]} there, {other[:40]} here" for name, (one, other) in why.items())
+    if number:
+        why = comparable.differing(first[0].entry.result, results[0])
+        told = "; ".join(f"{name} {one[:40]} there, {other[:40]} here" for name, (one, other) in why.items()) or "the pairs themselves"
         blocks.append(Text(f"Apart from the first table, for these differ: {told}.", quiet=True))
     blocks += [Text(verdict.comparison_verdict(table)), Results(table, {row.entry.run: row.place for row in group})]
     header, differences = tables.differences(table)
