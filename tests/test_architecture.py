@@ -27,7 +27,7 @@ ROOMS = (
     "tracking",
     "pipeline",
     "inventory sweep testing report",
-    "reproduce api",
+    "reproduce api leaderboard",
     "cli",
     "__main__",
 )

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from synthbench import __version__, console
-from synthbench.cli import data, folder, machine, results, runs
+from synthbench.cli import data, folder, leaderboard, machine, results, runs
 from synthbench.cli.options import QUIET
 from synthbench.system import launched
 from synthbench.types import UserError
@@ -43,7 +43,7 @@ def cli() -> None:
     """
 
 
-for command in (*runs.COMMANDS, *results.COMMANDS, *folder.COMMANDS, data.data_group, *machine.COMMANDS):
+for command in (*runs.COMMANDS, *results.COMMANDS, *leaderboard.COMMANDS, *folder.COMMANDS, data.data_group, *machine.COMMANDS):
     cli.add_command(command)
     for each in command.commands.values() if isinstance(command, click.Group) else [command]:
         QUIET(each)
@@ -58,7 +58,8 @@ def _terminate(*_: Any) -> None:
 
 
 def main() -> None:
-    """Entry point: exit codes 0 done, 1 a stage failed, 2 wrong command or input, 3 data missing, 130 interrupted, 143 terminated."""
+    """Entry point: exit codes 0 done, 1 a stage failed or a bundle differs, 2 wrong command or input, 3 data missing, 130 interrupted,
+    143 terminated."""
     signal.signal(signal.SIGTERM, _terminate)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: a path may have bytes that are no text
@@ -110,12 +111,10 @@ def wait_briefly() -> None:
 
 def _guarded() -> int:
     try:
-        cli.main(standalone_mode=False, prog_name="synthbench")
-        return 0
+        code = cli.main(standalone_mode=False, prog_name="synthbench")
+        return code if isinstance(code, int) else 0  # of an Exit, which click does not raise here
     except UserError as error:
         console.error(split_by_the_shell(sys.argv[1:]) or str(error))
-        return error.exit_code
-    except click.exceptions.Exit as error:
         return error.exit_code
     except NO_ARGUMENTS as error:
         error.show()

@@ -44,6 +44,11 @@ def made(context: Context, parameter: Parameter, begun: str) -> list[CompletionI
     return _items(["latest", *_made(context, *MADE)], begun)
 
 
+def passed_on(context: Context, parameter: Parameter, begun: str) -> list[CompletionItem]:
+    """Runs and comparisons."""
+    return _items(["latest", *_made(context, "results", "comparisons")], begun)
+
+
 def rows(context: Context, parameter: Parameter, begun: str) -> list[CompletionItem]:
     """What may be compared."""
     return _items([*_points("generators"), *_shipped("generators"), "latest", *_made(context, "results", "sweeps")], begun)

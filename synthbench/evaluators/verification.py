@@ -7,6 +7,7 @@ contiguous blocks; the threshold that is best on nine folds (the smallest of equ
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -129,10 +130,7 @@ class Verification(Evaluator[VerificationConfig]):
                 found = [self.tried(network, benchmark)[0] for network in networks]
                 for number, results in enumerate(found):
                     results.save(context.out / "untrained" / str(number), benchmark.name)
-                accuracy = float(np.mean([results.fold_accuracies().mean() for results in found]))
-                # the networks meet the same pairs, so their errors are taken on the mean of what happened to each pair
-                stderr = mean_stderr(np.mean([results.correct for results in found], axis=0))
-                scores.append(Score(f"untrained/{benchmark.name}/accuracy", 100 * accuracy, 100 * (stderr or 0), len(benchmark.same), True))
+                scores.append(untrained(benchmark.name, found))
             scores.append(average(scores, "untrained"))
         write_json(context.out / FLOOR, [vars(score) for score in scores])
         return scores
@@ -182,6 +180,14 @@ def describe(
         value = tar_at_far(results.distance, results.same, far)
         scores.append(Score(metric, 100 * value, 100 * tar_stderr(results.distance, results.same, far, random), n - impostors, True))
     return scores
+
+
+def untrained(name: str, found: Sequence[PairResults]) -> Score:
+    """Accuracy of networks that learnt nothing on one benchmark, the mean over them."""
+    accuracy = float(np.mean([results.fold_accuracies().mean() for results in found]))
+    # the networks meet the same pairs, so their errors are taken on the mean of what happened to each pair
+    stderr = mean_stderr(np.mean([results.correct for results in found], axis=0))
+    return Score(f"untrained/{name}/accuracy", 100 * accuracy, 100 * (stderr or 0), len(found[0].same), True)
 
 
 def average(accuracies: list[Score], kind: str = "verification") -> Score:

@@ -6,8 +6,8 @@ All text is plain text. Each way of writing escapes it in its own way, because n
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,7 @@ class Results:
     """The table of results."""
 
     comparison: Comparison
+    links: Mapping[str, str] = field(default_factory=dict)  # pages of its rows, by run; such a table can be sorted
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
-    kind: str  # run, comparison or sweep
+    kind: str  # run, comparison, sweep, reproduction, leaderboard or row of one
     title: str
     about: str  # protocol, volume, seeds: one line
     verdict: str  # one sentence
@@ -120,6 +121,7 @@ class Document:
     comparison: Comparison  # the table, for LaTeX and CSV
     command: str
     made: str  # synthbench's version, and when the newest result was made
+    home: str = ""  # the page that this one is of
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -1,11 +1,13 @@
-"""A report as one HTML file: no script, no server, no external asset; light, dark, narrow, print, keyboard and screen reader.
+"""A report as one HTML file: no server, no external asset; light, dark, narrow, print, keyboard and screen reader.
 
-The content security policy of the page forbids everything but its own style and data images, so that it cannot fetch anything.
+The content security policy of the page forbids everything but its own style and data images, so that it cannot fetch anything. The one
+script that it allows, by its digest and where there is something to sort, sorts tables: no other is run, whatever a name may hold.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape as escape_html
 from itertools import groupby
@@ -20,6 +22,30 @@ LIGHT = f"--ground: #fdfdfc; --raised: #f4f5f6; --link: #0b5394; --mark: #e7f0f9
 DARK = f"--ground: #14171b; --raised: #1d2127; --link: #8ec5f5; --mark: #1c3146; {variables(1)}"
 STYLE = (Path(__file__).parent / "page.css").read_text("utf-8").replace("LIGHT", LIGHT).replace("DARK", DARK)
 
+SORT = """
+for (const table of document.querySelectorAll("table.sortable")) {
+  const body = table.tBodies[0], heads = [...table.tHead.rows[0].cells];
+  heads.forEach((head, column) => {
+    const button = document.createElement("button");
+    button.append(...head.childNodes);
+    head.append(button);
+    const text = row => row.cells[column].textContent, number = row => parseFloat(text(row));
+    button.addEventListener("click", () => {
+      const up = (head.getAttribute("aria-sort") || (column ? "ascending" : "descending")) === "descending";
+      const rows = [...body.rows].sort((a, b) => {
+        const [one, other] = [number(a), number(b)];
+        const known = isNaN(one) - isNaN(other);  // what was not measured comes last
+        return known || (up ? 1 : -1) * (one - other || text(a).localeCompare(text(b)));
+      });
+      heads.forEach(other => other.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", up ? "ascending" : "descending");
+      body.append(...rows);
+    });
+  });
+}
+"""
+SORTABLE = '<table class="results sortable">'
+
 DIRECTION = {True: ("↑", "higher is better"), False: ("↓", "lower is better"), None: ("", "")}
 
 
@@ -31,13 +57,17 @@ def escape(text: str) -> str:
 def page(document: Document) -> str:
     """The whole file."""
     links = "".join(f'<li><a href="#{escape(section.anchor)}">{escape(section.title)}</a></li>' for section in document.sections)
+    links = (f'<li><a href="{escape(document.home)}">All rows</a></li>' if document.home else "") + links
+    content = "".join(_section(section) for section in document.sections)
+    script = f"<script>{SORT}</script>\n" if SORTABLE in content else ""
+    allowed = f"; script-src 'sha256-{base64.b64encode(hashlib.sha256(SORT.encode()).digest()).decode()}'" if script else ""
     remarks = "".join(f"<li>{escape(remark)}</li>" for remark in document.remarks)
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'{allowed}">
 <meta name="generator" content="synthbench">
 <meta name="description" content="{escape(document.verdict)}">
 <title>{escape(document.title)} – synthbench</title>
@@ -56,13 +86,13 @@ def page(document: Document) -> str:
 </header>
 <nav class="bar" aria-label="Sections"><div><ul>{links}</ul></div></nav>
 <main id="content" tabindex="-1">
-{"".join(_section(section) for section in document.sections)}
+{content}
 </main>
 <footer>
 <p>Made by <code>{escape_html(document.command)}</code></p>
 <p>{escape(document.made)}</p>
 </footer>
-</body>
+{script}</body>
 </html>
 """
 
@@ -142,11 +172,12 @@ def _results(block: Results) -> str:
     """The table of results with its marks and notes."""
     comparison = block.comparison
     title = f"Results under protocol {comparison['protocol']}"
-    parts = [_scroll(title, _result_table(title, rows_of(comparison), lead(columns))) for columns in column_groups(comparison)]
+    rows = rows_of(comparison)
+    parts = [_scroll(title, _result_table(title, rows, lead(columns), block.links)) for columns in column_groups(comparison)]
     return "".join(parts) + "".join(f'<p class="quiet">{escape(note)}</p>' for note in legend(comparison))
 
 
-def _result_table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[Mapping[str, Any]]) -> str:
+def _result_table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[Mapping[str, Any]], links: Mapping[str, str]) -> str:
     head = '<th scope="col" class="text"><span class="hidden">generator</span></th>'
     for column in columns:
         arrow, words = DIRECTION[column.get("higher_is_better")]
@@ -166,9 +197,12 @@ def _result_table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequen
             between = spread(cell, column)
             small = (f"±{error}" if error else "") + (f" ({between})" if between else "")
             cells.append(f"<td{best}{told}>{escape(value)}{mark}" + (f"<span>{escape(small)}</span>" if small else "") + "</td>")
-        body.append(f'<tr><th scope="row">{escape(row["label"])}</th>{"".join(cells)}</tr>')
+        label = escape(row["label"])
+        label = f'<a href="{escape(links[row["run"]])}">{label}</a>' if row["run"] in links else label
+        body.append(f'<tr><th scope="row">{label}</th>{"".join(cells)}</tr>')
     caption = f'<caption class="hidden">{escape(title)}</caption>'
-    return f'<table class="results">{caption}<thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+    table = SORTABLE if links else '<table class="results">'
+    return f"{table}{caption}<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
 
 
 def _figure(block: Figure) -> str:

@@ -103,6 +103,13 @@ def entry(store: Store, result: Result, label: str) -> Entry:
 def compare(store: Store, results: Sequence[Result], name: str, baseline: str, command: str, papers: bool = True) -> dict[str, Any]:
     """The comparison of runs that may be compared. `baseline`: the name of one of them."""
     entries = [entry(store, result, label) for result, label in zip(results, labels(results))]
+    return side_by_side(entries, dict.fromkeys((item.run for item in entries), store), name, baseline, command, papers)
+
+
+def side_by_side(
+    entries: Sequence[Entry], stores: Mapping[str, Store], name: str, baseline: str, command: str, papers: bool = True
+) -> dict[str, Any]:
+    """As `compare`, of runs that need not lie in one runs folder: `stores` has that of each."""
     first = entries[0].result
     benchmarks = _benchmarks(first)
     whole = [item for item in entries if item.own]
@@ -111,8 +118,8 @@ def compare(store: Store, results: Sequence[Result], name: str, baseline: str, c
     found = differences(entries, benchmarks)
     apart = further.metrics(item.result for item in entries)
     columns = _columns(benchmarks, apart)
-    cells = {item.run: {column.metric: cell(store, item, column.metric, benchmarks) for column in columns} for item in entries}
-    pictured = {item.run: lookup.photographs(store, item.result) for item in entries}
+    cells = {item.run: {column.metric: cell(stores[item.run], item, column.metric, benchmarks) for column in columns} for item in entries}
+    pictured = {item.run: lookup.photographs(stores[item.run], item.result) for item in entries}
     for item in entries:
         if not pictured[item.run] and (shown := cells[item.run].get(PHOTOGRAPHS)):  # the real set of the embedded world is rendered
             shown |= dict.fromkeys(("value", "low", "high"), 0.0) | {"sampling_stderr": None}
@@ -131,7 +138,7 @@ def compare(store: Store, results: Sequence[Result], name: str, baseline: str, c
             "learnt_from": item.result.get("learnt_from", {}),
             "parts": item.result.get("parts", {}),
             "traits": {} if foreign(item.result) else item.result.get("traits", {}) | {"real_photographs": pictured[item.run]},
-            "cost": cost(store, item.result),
+            "cost": cost(stores[item.run], item.result),
             "scorecard": scorecard.scorecard(item.result),
         }
         for item, rank in zip(entries, ranks(entries, found))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -24,6 +24,7 @@ def _a_name(name: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_a_name)]  # of a folder in a folder of ours
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class Shape(BaseModel):
@@ -258,11 +259,43 @@ class Sweep(Shape):
         return self
 
 
-SHAPES: dict[str, type[Shape]] = {"run": Run, "comparison": Comparison, "sweep": Sweep}
+class Input(Shape):
+    """Registered data or weights that a run needed."""
+
+    name: str
+    kind: str
+    role: str
+    digest: str
+    licence: str
+
+
+class Bundle(Shape):
+    """bundle.json, see leaderboard/bundle.py."""
+
+    bundle: Annotated[int, Field(ge=1, le=1)]  # version of the form
+    kind: Literal["run", "comparison"]
+    name: Name
+    runs: list[Name] = Field(min_length=1)
+    made: str
+    weights: bool
+    inputs: list[Input]
+    versions: dict[str, str]
+    files: dict[str, Digest]
+
+
+class Pairs(Shape):
+    """pairs.json of a benchmark: what is told of it besides its images."""
+
+    name: Name
+    digest: str
+    groups: list[str] = []
+
+
+SHAPES: dict[str, type[Shape]] = {"run": Run, "comparison": Comparison, "sweep": Sweep, "bundle": Bundle, "pairs": Pairs}
 
 
 def whole(kind: str, found: Any) -> bool:
-    """Whether `found`, read from a JSON file, is a whole run, comparison or sweep."""
+    """Whether `found`, read from a JSON file, is a whole run, comparison, sweep, bundle or list of pairs."""
     try:
         SHAPES[kind].model_validate(found)
     except (ValidationError, OverflowError, RecursionError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import lzma
 import pickle
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -524,6 +525,30 @@ def read_checkpoint(folder: Path, random: Random) -> None:
     optimizer.step()
 
 
+# ------------------------------------------------------------------------------------------------------------- bundles
+
+
+def make_bundle(folder: Path) -> None:
+    from fake_bundles import make
+
+    from synthbench.leaderboard import bundle
+
+    make(folder / "r", names=("pairs-a",))
+    bundle.bundle("maker", folder / "r", folder / "set.zip", weights=True)
+    shutil.rmtree(folder / "r")
+
+
+def a_bundle(data: bytes, random: Random, path: Path, cage: Path) -> bytes:
+    change = random.choice((formats.bundled, formats.bundled, formats.bundled, formats.zipped, mutate.damage))
+    return change(data, random)
+
+
+def read_bundle(folder: Path, random: Random) -> None:
+    from synthbench.leaderboard import site
+
+    site.build([named(folder, "set")], folder / "site")
+
+
 READERS = {
     "png": image("PNG", ("RGB", "L", "P", "RGBA", "1", "I;16"), change=formats.png),
     "jpeg": image("JPEG", ("RGB", "L", "CMYK"), {}, {"progressive": True}, {"quality": 30, "subsampling": 2, "optimize": True},
@@ -538,6 +563,7 @@ READERS = {
     "labels": Reader(make_listed, one_of("labels.txt", texts), lambda folder,
     random: read_set(folder, random, labels=str(folder / "labels.txt"))),
     "zip": Reader(make_zip, one_of("*.zip", by_turns(formats.zipped)), read_set),
+    "bundle": Reader(make_bundle, one_of("*.zip", a_bundle), read_bundle, work=20, cost=3.0),
     "rec": Reader(make_rec, harm_rec, read_set),
     "parquet": Reader(make_parquet, harm_parquet, read_set),
     "webdataset": Reader(make_tar, one_of("*.tar", by_turns(formats.tarred)), read_set),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
 import json
 import lzma
@@ -95,6 +97,24 @@ def zipped(data: bytes, random: Random) -> bytes:
         )
         made[directory + offset : directory + offset + size] = (number(random) % 256**size).to_bytes(size, "little")
     return bytes(made)
+
+
+def bundled(data: bytes, random: Random) -> bytes:
+    """One file of a bundle changed, and its digest right."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        files = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    name = random.choice([*files, *(name for name in files if name.endswith(".json")), *(name for name in files if name.endswith(".npz"))])
+    change = {"json": json_text, "npz": npz, "safetensors": safetensors}.get(name.rpartition(".")[2], damage)
+    files[name] = (change if random.random() < 0.8 else damage)(files[name], random)
+    with contextlib.suppress(ValueError, TypeError):
+        about = json.loads(files["bundle.json"])
+        about["files"] = {name: hashlib.sha256(content).hexdigest() for name, content in files.items() if name != "bundle.json"}
+        files["bundle.json"] = json.dumps(about).encode()
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return out.getvalue()
 
 
 def tarred(data: bytes, random: Random) -> bytes:
