@@ -41,6 +41,8 @@ UNTOLD = {  # why scores cannot be made again, by how their names begin
     "similarity": "the images, the inquiries and the judge",
     "fd": "the images of both sets",
     "leakage": "the images, the real set and the judge",
+    "quality": "the images and the networks",
+    "templates": "the recognizers and the images of the template sets",
     "verification": "the recognizers (bundle --weights) and the images of the benchmarks",
 }
 HOSTILE = (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError, OSError)  # what a file edited by hand may raise
@@ -146,7 +148,9 @@ class _Run:
     def keyed(self, protocol: Protocol) -> Iterator[Check]:
         """The keys of what was held fixed: those that data registered here have."""
         made = {
-            "benchmarks": lambda: benchmark_sets.step(self.store, protocol.benchmarks, protocol.resolution, lambda folder: None),
+            "benchmarks": lambda: benchmark_sets.step(
+                self.store, protocol.benchmarks, protocol.resolution, lambda folder: None, protocol.templates
+            ),
             "real": lambda: steps.faces_step(self.store, protocol.resolution, "real", protocol.real),
         }
         for name, step in made.items():
