@@ -440,6 +440,20 @@ def test_guidance_is_the_papers_formula(trained, faces, encoder, tmp_path, monke
     assert seen == [(0.0, 1.0, 2.0)] * 2
 
 
+def test_the_weight_of_guidance_may_change_on_the_way(trained, faces, encoder, tmp_path, monkeypatch):
+    """Early: w times t over its highest; late: the rest of w. At T = 1000 and two steps t is 500 and 0."""
+    t = torch.tensor([0, 250, 999])
+    early, late = (idiffface.weight(idiffface.Sample(guidance=2.0, guidance_ramp=ramp), t, 1000) for ramp in ("early", "late"))
+    torch.testing.assert_close(early.flatten(), torch.tensor([0.0, 2 * 250 / 999, 2.0]))
+    torch.testing.assert_close(early + late, torch.full((3, 1, 1, 1), 2.0))
+    assert idiffface.weight(idiffface.Sample(guidance=2.0), t, 1000) == 2.0
+    slots = [Slot(identity, 0) for identity in range(1, 4)]
+    same, *others = (
+        generate(trained, slots, faces, encoder, tmp_path, guidance=2.0, guidance_ramp=ramp)[0] for ramp in ("none", "early", "late")
+    )
+    assert all((other != same).flatten(1).any(1).all() for other in others)
+
+
 def test_the_identity_that_guidance_leads_away_from(encoder, faces, tmp_path):
     torch.manual_seed(0)
     identities = F.normalize(torch.randn(9, DIM), dim=1)

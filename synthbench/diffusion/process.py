@@ -110,7 +110,7 @@ def sample_times(count: int, T: int, generator: torch.Generator, times: Times = 
 # -------------------------------------------------------------------------------------------------------------- sampling
 
 
-def guided(conditional: Tensor, unconditional: Tensor, w: float) -> Tensor:
+def guided(conditional: Tensor, unconditional: Tensor, w: float | Tensor) -> Tensor:
     """Classifier-free guidance (Ho & Salimans, 2207.12598, Eq. 6): (1 + w) conditional - w unconditional; w = 0 is no guidance.
 
     The arguments are two network outputs for the same x_t. The factors sum to 1, so the result means the same for epsilon, v and x0.

@@ -3,8 +3,9 @@
 arXiv 2308.04995. A latent diffusion model is told an identity, the unit embedding of a face. Partial dropout of the projected components
 of that embedding (CPD) keeps it from painting one face only per identity. New identities are random directions, or the embeddings of
 faces that do not exist (two-stage). No labels. Samplers on top, all off by default: classifier-free guidance with a learnt empty context
-(UIFace, ICLR 2025), a push away from another identity (NegFaceDiff, ICCVW 2025), and IDperturb (arXiv 2602.18831). Left out: UIFace's two
-stages of sampling with injected attention, and of NegFaceDiff's the median and farthest identities and the weight that grows with t.
+(UIFace, ICLR 2025), a push away from another identity (NegFaceDiff, ICCVW 2025) whose weight may change linearly on the way (NegFaceDiff's
+ramps; AdaptDiff, arXiv 2603.29569, changes it too, by a rule we do not know), and IDperturb (arXiv 2602.18831). Left out: UIFace's two
+stages of sampling with injected attention, and of NegFaceDiff's the median and farthest identities.
 """
 
 from __future__ import annotations
@@ -58,10 +59,16 @@ class Enroll(inquiries.NewPeople):
 
 
 class Sample(denoising.Sample):
+    late = ("guidance_ramp",)
+
     steps: int = Field(1000, ge=1, description="1000 with eta 1: ancestral sampling; ADMIS, UIFace and IDperturb take 50")
     guidance: float = Field(0.0, ge=0, description="w of classifier-free guidance, (1 + w) conditional - w other")
     against: Literal["empty", "nearest", "random"] = Field(
         "empty", description="other: the empty context, or the nearest or a random identity enrolled before (NegFaceDiff)"
+    )
+    guidance_ramp: Literal["none", "early", "late"] = Field(
+        "none",
+        description="w on the way from noise to image: the same; from w down to 0 (early); from 0 up to w (late)",
     )
     perturb: float = hypersphere.BOUND
     copies: int = Field(0, ge=0, description="copies of the inquiry added to every identity (ADMIS: 5), where there are inquiries")
@@ -187,13 +194,23 @@ class IDiffFace(inquiries.ByInquiry[Config]):
 
                 def network(z: Tensor, t: Tensor) -> Tensor:
                     output = denoiser(z, t, towards).float()
-                    return output if away is None else process.guided(output, denoiser(z, t, away).float(), sample.guidance)
+                    if away is None:
+                        return output
+                    return process.guided(output, denoiser(z, t, away).float(), weight(sample, t, settings.T))
 
                 z = denoising.painted(network, noise, settings, sample, clip_x0=False)
                 images = process.to_uint8(autoencoder.resized(painter.decode(z).float(), context.resolution))
                 return images, {"similarity": sampling.similarity(encoder, images, own)}
 
         yield from sampling.generate(make, slots, context, ("similarity",), known.faces, self.config.enroll.photographs)
+
+
+def weight(sample: Sample, t: Tensor, steps: int) -> float | Tensor:
+    """w of guidance at `t` (B,), from 0 for the image to `steps` - 1 for noise: linear in t where it has a ramp."""
+    if sample.guidance_ramp == "none":
+        return sample.guidance
+    share = t.view(-1, 1, 1, 1).float() / (steps - 1)
+    return sample.guidance * (share if sample.guidance_ramp == "early" else 1 - share)
 
 
 def opposite(denoiser: Denoiser, sample: Sample, codes: Tensor, slots: list[Slot], context: Context) -> Tensor:
