@@ -71,6 +71,16 @@ def writing(path: Path) -> Iterator[Path]:
         tmp.unlink(missing_ok=True)
 
 
+def append(path: Path, text: str) -> None:
+    """Add `text` to the end of a file of ours. Raises OSError where a link has its name: what that leads to is somebody else's."""
+
+    def itself(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+    with open(path, "a", encoding="utf-8", opener=itself) as file:
+        file.write(text)
+
+
 def _no_room(tmp: Path) -> int:
     """The error number of a full disk, or of a limit on the size of files (`ulimit -f`); 0 where there is room."""
     if shutil.disk_usage(tmp.parent).free < ROOM:

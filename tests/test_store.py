@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from synthbench import store
-from synthbench.store import MANIFEST, Stage, Store, content_key, read_json, write_json
+from synthbench.results import lookup
+from synthbench.store import MANIFEST, Stage, Store, append, content_key, read_json, write_json
 from synthbench.types import UserError
 
 
@@ -400,3 +401,20 @@ for save in (lambda path: torch.save({"a": torch.zeros(10**6)}, path), lambda pa
 """
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [f"{errno.EFBIG} {os.strerror(errno.EFBIG)}"] * 3 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="links are followed here")
+def test_what_is_appended_to_a_link_does_not_reach_what_it_leads_to(tmp_path):
+    """Found by the fuzzer: a runs folder from elsewhere whose asked.jsonl was a link had the user's own file written to."""
+    victim = tmp_path / "victim"
+    victim.write_text("mine\n")
+    runs = Store(tmp_path / "runs")
+    runs.root.mkdir()
+    (runs.root / "asked.jsonl").symlink_to(victim)
+    with pytest.raises(OSError, match="symbolic links"):
+        append(runs.root / "asked.jsonl", "line\n")
+    lookup.asked(runs, "run", "x")
+    assert victim.read_text() == "mine\n"
+    append(tmp_path / "log", "one\n")
+    append(tmp_path / "log", "two\n")
+    assert (tmp_path / "log").read_text() == "one\ntwo\n"

@@ -21,7 +21,7 @@ from synthbench.data.catalogue import WORLD
 from synthbench.pipeline.cost import Cost, disk_for
 from synthbench.plugin import Context
 from synthbench.protocol import Faces, WorldFaces
-from synthbench.store import Stage, Store, content_key, read_json, write_json
+from synthbench.store import Stage, Store, append, content_key, read_json, write_json
 from synthbench.types import FaceBatch, Progress, Score, Skipped, Slot, UserError
 
 if TYPE_CHECKING:
@@ -133,8 +133,7 @@ def followed(steps: Iterable[TrainerStep], folder: Path, progress: Progress) -> 
             loop.cut_log(log, step.number - 1)  # of a run that was killed
         seen.append(step.images_per_second)
         line = {"step": step.number, "loss": step.loss, "lr": step.lr, "images_per_second": round(step.images_per_second, 1)}
-        with open(log, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append(log, json.dumps(line) + "\n")
     return {"images_per_second": round(statistics.median(seen), 1)} if seen else {}
 
 

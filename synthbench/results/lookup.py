@@ -19,7 +19,7 @@ from synthbench.config import did_you_mean
 from synthbench.protocol import OWN
 from synthbench.results import shapes
 from synthbench.results.record import Result, called, cell, damaged, read_run
-from synthbench.store import Store, is_number, json_lines, read_json
+from synthbench.store import Store, append, is_number, json_lines, read_json
 from synthbench.types import UserError
 
 PLACES = {"run": ("results", "run.json"), "comparison": ("comparisons", "comparison.json"), "sweep": ("sweeps", "sweep.json")}
@@ -112,8 +112,8 @@ def asked(store: Store, kind: str, name: str) -> None:
     path = store.root / "asked.jsonl"
     if path.exists() and not path.is_file():
         return  # a pipe would be written to for ever
-    with contextlib.suppress(OSError), open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps({"time": time.time(), "kind": kind, "name": name}) + "\n")
+    with contextlib.suppress(OSError):
+        append(path, json.dumps({"time": time.time(), "kind": kind, "name": name}) + "\n")
 
 
 def latest(store: Store, there: Iterable[Made], kinds: Sequence[str]) -> Made:

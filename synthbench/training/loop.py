@@ -22,7 +22,7 @@ from synthbench.files import require_itself
 from synthbench.models.encoder import save_weights
 from synthbench.plugin import Context
 from synthbench.seeds import numpy_generator, torch_generator
-from synthbench.store import is_number, json_lines, writing
+from synthbench.store import append, is_number, json_lines, writing
 from synthbench.training.crew import ALONE, at_work, summed
 from synthbench.training.ema import EMA
 from synthbench.training.muon import Muon, is_matrix
@@ -131,8 +131,7 @@ def run(
                 said = ", ".join(f"{name} {value}" for name, value in line.items())
                 raise UserError(f"the training of {who} went wrong at step {done}: {said}. {advice}")
             rate = (done - first) * size / max(time.monotonic() - began, 1e-9)
-            with open(log, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": done, **line, "images_per_second": round(rate, 1)}) + "\n")
+            append(log, json.dumps({"step": done, **line, "images_per_second": round(rate, 1)}) + "\n")
         if keep and done < total:
             every = save(checkpoint, done, state)
             saved = time.monotonic()

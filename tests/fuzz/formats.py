@@ -534,7 +534,8 @@ def npz(data: bytes, random: Random) -> bytes:
 
     with np.load(io.BytesIO(data)) as table:
         arrays: dict[str, Any] = dict(table)
-    name, what = random.choice(list(arrays)), random.randrange(9)
+    numbers = [name for name, values in arrays.items() if values.ndim and values.dtype.kind in "biuf"]
+    name, what = random.choice(numbers or list(arrays)), random.randrange(9)
     value = arrays[name]
     if what == 8:
         header = (
