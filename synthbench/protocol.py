@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from synthbench.config import Layer, Settings, build, config_path, located, merge, read_layer
 from synthbench.data import sources
@@ -111,9 +111,10 @@ class Protocol(Settings):
 
     @field_validator("benchmarks", "templates")
     @classmethod
-    def _different(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+    def _different(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         if len(set(names)) < len(names):
-            raise ValueError("one of them is named twice")  # a benchmark would count twice in AVG
+            what = "benchmark" if info.field_name == "benchmarks" else "template set"
+            raise ValueError(f"a {what} is named twice")  # it would count twice in AVG
         return names
 
     @field_validator("evaluators", "generators")

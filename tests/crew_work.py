@@ -1,6 +1,6 @@
 """Run by test_together.py in one process and, by torch's launcher, in two: gradients of the first step of everything that trains.
 
-python crew_work.py OUT
+python crew_work.py OUT GENERATOR...
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from synthbench.testing import generators, world
 from synthbench.training import crew, loop
 
 torch.set_num_threads(1)
-GENERATORS = ("cemiface", "dcface", "idiffface", "vec2face", "vigface")
 seen: list[torch.Tensor] = []  # gradients of all parameters of a network, one after the other, at each call
 real_gradients = loop.gradients
 
@@ -57,7 +56,7 @@ def recognized(head: str) -> dict[str, torch.Tensor]:
     return found | {f"{head} {name}": buffer.float() for name, buffer in [*backbone.named_buffers(), *margin.named_buffers()]}
 
 
-def main(out: Path) -> None:
+def main(out: Path, names: list[str]) -> None:
     loop.gradients = watched
     rank = crew.present().rank
     own = out / str(rank)
@@ -66,10 +65,10 @@ def main(out: Path) -> None:
     with crew.together():
         for head in ("cosface", "adaface"):
             found |= recognized(head)
-        for name in GENERATORS:
+        for name in names:
             found |= learnt(name, own)
     save_file({name: value.contiguous().clone() for name, value in found.items()}, out / f"found-{rank}.safetensors")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -93,7 +93,7 @@ def test_a_machine_dies_in_a_training_and_the_scores_are_those_of_one_machine(sm
         nodes = [machines.add_node(num_cpus=1) for _ in range(2)]
         monkeypatch.setenv("RAY_ADDRESS", machines.address)
         working = subprocess.Popen(compare("many", "--on", "ray"), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-        end = time.monotonic() + 200
+        end = time.monotonic() + 500
         while not list(Path("many").glob("stages/train/*/metrics.jsonl")) and time.monotonic() < end:
             time.sleep(0.05)
         folder = next(Path("many").glob("stages/train/*/metrics.jsonl")).parent

@@ -314,10 +314,10 @@ def test_options_and_papers_words_are_known_as_settings_hints() -> None:
 
 def test_a_protocol_extends_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hard, demo = load_protocol("demo-hard"), load_protocol("demo")
-    same = {"name", "title", "version", "benchmarks", "evaluators"}
+    same = {"name", "title", "version", "benchmarks", "templates", "evaluators"}
     assert hard.model_dump(exclude=same) == demo.model_dump(exclude=same)
     assert hard.benchmarks == (*demo.benchmarks, "world-groups", "world-twins")
-    assert list(hard.evaluators) == [*demo.evaluators, "groups"]
+    assert list(hard.evaluators) == [*demo.evaluators, "groups", "templates", "quality"] and hard.templates == ("world-templates",)
     (tmp_path / "base").mkdir()
     write_protocol(tmp_path / "base")
     (tmp_path / "mine.yaml").write_text(

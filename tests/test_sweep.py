@@ -498,7 +498,7 @@ def test_a_trial_of_a_living_process_is_left_alone(here: Path, fabricated) -> No
     assert [study.trials[i].state.name for i in range(3)] == ["FAIL", "WAITING", "WAITING"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_several_processes_share_the_points(here: Path, prepared: Path) -> None:
     shutil.copytree(prepared, here / "runs")
     made = sweep.sweep(request(values=("0,0.25,1",), jobs=2))

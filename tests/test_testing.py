@@ -231,7 +231,16 @@ def test_the_example_keeps_the_contract() -> None:
 WITH_FILES = {"folder", "digiface_1m", "arc2face"}  # that are the user's; each has some in its own tests
 
 
-@pytest.mark.parametrize("name", sorted(set(registry.names("generator")) - WITH_FILES))
+PRESETS = {"cemiface_gpu", "id3pm", "vigface_small"}  # of generators that are tested beside them
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.long) if name in PRESETS else name
+        for name in sorted(set(registry.names("generator")) - WITH_FILES)
+    ],
+)
 def test_the_generators_of_the_house_keep_it(name: str) -> None:
     assert list(testing.check(name))
 
