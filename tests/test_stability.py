@@ -80,6 +80,10 @@ def test_what_cannot_be_asked_is_refused(here):
         ask(("real", "procedural", "cemiface"), "demo", "demo_adaface")
     with pytest.raises(UserError, match="unknown recipe 'demo_adafac'"):
         ask(three, "demo", "demo_adafac")
+    (here / "other").mkdir()
+    (here / "other" / "recipe.yaml").write_text((here / "recipe.yaml").read_text())
+    with pytest.raises(UserError, match="two have one name"):
+        ask(three, "recipe.yaml", "other/recipe.yaml")
 
 
 def test_the_command_compares_under_both_and_says_how_far_they_agree(here):

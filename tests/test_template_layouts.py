@@ -131,6 +131,16 @@ def test_the_csv_protocols_of_nist(protocols):
     np.testing.assert_allclose(first[64, 64].astype(int), picture(1)[80 + 8, 60 + 8], atol=1)
 
 
+def test_what_the_protocols_lack_is_named_with_its_list_and_line(protocols):
+    (protocols / "images" / "img" / "8.png").unlink()
+    with pytest.raises(UserError, match=r"ijbb_1N_probe_mixed\.csv, line 4: no image img/8\.png"):
+        list_templates(protocols)
+    for path in protocols.glob("protocols/*gallery*"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"no \*_1N_gallery_\*\.csv beside"):
+        list_templates(protocols)
+
+
 def test_tinyface_has_matches_and_distractors_in_one_gallery(tiny):
     found = list_templates(tiny.parent)
     who = found.who

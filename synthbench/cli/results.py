@@ -61,19 +61,18 @@ def compare_command(
     from synthbench.store import Store, write_json
 
     request = compare.Request(tracking=not no_tracking, **options)
-    names = [name.strip() for name in (recipes or "").split(",") if name.strip()]
-    asked, told = [request], None
+    asked, told = {"": request}, None
     if recipes is not None:
         from synthbench.pipeline import recipes as several
 
-        asked = list(several.requests(request, names).values())
+        asked = several.requests(request, [name.strip() for name in recipes.split(",") if name.strip()])
     if dry_run:
-        for one in asked:
+        for one in asked.values():
             compare.plan(one, form == "json")
         return
-    spread(devices, request.device, on=on, requests=lambda: [row for one in asked for row in compare.requests(one)])
+    spread(devices, request.device, on=on, requests=lambda: [row for one in asked.values() for row in compare.requests(one)])
     if recipes is not None:
-        made, told = several.compare_under(request, names)
+        made, told = several.compare_under(asked)
     else:
         made = compare.compare(request)
     if form == "json":

@@ -8,14 +8,14 @@ Archive: loose_crop/*.jpg, and in meta/ *_name_5pts_score.txt (name, ten numbers
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from synthbench.data import align, pixels, walk
-from synthbench.data.templates import Found, Templates, media_of, subjects_of
+from synthbench.data.templates import Found, Templates, subjects_of
 from synthbench.types import UserError
 
 MOST = 2**30  # bytes of a list: IJB-C's pairs have 220 MB
@@ -37,19 +37,16 @@ def archive(folder: Path) -> Found:
     Raises UserError, with file and line, for a list that is malformed or names an image or a template that is not there.
     """
     meta = folder / "meta"
-    faces = _table(_one(meta, "*_face_tid_mid.txt"), {"name": str, "template": np.int64, "media": np.int64}, r"\s+")
-    marks = _table(
-        _one(meta, "*_name_5pts_score.txt"), {"name": str} | {str(i): np.float64 for i in range(10)} | {"score": np.float32}, r"\s+"
-    )
+    known, marked = _one(meta, "*_face_tid_mid.txt"), _one(meta, "*_name_5pts_score.txt")
+    faces = _table(known, {"name": str, "template": np.int64, "media": np.int64}, r"\s+")
+    marks = _table(marked, {"name": str} | {str(i): np.float64 for i in range(10)} | {"score": np.float32}, r"\s+")
     place = pd.Series(np.arange(len(marks)), index=marks["name"])
     if place.index.has_duplicates:
-        raise UserError(f"{_one(meta, '*_name_5pts_score.txt')}: {place.index[place.index.duplicated()][0]} is named twice")
+        raise UserError(f"{marked}: {place.index[place.index.duplicated()][0]} is named twice")
     at = place.reindex(faces["name"])
     if at.isna().any():
         row = int(at.isna().to_numpy().argmax())
-        raise UserError(
-            f"{_one(meta, '*_face_tid_mid.txt')}, line {row + 1}: {faces['name'][row]} has no landmarks in *_name_5pts_score.txt"
-        )
+        raise UserError(f"{known}, line {row + 1}: {faces['name'][row]} has no landmarks in *_name_5pts_score.txt")
     marks = marks.iloc[at.to_numpy(np.int64)].reset_index(drop=True)
     ids, template = np.unique(faces["template"], return_inverse=True)
     left, right, same = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, bool)
@@ -59,14 +56,13 @@ def archive(folder: Path) -> Found:
             raise UserError(f"{listed[0]}, line {wrong}: the label {pairs['label'][wrong - 1]} is neither 1 nor 0")
         left, right = (_known(pairs[side].to_numpy(), ids, listed[0], 0) for side in ("left", "right"))
         same = pairs["label"].to_numpy() == 1
-    searched = {name: _table(path, dict(zip(CSV[:2], (np.int64, np.int64))), ",", 0) for name, path in _searches(meta).items()}
-    galleries, probes, subject = _identification(searched, ids, _searches(meta))
+    places = _searches(meta)
+    searched = {name: _table(path, dict.fromkeys(CSV[:2], np.int64), ",", 0) for name, path in places.items()}
+    galleries, probes, subject = _identification(searched, ids, places)
     if subject is None:
         subject = subjects_of(len(ids), left, right, same)
-    who = Templates(
-        template, media_of((template, faces["media"].to_numpy())), subject, marks["score"].to_numpy(), left, right, same, galleries, probes
-    )
-    files = _files(folder / "loose_crop", faces["name"], _one(meta, "*_face_tid_mid.txt"), 1)
+    who = Templates(template, faces["media"].to_numpy(), subject, marks["score"].to_numpy(), left, right, same, galleries, probes)
+    files = _files(folder / "loose_crop", faces["name"], lambda row: f"{known}, line {row + 1}")
     points = marks[[str(i) for i in range(10)]].to_numpy().reshape(-1, 5, 2)
 
     def image(row: int) -> np.ndarray:
@@ -81,6 +77,8 @@ def protocols(folder: Path) -> Found:
     lists = next(folder.glob("protocol*/*_1N_probe_mixed.csv")).parent
     columns = {name: str if name == "FILENAME" else np.float64 if name.startswith("FACE") else np.int64 for name in CSV}
     places = _searches(lists)
+    if not places:
+        raise UserError(f"{lists}: no *_1N_gallery_*.csv beside *_1N_probe_mixed.csv")
     searched = {name: _table(path, columns, ",", 0) for name, path in places.items()}
     rows = pd.concat(searched.values(), keys=searched.keys(), names=["list", "row"]).reset_index()
     rows = rows.drop_duplicates(["TEMPLATE_ID", *CSV[2:]], ignore_index=True)  # a template may be in several lists, with the same images
@@ -92,12 +90,16 @@ def protocols(folder: Path) -> Found:
         pairs = _table(listed[0], {"left": np.int64, "right": np.int64}, ",")
         left, right = (_known(pairs[side].to_numpy(), ids, listed[0], 0) for side in ("left", "right"))
         same = subject[left] == subject[right]
-    media = media_of((template, rows["SIGHTING_ID"].to_numpy()))
+    media = rows["SIGHTING_ID"].to_numpy()
     who = Templates(template, media, subject, np.ones(len(rows), np.float32), left, right, same, galleries, probes)
-    files = _files(folder / "images", rows["FILENAME"], lists, 2)
+
+    def place(row: int) -> str:
+        return f"{places[rows['list'][row]]}, line {rows['row'][row] + 2}"
+
+    files = _files(folder / "images", rows["FILENAME"], place)
     boxes = rows[CSV[4:]].to_numpy(np.float64)
     if wrong := _first((boxes[:, 2:] < 1).any(1)):
-        raise UserError(f"{places[rows['list'][wrong - 1]]}, line {rows['row'][wrong - 1] + 2}: the box of the face is empty")
+        raise UserError(f"{place(wrong - 1)}: the box of the face is empty")
 
     def image(row: int) -> np.ndarray:
         x, y, width, height = boxes[row]
@@ -192,22 +194,18 @@ def _identification(
     return {name: rows for name, rows in found.items() if name != "probe"}, found["probe"], subject
 
 
-def _files(folder: Path, names: pd.Series, path: Path, first: int) -> list[Path]:
-    """The file of each of `names` below `folder`; what is not there, and what lies elsewhere, is refused."""
+def _files(folder: Path, names: pd.Series, place: Callable[[int], str]) -> list[Path]:
+    """The file of each of `names` below `folder`; what is not there, and what lies elsewhere, is refused, with its `place` in the list."""
     there = set(walk.files(folder)) if folder.is_dir() else set()
-    if missing := [row for row, name in enumerate(names) if name not in there][:1]:
-        raise UserError(f"{path}, line {missing[0] + first}: no image {names.iloc[missing[0]]} in {folder}")
+    if wrong := _first(~names.isin(there).to_numpy()):
+        raise UserError(f"{place(wrong - 1)}: no image {names.iloc[wrong - 1]} in {folder}")
     return [folder / name for name in names]
 
 
 def _read(who: Templates) -> str:
-    parts = [
-        f"{len(who):,} templates of {len(who.template):,} faces",
-        f"{len(who.left):,} comparisons" if len(who.left) else "no comparisons",
-    ]
-    parts += (
-        [f"{len(who.probes):,} probes, galleries " + ", ".join(f"{name} ({len(rows):,})" for name, rows in who.galleries.items())]
-        if who.galleries
-        else []
-    )
+    parts = [f"{len(who):,} templates of {len(who.template):,} faces"]
+    parts.append(f"{len(who.left):,} comparisons" if len(who.left) else "no comparisons")
+    if who.galleries:
+        among = ", ".join(f"{name} ({len(rows):,})" for name, rows in who.galleries.items())
+        parts.append(f"{len(who.probes):,} probes, galleries {among}")
     return ", ".join(parts)

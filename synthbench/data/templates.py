@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +79,6 @@ class TemplateSet:
             raise UserError(f"template set {self.name}: {fault}")
         if not self.digest:
             object.__setattr__(self, "digest", _digest(self.images.digest, self.who))
-
-    @cached_property
-    def mated(self) -> dict[str, np.ndarray]:
-        """By gallery (Q,) bool: the probes whose subject is in it."""
-        subject, own = self.who.subject, self.who.subject[self.who.probes]
-        return {name: np.isin(own, subject[rows]) & (own != NOBODY) for name, rows in self.who.galleries.items()}
 
 
 @dataclass(frozen=True)
@@ -161,8 +154,3 @@ def subjects_of(templates: int, left: np.ndarray, right: np.ndarray, same: np.nd
 
     joined = coo_matrix((np.ones(int(same.sum()), bool), (left[same], right[same])), (templates, templates))
     return connected_components(joined, directed=False)[1].astype(np.int64)
-
-
-def media_of(columns: Iterable[np.ndarray]) -> np.ndarray:
-    """A number (N,) for each different row of `columns`, (N,) each."""
-    return np.unique(np.stack(list(columns)), axis=1, return_inverse=True)[1].reshape(-1).astype(np.int64)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from synthbench.store import writing
-from synthbench.types import UserError
+from synthbench.store import read_json, writing
+from synthbench.types import Score, UserError
 
 THRESHOLDS = np.arange(0, 4, 0.01)
 
@@ -83,3 +83,11 @@ def open_results(folder: Path) -> dict[str, PairResults]:
             raise UserError(f"{path} does not hold verification results ({error}). Delete its folder and run again") from error
         found[path.stem] = PairResults(**{**arrays, "digest": str(arrays["digest"])})
     return found
+
+
+def open_floor(path: Path) -> list[Score]:
+    """What the real baseline says of networks that learnt nothing; empty where it measured none. Raises UserError for a damaged file."""
+    try:
+        return [Score(**score) for score in read_json(path) or ()]
+    except TypeError as error:
+        raise UserError(f"{path} is damaged ({error}); run the same command with --force evaluate") from None

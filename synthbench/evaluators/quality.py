@@ -17,15 +17,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from pydantic import Field
+from scipy.spatial.distance import pdist
 from torch import nn
 
 from synthbench.config import Settings
 from synthbench.data.sources import find, registered
 from synthbench.evaluators.pairs import PairResults, open_results
 from synthbench.evaluators.statistics import clustered_stderr, mean_stderr
+from synthbench.models.embeddings import unit
+from synthbench.models.encoder import raw_parts
 from synthbench.plugin import Context, Evaluator, Subject
 from synthbench.seeds import numpy_generator
-from synthbench.types import Score, Skipped
+from synthbench.types import Score, Skipped, UserError
 
 if TYPE_CHECKING:
     from synthbench.data.faces import FaceSet
@@ -74,7 +77,6 @@ class Quality(Evaluator[QualityConfig]):
     def fiqa(self) -> Measure:
         """The registered network. Raises Skipped where none is named, UserError for one that gives more than a number."""
         from synthbench.models.checkpoints import load_checkpoint
-        from synthbench.types import UserError
 
         if not self.config.network:
             raise Skipped("no quality network is named (quality.network: NAME of registered weights that give one number an image)")
@@ -99,9 +101,7 @@ class Quality(Evaluator[QualityConfig]):
                 drawn = np.stack([unit(embedded(recognizer, faces, rows)) for _ in range(self.config.rounds)], 1)
                 for module in drops:
                     module.eval()
-            apart = np.linalg.norm(drawn[:, :, None] - drawn[:, None], axis=-1).sum((1, 2)) / (
-                self.config.rounds * (self.config.rounds - 1)
-            )
+            apart = np.array([pdist(embeddings).mean() for embeddings in drawn])
             return np.asarray(2 / (1 + np.exp(apart)))
 
         return measure
@@ -112,9 +112,7 @@ class Quality(Evaluator[QualityConfig]):
         if not subject.recognizer or not found:
             yield Skipped("there are no results of pairs; the evaluator `verification` must run before this one", "quality/discard/norm")
             return
-        measures = {"norm": norm_of(subject.recognizer)}
-        if self.config.network:
-            measures["fiqa"] = self.fiqa()
+        measures = {"norm": norm_of(subject.recognizer)} | ({"fiqa": self.fiqa()} if self.config.network else {})
         for name, measure in measures.items():
             worse = []
             for benchmark in found:
@@ -126,18 +124,9 @@ class Quality(Evaluator[QualityConfig]):
                 )
 
 
-def embedded(network: Encoder, faces: FaceSet, rows: np.ndarray, batch_size: int = 256) -> np.ndarray:
+def embedded(network: Encoder, faces: FaceSet, rows: np.ndarray) -> np.ndarray:
     """Raw embeddings (N, D) float64 of `rows`."""
-    parts = []
-    with torch.no_grad():
-        for first in range(0, len(rows), batch_size):
-            pixels = faces.images(rows[first : first + batch_size]).to(network.device).float() / 127.5 - 1
-            parts.append(network(pixels).cpu().double().numpy())
-    return np.concatenate(parts)
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True).clip(1e-12))
+    return np.concatenate([found for _, (found,) in raw_parts(network, faces, rows=rows)])
 
 
 def norm_of(network: Encoder) -> Measure:

@@ -14,21 +14,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from pydantic import Field
 
 from synthbench.config import Settings
-from synthbench.device import side_by_side
 from synthbench.evaluators.neighbours import cosine_blocks
-from synthbench.evaluators.pairs import far_name, tar_at_far
+from synthbench.evaluators.pairs import far_name, open_floor, tar_at_far
 from synthbench.evaluators.statistics import bootstrap_weights, clustered_stderr
-from synthbench.models.embeddings import require_finite
+from synthbench.models.embeddings import require_finite, unit
+from synthbench.models.encoder import raw_parts
 from synthbench.plugin import Context, Evaluator, Subject
 from synthbench.seeds import numpy_generator
-from synthbench.store import read_json, write_json
-from synthbench.types import Progress, Score, Skipped, UserError
+from synthbench.store import write_json
+from synthbench.types import Progress, Score, Skipped
 
 if TYPE_CHECKING:
+    import torch
+
     from synthbench.data.templates import Templates, TemplateSet
     from synthbench.models.encoder import Encoder
 
@@ -76,42 +77,26 @@ class TemplateSets(Evaluator[TemplatesConfig]):
 
     def pooled(self, recognizer: Encoder, one: TemplateSet, progress: Progress, batch_size: int = 256) -> np.ndarray:
         """A unit vector for each template (T, D) float32; embeddings of images are never all in memory."""
-        who, images = one.who, one.images
+        who, share = one.who, shares(one.who, self.config.faceness)
         pooled = np.zeros((len(who), recognizer.dim), np.float64)
-        share = shares(who, self.config.faceness)
-
-        def embed(start: int) -> tuple[slice, np.ndarray]:
-            rows = slice(start, min(start + batch_size, len(images)))
-            with torch.no_grad():
-                pixels = images.images(rows).to(recognizer.device).float() / 127.5 - 1
-                raw = recognizer(pixels) + (recognizer(pixels.flip(3)) if self.config.flip else 0)
-                return rows, raw.cpu().double().numpy()
-
-        for rows, raw in side_by_side(embed, range(0, len(images), batch_size), recognizer.device):
-            length = np.linalg.norm(raw, axis=1, keepdims=True)
-            raw = raw if self.config.norm else raw / np.where(length == 0, 1, length)
-            np.add.at(pooled, who.template[rows], raw * share[rows, None])
-            progress(rows.stop, len(images))
+        mirrors = (False, True) if self.config.flip else (False,)
+        for rows, views in raw_parts(recognizer, one.images, mirrors, None, batch_size, progress):
+            raw = np.sum(views, axis=0)
+            np.add.at(pooled, who.template[rows], (raw if self.config.norm else unit(raw)) * share[rows, None])
         require_finite(pooled, f"embeddings of the template set {one.name} by the recognizer")
-        length = np.linalg.norm(pooled, axis=1, keepdims=True)
-        return (pooled / np.where(length == 0, 1, length)).astype(np.float32)
+        return unit(pooled).astype(np.float32)
 
     def floor(self, subject: Subject, context: Context) -> list[Score]:
         """The same of networks that learnt nothing, a mean over them; where there is a baseline, what that has."""
         if subject.baseline:
-            try:
-                return [Score(**score) for score in read_json(subject.baseline / FLOOR) or ()]
-            except TypeError as error:
-                raise UserError(f"{subject.baseline / FLOOR} is damaged ({error}); run the same command with --force evaluate") from None
+            return open_floor(subject.baseline / FLOOR)
         floors: list[Score] = []
         for one in subject.templates if subject.untrained else ():
             assert subject.untrained
             found = [self.measured(subject.untrained(seed), one, context) for seed in range(self.config.untrained)]
             for same in zip(*([score for score in scores if isinstance(score, Score)] for scores in found)):
                 metric = same[0].metric.replace(f"/{one.name}/", f"/{one.name}/untrained/")
-                errors = [
-                    score.stderr for score in same if score.stderr is not None
-                ]  # they meet the same people: the mean has the mean error
+                errors = [score.stderr for score in same if score.stderr is not None]  # they meet the same people
                 stderr = float(np.mean(errors)) if len(errors) == len(same) else None
                 floors.append(Score(metric, float(np.mean([score.value for score in same])), stderr, same[0].n, True))
         write_json(context.out / FLOOR, [vars(score) for score in floors])
@@ -235,10 +220,8 @@ def search(
             if not len(own):
                 score[row] = found.max()
                 continue
-            best = -np.sort(-found[own])
-            found = np.sort(np.delete(found, own)) if len(own) > 1 else np.delete(found, own)
-            before = len(found) - np.searchsorted(found, best, "left") if len(own) > 1 else np.array([(found >= best[0]).sum()])
-            place, number = before + np.arange(1, len(own) + 1), np.arange(1, len(own) + 1)
+            best, number = -np.sort(-found[own]), np.arange(1, len(own) + 1)
+            place = number + (np.delete(found, own) >= best[:, None]).sum(1)
             earlier = np.where(place > 1, (number - 1) / np.maximum(place - 1, 1), 1.0)
             rank[row], score[row], precision[row] = place[0], best[0], ((earlier + number / place) / 2).mean()
     return Search(rank, score, precision)

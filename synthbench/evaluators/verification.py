@@ -12,17 +12,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from pydantic import Field
 
 from synthbench.config import Settings
-from synthbench.device import side_by_side
-from synthbench.evaluators.pairs import PairResults, far_name, kfold, tar_at_far
+from synthbench.evaluators.pairs import PairResults, far_name, kfold, open_floor, tar_at_far
 from synthbench.evaluators.statistics import mean_stderr
 from synthbench.models.embeddings import require_finite
+from synthbench.models.encoder import raw_parts
 from synthbench.plugin import Context, Evaluator, Subject
 from synthbench.seeds import numpy_generator
-from synthbench.store import read_json, write_json
+from synthbench.store import write_json
 from synthbench.types import Progress, Score, Skipped, UserError
 
 if TYPE_CHECKING:
@@ -48,17 +47,7 @@ def raw_embeddings(
     encoder: Encoder, images: FaceSet, mirror: bool = False, batch_size: int = 256, progress: Progress = lambda done, total: None
 ) -> np.ndarray:
     """Raw embeddings (N, D) float64 of all images, or of their mirror images."""
-
-    def embed(start: int) -> np.ndarray:
-        with torch.no_grad():
-            pixels = images.images(slice(start, min(start + batch_size, len(images)))).to(encoder.device).float() / 127.5 - 1
-            return encoder(pixels.flip(3) if mirror else pixels).cpu().double().numpy()
-
-    found: list[np.ndarray] = []
-    for part in side_by_side(embed, range(0, len(images), batch_size), encoder.device):
-        found.append(part)
-        progress(min(len(found) * batch_size, len(images)), len(images))
-    return np.concatenate(found)
+    return np.concatenate([found for _, (found,) in raw_parts(encoder, images, (mirror,), None, batch_size, progress)])
 
 
 def combine(*views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -119,10 +108,7 @@ class Verification(Evaluator[VerificationConfig]):
     def floor(self, subject: Subject, context: Context) -> list[Score]:
         """Accuracy of the recognizer before it learnt anything, a mean over initial weights; where there is a baseline, what that has."""
         if subject.baseline:
-            try:
-                return [Score(**score) for score in read_json(subject.baseline / FLOOR) or ()]
-            except TypeError as error:
-                raise UserError(f"{subject.baseline / FLOOR} is damaged ({error}); run the same command with --force evaluate") from None
+            return open_floor(subject.baseline / FLOOR)
         scores: list[Score] = []
         if subject.untrained and self.config.untrained:
             networks = [subject.untrained(seed) for seed in range(self.config.untrained)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -161,6 +161,31 @@ class Encoder(nn.Module):
             out[rows] = found.numpy()
             progress(rows.stop, len(images))
         return out
+
+
+def raw_parts(
+    encoder: Encoder,
+    images: Images,
+    mirrors: Sequence[bool] = (False,),
+    rows: np.ndarray | None = None,
+    batch_size: int = 256,
+    progress: Progress = lambda done, total: None,
+) -> Iterator[tuple[slice, list[np.ndarray]]]:
+    """Raw embeddings, a batch at a time: (which of the images, (B, dim) float64 for each view).
+
+    mirrors: of each view whether it is the mirror image. rows: (N,) of the images that are meant; None: all.
+    """
+    count = len(images) if rows is None else len(rows)
+    parts = [slice(first, min(first + batch_size, count)) for first in range(0, count, batch_size)]
+
+    def embed(part: slice) -> list[np.ndarray]:
+        with torch.no_grad():
+            x = images.images(part if rows is None else rows[part]).to(encoder.device).float() / 127.5 - 1
+            return [encoder(x.flip(3) if mirror else x).cpu().double().numpy() for mirror in mirrors]
+
+    for part, found in zip(parts, side_by_side(embed, parts, encoder.device)):
+        yield part, found
+        progress(part.stop, count)
 
 
 def raw_codes(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,30 +19,32 @@ from synthbench.store import Store, content_key, write_json, writing
 from synthbench.types import UserError
 
 
-def compare_under(request: compare.Request, recipes: Sequence[str]) -> tuple[list[compare.Comparison], dict[str, Any]]:
-    """A comparison for each recipe, and what `results.stability` says of them, kept as <runs>/stability/<name>.json.
-
-    Raises UserError for rows that are runs, which have their recipe already, and for fewer than two recipes or three generators.
-    """
-    store = Store(request.runs.absolute())
+def compare_under(asked: Mapping[str, compare.Request]) -> tuple[list[compare.Comparison], dict[str, Any]]:
+    """A comparison for each of `requests`, and what `results.stability` says of them, kept as <runs>/stability/<name>.json."""
+    store = Store(next(iter(asked.values())).runs.absolute())
     made, results = {}, {}
-    for recipe, asked in requests(request, recipes).items():
+    for recipe, request in asked.items():
         console.note(f"recipe {recipe}")
-        (made[recipe],) = compare.compare(asked)
+        (made[recipe],) = compare.compare(request)
         found = [record.read_run(store.root / "results" / str(run) / "run.json") for run in made[recipe]["runs"]]
         results[recipe] = [result for result in found if result]
     told = stability.stability(store, results, made)
     name = content_key({"comparisons": [comparison["comparison"] for comparison in made.values()]})[:8]
-    path = store.root / "stability" / f"{'+'.join(Path(recipe).stem for recipe in recipes)}-{name}.json"
+    path = store.root / "stability" / f"{'+'.join(Path(recipe).stem for recipe in asked)}-{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, told)
     return list(made.values()), told
 
 
 def requests(request: compare.Request, recipes: Sequence[str]) -> dict[str, compare.Request]:
-    """By recipe the same comparison, under the protocol with that recipe."""
+    """By recipe the same comparison, under the protocol with that recipe.
+
+    Raises UserError for rows that are runs, which have their recipe already, and for fewer than two recipes or three generators.
+    """
     if len(set(recipes)) < 2:
         raise UserError("--recipes asks whether the ranking is the recipe's; give two or more, such as --recipes cemiface,adaface")
+    if len({Path(recipe).stem for recipe in recipes}) < len(recipes):
+        raise UserError(f"--recipes {','.join(recipes)}: two have one name, and would be one protocol; rename a file")
     rows = compare.wanted(request, Store(request.runs.absolute()))
     if there := [str(row["run"]) for row in rows if isinstance(row, dict)]:
         raise UserError(f"{there[0]} is a run, which has its recipe already; with --recipes rows are generators")
