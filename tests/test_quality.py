@@ -55,6 +55,8 @@ def test_norms_of_the_set_stand_beside_those_of_the_real_one(tmp_path):
         found["quality/norm/poor"].value == pytest.approx(100 * (own < np.quantile(other, 0.05)).mean())
         and found["quality/norm/poor"].value > 50
     )
+    people = other.reshape(20, 5).mean(1)  # as many images of each: the mean of all is the mean of theirs
+    assert found["quality/norm/real_mean"].stderr == pytest.approx(people.std(ddof=1) / 20**0.5, rel=1e-6)
     same = by_name(config().evaluate(subject(real, None, real, None, judge=judge), context(tmp_path)))
     assert same["quality/norm/poor"].value == pytest.approx(5)
     assert "no dropout" in same["quality/ser_fiq/mean"] and "no quality network" in same["quality/fiqa/mean"]

@@ -178,6 +178,7 @@ def test_scores_are_means_over_galleries_with_chance_and_floor_beside_them(tmp_p
     assert found["templates/tiny/rank_3"].value == pytest.approx(100 * np.mean(ranks))
     assert found["templates/tiny/rank_3"].n == 24
     assert found["templates/tiny/by_chance/rank_3"].value == pytest.approx(100 * 3 / 12)
+    assert found["templates/tiny/by_chance/tpir_at_fpir_5e-1"].value == pytest.approx(100 * 0.5 / 12)
     assert "templates/tiny/untrained/rank_3" in found and "templates/tiny/map" not in found
     assert "too few" in str(found["templates/tiny/tpir_at_fpir_1e-2"])
     again = replace(seen, baseline=tmp_path, untrained=None)

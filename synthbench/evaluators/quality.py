@@ -23,7 +23,7 @@ from torch import nn
 from synthbench.config import Settings
 from synthbench.data.sources import find, registered
 from synthbench.evaluators.pairs import PairResults, open_results
-from synthbench.evaluators.statistics import clustered_stderr, mean_stderr
+from synthbench.evaluators.statistics import clustered_stderr
 from synthbench.models.embeddings import unit
 from synthbench.models.encoder import raw_parts
 from synthbench.plugin import Context, Evaluator, Subject
@@ -71,7 +71,7 @@ class Quality(Evaluator[QualityConfig]):
             except Skipped as why:
                 scores.append(Skipped(str(why), f"quality/{name}/mean"))
                 continue
-            scores += beside(name, measure(*real), measure(*own), own[0].identity[own[1]])
+            scores += beside(name, measure(*real), measure(*own), real[0].identity[real[1]], own[0].identity[own[1]])
         return [*scores, *self.discarding(subject, context)]
 
     def fiqa(self) -> Measure:
@@ -133,12 +133,12 @@ def norm_of(network: Encoder) -> Measure:
     return lambda faces, rows: np.linalg.norm(embedded(network, faces, rows), axis=1)
 
 
-def beside(name: str, real: np.ndarray, own: np.ndarray, people: np.ndarray) -> list[Score | Skipped]:
-    """Mean of the set and of the real one, and the share of the set that is poor; errors over identities."""
+def beside(name: str, real: np.ndarray, own: np.ndarray, of_real: np.ndarray, people: np.ndarray) -> list[Score | Skipped]:
+    """Mean of the set and of the real one, and the share of the set that is poor; errors over identities, `of_real` and `people` (N,)."""
     poor = own < np.quantile(real, POOR)
     return [
         Score(f"quality/{name}/mean", float(own.mean()), clustered_stderr(own, people), len(own), True),
-        Score(f"quality/{name}/real_mean", float(real.mean()), mean_stderr(real), len(real), True),
+        Score(f"quality/{name}/real_mean", float(real.mean()), clustered_stderr(real, of_real), len(real), True),
         Score(f"quality/{name}/poor", 100 * float(poor.mean()), _percent(clustered_stderr(poor.astype(float), people)), len(own), False),
     ]
 

@@ -293,10 +293,13 @@ def tpir_error(found: Search, wanted: np.ndarray, fpir: float, draws: int, rando
 
 
 def chances(name: str, who: Templates, config: TemplatesConfig) -> list[Score]:
-    """What guessing has, in percent: FAR itself; k names out of a gallery without looking."""
+    """What guessing has, in percent: FAR itself; k names out of a gallery; a first name that is right, above the threshold as often as
+    a stranger's."""
     levels: dict[str, list[float]] = {f"tar_at_far_{far_name(far)}": [far] for far in config.far} if len(who.left) else {}
-    for k in config.rank if who.galleries else ():
-        levels[f"rank_{k}"] = [by_chance(who.subject[who.probes], who.subject[rows], k) for rows in who.galleries.values()]
+    if galleries := [who.subject[rows] for rows in who.galleries.values()]:
+        wanted = who.subject[who.probes]
+        levels |= {f"rank_{k}": [by_chance(wanted, there, k) for there in galleries] for k in config.rank}
+        levels |= {f"tpir_at_fpir_{far_name(rate)}": [rate * by_chance(wanted, there, 1) for there in galleries] for rate in config.fpir}
     return [
         Score(f"templates/{name}/by_chance/{metric}", 100 * float(np.mean(values)), None, len(values), True)
         for metric, values in levels.items()

@@ -10,8 +10,8 @@ Result = Mapping[str, Any]  # of which only the scores are read
 GROUPS = {"std": "std by group (chance)", "skewed_error_ratio": "SER (chance)", "fmr_ratio": "FMR ratio (chance)"}
 TEMPLATES = {
     "rank_1": "rank-1 % (chance)",
-    "tpir_at_fpir_1e-1": "TPIR@FPIR 0.1 %",
-    "tpir_at_fpir_1e-2": "TPIR@FPIR 0.01 %",
+    "tpir_at_fpir_1e-1": "TPIR@FPIR 0.1 % (chance)",
+    "tpir_at_fpir_1e-2": "TPIR@FPIR 0.01 % (chance)",
     "tar_at_far_1e-4": "TAR@FAR 1e-4 %",
 }
 NOTES = {
@@ -85,7 +85,7 @@ def chance(result: Result, metric: str) -> float | None:
     """What groups at random have, or one who guesses, mean over seeds; None for another metric, or where it is not known."""
     kind, _, rest = metric.partition("/")
     name, _, measure = rest.partition("/")
-    if kind not in NOTES or measure.startswith(("tar_", "tpir_")):  # whose chance is in their name
+    if kind not in NOTES or measure.startswith("tar_"):  # whose chance is in its name
         return None
     levels = [score["value"] for score in result["scores"] if score["metric"] == f"{kind}/{name}/by_chance/{measure}"]
     return statistics.fmean(levels) if levels else None
