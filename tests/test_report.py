@@ -196,9 +196,11 @@ def test_half_written_results_are_refused(tmp_path, runs):
     with pytest.raises(UserError, match=r"no run, comparison or sweep 'm-swep'.*did you mean"):
         report.report("m-swep", runs)
     made = read_json(runs / "comparisons/a-and-b/comparison.json")
-    write_json(folder / "comparison.json", {**made, "rows": [{"run": "r"}]})
-    with pytest.raises(UserError, match=r"is not a whole comparison; make it again"):
-        report.report("half", tmp_path)
+    odd_card = [{**row, "scorecard": [{"requirement": 3}]} for row in made["rows"]]
+    for rows in ([{"run": "r"}], odd_card):
+        write_json(folder / "comparison.json", {**made, "rows": rows})
+        with pytest.raises(UserError, match=r"is not a whole comparison; make it again"):
+            report.report("half", tmp_path)
     made = read_json(runs / "sweeps/m-sweep/sweep.json")
     (tmp_path / "sweeps/lost").mkdir(parents=True)
     write_json(tmp_path / "sweeps/lost/sweep.json", made)  # its runs are not in this folder

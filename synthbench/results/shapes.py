@@ -176,8 +176,18 @@ class Row(Shape):
     cells: Cells
 
 
+class CardLine(Shape):
+    """Of a scorecard."""
+
+    requirement: str
+    measure: str
+    value: str
+    real: str
+
+
 class RunRow(Row):
     seeds: Count
+    scorecard: list[CardLine] = []
     parts: dict[str, Part] = {}
     rank: tuple[Count, Count] | None = Field(None, strict=False)
     traits: dict[str, str | bool | None] = {}
