@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+PACKAGE := .[test,onnx,lmdb,arc2face,dashboard,ray]
 
 run: THEN = the demo runs: about eight minutes on two cores. Stop it at any time, the same command continues
 test: THEN = the tests run
@@ -24,7 +25,11 @@ $(VENV)/ready: pyproject.toml
 	@echo "Then: $(or $(THEN),nothing more)"
 	@$(PYTHON) -m venv --without-pip $(VENV)
 	@$(PYTHON) -m pip --python $(BIN)/python install --quiet pip
-	$(BIN)/python -m pip install --editable '.[test,onnx,lmdb,arc2face,dashboard,ray]'
+	@for pause in 20 120 0; do \
+	  echo "$(BIN)/python -m pip install --editable '$(PACKAGE)'"; \
+	  $(BIN)/python -m pip install --editable '$(PACKAGE)' && exit 0; \
+	  [ $$pause = 0 ] || { echo "That failed; a download that broke off goes on in $$pause s."; sleep $$pause; }; \
+	done; exit 1
 	@touch $@
 
 .PHONY: run test check
