@@ -129,7 +129,7 @@ def test_values_say_in_a_line_what_they_are(runs):
     faces = synthbench.open_dataset("cemiface", runs)
     assert repr(faces) == "<faces: 6 images of 3 identities, 16 px>"
     assert repr(Volume.parse("200x20")) == "<volume 200x20: 4,000 images of 200 identities>"
-    assert repr(load_protocol("demo")).startswith("<protocol demo 2: the embedded world") and "\n" not in repr(load_protocol("paper"))
+    assert repr(load_protocol("demo")).startswith("<protocol demo 3: the embedded world") and "\n" not in repr(load_protocol("paper"))
     encoder = Encoder(build({"family": "small", "width": 8, "blocks": [0, 0, 0], "dropout": 0.0}, 32, 16), resolution=32, dim=16, name="e")
     assert re.fullmatch(r"<encoder e: 32 px to 16 numbers, [\d.]+ M parameters, on cpu>", repr(encoder))
 

@@ -244,7 +244,7 @@ def test_what_could_not_be_compared_is_refused_before_anything_runs(tmp_path, ne
     """A run that is there, measured by another judge than the demo's, and a generator that would run under the demo."""
     there = make_run(tmp_path, "good", seeds=1)
     for act in (compare.compare, compare.plan):
-        with pytest.raises(UserError, match=r"(?s)measured differently.*procedural @ 20x4, protocol demo 2, 1 seed differs from"):
+        with pytest.raises(UserError, match=r"(?s)measured differently.*procedural @ 20x4, protocol demo 3, 1 seed differs from"):
             act(request(tmp_path, there["run"], "procedural", volume="20x4", protocol="demo"))
 
 

@@ -158,28 +158,31 @@ def spread(devices: int | None, device: str) -> int | None:
 
 def _launched(processes: int) -> int:
     import logging
+    import tempfile
 
-    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.disable()  # what failed has said so itself
-    config = LaunchConfig(
-        1,
-        1,
-        processes,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        local_addr="localhost",  # the name of a machine without network may mean nothing
-        run_id="synthbench",
-        max_restarts=0,
-        monitor_interval=0.1,
-    )
-    try:
-        elastic_launch(config, sys.executable)("-m", "synthbench", *sys.argv[1:])
-    except ChildFailedError as error:
-        code = int(error.get_first_failure()[1].exitcode)
-        return code if code > 0 else 128 - code
-    except SignalException as error:
-        return 128 + int(error.sigval)
+    with tempfile.TemporaryDirectory(prefix="synthbench-") as logs:  # of the launcher, which leaves its folders behind
+        config = LaunchConfig(
+            1,
+            1,
+            processes,
+            DefaultLogsSpecs(logs),
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            local_addr="localhost",  # the name of a machine without network may mean nothing
+            run_id="synthbench",
+            max_restarts=0,
+            monitor_interval=0.1,
+        )
+        try:
+            elastic_launch(config, sys.executable)("-m", "synthbench", *sys.argv[1:])
+        except ChildFailedError as error:
+            code = int(error.get_first_failure()[1].exitcode)
+            return code if code > 0 else 128 - code
+        except SignalException as error:
+            return 128 + int(error.sigval)
     return 0

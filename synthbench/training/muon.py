@@ -40,9 +40,18 @@ class Muon(torch.optim.Optimizer):
         momenta = [self.state[parameter].setdefault("momentum", torch.zeros_like(parameter)) for parameter in parameters]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])  # Nesterov's
-        for parameter, update in zip(parameters, orthogonal([each.flatten(1) for each in ahead]), strict=True):
-            parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(update.view(parameter.shape), alpha=-group["lr"] * 0.2 * max(update.shape) ** 0.5)
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        for parameter, update in zip(parameters, orthogonal([as_matrix(each) for each in ahead]), strict=True):
+            parameter.add_(from_matrix(update, parameter), alpha=-group["lr"] * 0.2 * max(update.shape) ** 0.5)
+
+
+def as_matrix(parameter: Tensor) -> Tensor:
+    """A convolution (out, in, h, w) as (out, h w in), without a copy where it is in channels_last layout; a matrix as itself."""
+    return parameter.movedim(1, -1).flatten(1)
+
+
+def from_matrix(matrix: Tensor, like: Tensor) -> Tensor:
+    return matrix.unflatten(1, (*like.shape[2:], -1)).movedim(-1, 1)
 
 
 def orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:
@@ -50,17 +59,19 @@ def orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:
 
     Newton and Schulz's iteration multiplies x by polynomials of its Gram matrix x x'. All of these commute, so they are multiplied with
     each other first, which is small where x is wide, and with x once: less than half of the work for a convolution. Gram matrices of one
-    size go through the iteration together.
+    size go through the iteration together. A tall x is multiplied from its other side, with polynomials of x' x.
     """
-    wide = [(matrix.T if matrix.shape[0] > matrix.shape[1] else matrix).contiguous() for matrix in matrices]
-    wide = [x / (x.norm() + 1e-7) for x in wide]
+    tall = [matrix.shape[0] > matrix.shape[1] for matrix in matrices]
     sizes: dict[int, list[int]] = {}
-    for i, x in enumerate(wide):
-        sizes.setdefault(len(x), []).append(i)
+    for i, matrix in enumerate(matrices):
+        sizes.setdefault(min(matrix.shape), []).append(i)
+    found: dict[int, Tensor] = {}
     for same in sizes.values():
-        for i, product in zip(same, polynomial(torch.stack([wide[i] @ wide[i].T for i in same])), strict=True):
-            wide[i] = product @ wide[i]
-    return [x.T.contiguous() if matrix.shape[0] > matrix.shape[1] else x for matrix, x in zip(matrices, wide, strict=True)]
+        gram = torch.stack([matrices[i].T @ matrices[i] if tall[i] else matrices[i] @ matrices[i].T for i in same])
+        length = gram.diagonal(dim1=1, dim2=2).sum(1).sqrt()[:, None, None] + 1e-7  # of x, which is worked on as x / length
+        for i, product in zip(same, polynomial(gram / length.square()) / length, strict=True):
+            found[i] = matrices[i] @ product if tall[i] else product @ matrices[i]
+    return [found[i] for i in range(len(matrices))]
 
 
 def polynomial(gram: Tensor, steps: int = 5) -> Tensor:
