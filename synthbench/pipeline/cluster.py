@@ -28,6 +28,8 @@ LIVES = 5  # machines that may die under a stage
 LOOK = 10.0  # seconds between two looks at what machines there are, while nothing is finished
 TOGETHER = ("SYNTHBENCH_", "MLFLOW_", "OMP_", "CUBLAS_")  # variables of the environment that tasks have from here
 
+FORCED = "--force and --on exclude each other: do the stage again here, with --until, and then the rest on the cluster"
+
 
 class Task(NamedTuple):
     """A stage to build, and the request that knows how."""
@@ -63,7 +65,7 @@ def graph(requests: Sequence[Request]) -> dict[Path, Task]:
     found: dict[Path, Task] = {}
     for request in requests:
         if request.force:
-            raise UserError("--force and --on exclude each other: do the stage again here, with --until, and then the rest on the cluster")
+            raise UserError(FORCED)
         order = read(request)
         if order.answer():
             continue
@@ -127,14 +129,23 @@ def _answer(ray: Any, reference: Any, task: Task) -> tuple[str, float]:
     return machine, seconds
 
 
+def takes_gpu(step: Step) -> bool:
+    """Whether a GPU is of use to a stage, and it takes one where there are some: what networks do."""
+    return step.cost.unit == "GFLOP"
+
+
+def share(processors: int, gpus: int) -> int:
+    """Cores that a stage takes of a machine: those of one of its GPUs, all where it has none, or SYNTHBENCH_THREADS."""
+    return int(os.environ.get("SYNTHBENCH_THREADS") or max(1, processors // max(1, gpus)))
+
+
 def _needs(ray: Any, step: Step) -> tuple[dict[str, float], int]:
-    """(what of a machine a stage takes, threads): where there are GPUs, one for what networks do, and its share of the cores; else all
-    cores of a machine, or SYNTHBENCH_THREADS."""
+    """(what of a machine a stage takes, threads)."""
     machines = _machines(ray)
     processors = min(int(has["CPU"]) for has in machines)
     gpus = max(int(has.get("GPU", 0)) for has in machines)
-    threads = int(os.environ.get("SYNTHBENCH_THREADS") or max(1, processors // max(1, gpus)))
-    return {"num_cpus": min(threads, processors), **({"num_gpus": 1} if gpus and step.cost.unit == "GFLOP" else {})}, threads
+    threads = share(processors, gpus)
+    return {"num_cpus": min(threads, processors), **({"num_gpus": 1} if gpus and takes_gpu(step) else {})}, threads
 
 
 def _machines(ray: Any) -> list[dict[str, float]]:
