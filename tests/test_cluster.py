@@ -50,11 +50,14 @@ def test_stages_that_rows_share_are_in_the_graph_once_and_come_after_what_they_n
     assert len([folder for folder in tasks if folder.parent.name == "real"]) == 1  # of all rows and both seeds
     assert len([folder for folder in tasks if folder.parent.name == "recognizer"]) == 2 * len(ROWS)
     done: set[Path] = set()
-    while len(done) < len(tasks):
-        turn = cluster.ready(tasks, done, done)
+    order = cluster.turns(tasks)
+    while order.is_active():
+        turn = order.get_ready()
         assert turn and all(tasks[folder].step.needs or folder.parent.name in ("real", "judge-faces", "benchmarks") for folder in turn)
         assert all(set(tasks[folder].step.needs) <= done for folder in turn)
+        order.done(*turn)
         done |= set(turn)
+    assert done == every
 
 
 def test_what_a_stage_needs_is_what_its_key_names(small: Path) -> None:

@@ -7,6 +7,7 @@ one stopped. When all are there the command itself runs as ever, and finds them.
 
 from __future__ import annotations
 
+import graphlib
 import hashlib
 import os
 import signal
@@ -77,37 +78,34 @@ def graph(requests: Sequence[Request]) -> dict[Path, Task]:
     return {folder: task for folder, task in found.items() if task.step.stage.state != "cached"}  # looked at once, however many share it
 
 
-def ready(tasks: dict[Path, Task], begun: set[Path], done: set[Path]) -> list[Path]:
-    """The stages that may begin: not begun, and all that they need is done, or was there."""
-    return [
-        folder
-        for folder, task in tasks.items()
-        if folder not in begun and all(other in done for other in task.step.needs if other in tasks)
-    ]
+def turns(tasks: dict[Path, Task]) -> graphlib.TopologicalSorter[Path]:
+    """Which stages may begin, as they become ready: those of which all that they need is done, or was there."""
+    order = graphlib.TopologicalSorter({folder: [other for other in task.step.needs if other in tasks] for folder, task in tasks.items()})
+    order.prepare()
+    return order
 
 
 def _work(ray: Any, tasks: dict[Path, Task]) -> None:
     """Give out every task when its turn comes, and wait for all. Those that still run when one fails, or at Ctrl-C, are told to stop."""
     environment = {name: value for name, value in os.environ.items() if name.startswith(TOGETHER)}
-    begun: set[Path] = set()
-    done: set[Path] = set()
+    order, done = turns(tasks), 0
     running: dict[Any, Path] = {}
     try:
-        while len(done) < len(tasks):
-            for folder in ready(tasks, begun, done):
+        while order.is_active():
+            for folder in order.get_ready():
                 need, threads = _needs(ray, tasks[folder].step)
                 there = {**environment, "SYNTHBENCH_THREADS": str(threads)}
                 remote = ray.remote(_build).options(name=tasks[folder].step.stage.name, max_retries=LIVES, **need)
                 running[remote.remote(tasks[folder].request, folder, os.getcwd(), there)] = folder
-                begun.add(folder)
             finished, _ = ray.wait(list(running), num_returns=1, timeout=LOOK)
             if not finished:
                 _machines(ray)
                 continue
             folder = running.pop(finished[0])
             machine, seconds = _answer(ray, finished[0], tasks[folder])
-            done.add(folder)
-            console.note(f"{len(done)} of {len(tasks)}, {tasks[folder].title}: {console.duration(seconds)} on {machine}")
+            order.done(folder)
+            done += 1
+            console.note(f"{done} of {len(tasks)}, {tasks[folder].title}: {console.duration(seconds)} on {machine}")
     finally:
         for reference in running:
             with suppress(Exception):

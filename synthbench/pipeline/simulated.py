@@ -82,27 +82,17 @@ def machines(text: str | None) -> Machines:
 def simulate(seconds: Mapping[Node, float], needs: Mapping[Node, Collection[Node]], abreast: int) -> dict[Node, float]:
     """When each of the nodes begins, `abreast` at a time: the first whose needs are done goes first, the order of `seconds` decides between
     those that may begin at once."""
-    wait = {node: len(needs[node]) for node in seconds}
-    after: dict[Node, list[Node]] = {node: [] for node in seconds}
-    for node in seconds:
-        for other in needs[node]:
-            after[other].append(node)
-    queue, running, begins, now = (
-        deque(node for node in seconds if not wait[node]),
-        list[tuple[float, int, Node]](),
-        dict[Node, float](),
-        0.0,
-    )
-    while queue or running:
+    order = graphlib.TopologicalSorter({node: needs[node] for node in seconds})
+    order.prepare()
+    queue, running, begins, now = deque[Node](), list[tuple[float, int, Node]](), dict[Node, float](), 0.0
+    while order.is_active():
+        queue.extend(order.get_ready())
         while queue and len(running) < abreast:
             node = queue.popleft()
             begins[node] = now
             heapq.heappush(running, (now + seconds[node], len(begins), node))
         now, _, done = heapq.heappop(running)
-        for node in after[done]:
-            wait[node] -= 1
-            if not wait[node]:
-                queue.append(node)
+        order.done(done)
     return begins
 
 
