@@ -12,8 +12,10 @@ import hashlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,12 +23,14 @@ from synthbench import __version__, console
 from synthbench.pipeline import plan as plans
 from synthbench.pipeline.request import Request, read
 from synthbench.pipeline.steps import Step, execute, require_space, until
-from synthbench.store import Stage, Store
+from synthbench.store import Stage, Store, is_number, read_json, write_json
 from synthbench.system import cores, locked
-from synthbench.types import UserError
+from synthbench.types import Progress, UserError
 
 LIVES = 5  # machines that may die under a stage
-LOOK = 10.0  # seconds between two looks at what machines there are, while nothing is finished
+LOOK = 10.0  # seconds between two looks at what machines there are, while nothing is finished; and at how far stages are
+MOST = 8  # stages in one line
+TELL = 60.0  # seconds between two lines that say so
 TOGETHER = ("SYNTHBENCH_", "MLFLOW_", "OMP_", "CUBLAS_")  # variables of the environment that tasks have from here
 
 FORCED = "--force and --on exclude each other: do the stage again here, with --until, and then the rest on the cluster"
@@ -88,7 +92,7 @@ def turns(tasks: dict[Path, Task]) -> graphlib.TopologicalSorter[Path]:
 def _work(ray: Any, tasks: dict[Path, Task]) -> None:
     """Give out every task when its turn comes, and wait for all. Those that still run when one fails, or at Ctrl-C, are told to stop."""
     environment = {name: value for name, value in os.environ.items() if name.startswith(TOGETHER)}
-    order, done = turns(tasks), 0
+    order, done, told = turns(tasks), 0, time.monotonic()
     running: dict[Any, Path] = {}
     try:
         while order.is_active():
@@ -98,6 +102,9 @@ def _work(ray: Any, tasks: dict[Path, Task]) -> None:
                 remote = ray.remote(_build).options(name=tasks[folder].step.stage.name, max_retries=LIVES, **need)
                 running[remote.remote(tasks[folder].request, folder, os.getcwd(), there)] = folder
             finished, _ = ray.wait(list(running), num_returns=1, timeout=LOOK)
+            if time.monotonic() - told > TELL and (text := under_way(tasks[folder] for folder in running.values())):
+                told = time.monotonic()
+                console.note(text)
             if not finished:
                 _machines(ray)
                 continue
@@ -110,6 +117,23 @@ def _work(ray: Any, tasks: dict[Path, Task]) -> None:
         for reference in running:
             with suppress(Exception):
                 ray.cancel(reference)
+
+
+def under_way(tasks: Iterable[Task]) -> str:
+    """How far the stages are that tell: `  train cemiface 43 %, recognizer dcface 12 %`; empty where none does."""
+    found = []
+    for step in (task.step for task in tasks):
+        said = read_json(_said(step))
+        if isinstance(said, dict) and is_number(said.get("done")) and is_number(said.get("total")) and said["total"]:
+            who = step.work.partition(": ")[0] if ": " in step.work else ""
+            found.append(" ".join(filter(None, (step.stage.name, who, f"{100 * said['done'] / said['total']:.0f} %"))))
+    more = [f"and {len(found) - MOST} more"] if len(found) > MOST else []
+    return f"  {', '.join(found[:MOST] + more)}" if found else ""
+
+
+def _said(step: Step) -> Path:
+    """Beside the folder of a stage that a task builds: how far it is."""
+    return step.stage.folder.with_name(step.stage.folder.name + ".progress.json")
 
 
 def _answer(ray: Any, reference: Any, task: Task) -> tuple[str, float]:
@@ -165,10 +189,30 @@ def _build(request: Request, folder: Path, place: str, environment: dict[str, st
     os.environ.update(environment)
     try:
         order = read(request)
-        (row,) = execute([order.step(folder)], order.store)
+        (row,) = execute([_telling(order.step(folder))], order.store)
     except UserError as error:  # as text: classes of plugins are not known everywhere
         return str(error), platform.node(), 0.0
     return "", platform.node(), row["seconds"]
+
+
+def _telling(step: Step) -> Step:
+    """The same, which writes down how far it is while it is built."""
+    last = 0.0
+
+    def build_(folder: Path, progress: Progress) -> dict[str, Any] | None:
+        def both(done: int, total: int) -> None:
+            nonlocal last
+            progress(done, total)
+            if time.monotonic() - last > LOOK:
+                last = time.monotonic()
+                write_json(_said(step), {"done": done, "total": total})
+
+        try:
+            return step.build(folder, both)
+        finally:
+            _said(step).unlink(missing_ok=True)
+
+    return replace(step, build=build_)
 
 
 def _introduce(root: Path, name: str) -> dict[str, Any]:
