@@ -212,7 +212,7 @@ def test_a_machine_dies_in_a_training_and_the_scores_are_those_of_one_machine(
     (dead,) = [node for node in nodes if node.all_processes["raylet"][0].process.pid == parent]
     machines.remove_node(dead, allow_graceful=False)
     machines.add_node(num_cpus=1)
-    said = working.communicate(timeout=300)[1]
+    said = working.communicate(timeout=500)[1]
     assert working.returncode == 0, said
     assert f"{count} stages, 3 machines" in said and f"{count} of {count}" in said
     monkeypatch.delenv("RAY_ADDRESS")
