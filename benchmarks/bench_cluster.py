@@ -1,6 +1,6 @@
 """Schedules of pipeline/cluster.py with a stand-in that sleeps, on a local Ray that believes to have many machines or GPUs.
 
-python benchmarks/bench_cluster.py gpus 1 4 16 64        # N GPUs: N stages, again N, and 4N; about 0.3 GB of memory for each of N
+python benchmarks/bench_cluster.py gpus 1 4 16 64        # N GPUs: N stages, again N, and 4N; about 0.8 GB of memory for each of N
 python benchmarks/bench_cluster.py driver 64 256 1024    # no Ray: what the driver itself does for 4N stages, and what the store can take
 python benchmarks/bench_cluster.py schedule 4            # N machines: a comparison as --dry-run --on ray foretells it, and as it goes
 
