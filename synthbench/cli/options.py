@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,9 @@ from synthbench import console, system
 from synthbench.cli import complete
 from synthbench.system import launched
 from synthbench.types import UserError
+
+if TYPE_CHECKING:
+    from synthbench.pipeline import simulated
 
 
 class _Path(click.Path):
@@ -89,9 +92,28 @@ DEVICES = click.option(
 )
 
 
+TWO_WAYS = "--on gives stages to machines, one device each; --devices gives a stage several here. Leave one of the two out"
 ON = click.option(
     "--on", metavar="WHERE", default="here", show_default=True, help="here, ray (a cluster of this machine), ray://HOST:PORT."
 )
+
+
+CLUSTER = click.option(
+    "--cluster", metavar="MACHINESxGPUS", help="With --dry-run --on ray: when what would be done on 4x8, 4x8:H100.  [default: this machine]"
+)
+
+
+def planned_on(dry_run: bool, on: str, cluster: str | None, devices: int | None) -> simulated.Machines | None:
+    """The machines for which `--dry-run --on` plans; None where it plans for this command alone. Raises UserError."""
+    if cluster is not None and not (dry_run and on != "here"):
+        raise UserError("--cluster says on what to simulate a schedule: give it with --dry-run --on ray")
+    if not dry_run or on == "here":
+        return None
+    if (devices or launched()[1]) > 1:
+        raise UserError(TWO_WAYS)
+    from synthbench.pipeline import simulated
+
+    return simulated.machines(cluster)
 
 
 def spread(devices: int | None, device: str, jobs: int = 1, on: str = "here", requests: Callable[[], Sequence[Any]] = lambda: ()) -> None:
@@ -101,7 +123,7 @@ def spread(devices: int | None, device: str, jobs: int = 1, on: str = "here", re
     if several and jobs > 1:
         raise UserError("--jobs shares the GPUs out, a point each; --devices gives a stage all of them. Leave one of the two out")
     if several and on != "here":
-        raise UserError("--on gives stages to machines, one device each; --devices gives a stage several here. Leave one of the two out")
+        raise UserError(TWO_WAYS)
     if on != "here":
         from synthbench.pipeline import cluster
 

@@ -11,6 +11,7 @@ import click
 
 from synthbench.cli import complete
 from synthbench.cli.options import (
+    CLUSTER,
     DEVICE,
     DEVICES,
     DRY_RUN,
@@ -22,6 +23,7 @@ from synthbench.cli.options import (
     RUNS,
     SETTINGS,
     VOLUME,
+    planned_on,
     spread,
 )
 
@@ -42,11 +44,20 @@ from synthbench.cli.options import (
 @DEVICE
 @DEVICES
 @ON
+@CLUSTER
 @DRY_RUN
 @NO_TRACKING
 @RUNS
 def compare_command(
-    form: str, out: Path | None, recipes: str | None, dry_run: bool, no_tracking: bool, devices: int | None, on: str, **options: Any
+    form: str,
+    out: Path | None,
+    recipes: str | None,
+    dry_run: bool,
+    no_tracking: bool,
+    devices: int | None,
+    on: str,
+    cluster: str | None,
+    **options: Any,
 ) -> None:
     """Run what is missing, then set the rows side by side: intervals, paired differences, ties, costs. Without names: all runs.
 
@@ -56,6 +67,7 @@ def compare_command(
     synthbench compare cemiface-200x20-demo-588126a0 procedural --format latex
     synthbench compare real cemiface dcface vec2face --recipes demo,demo_adaface
     """
+    machines = planned_on(dry_run, on, cluster, devices)
     from synthbench.pipeline import compare
     from synthbench.results import lookup
     from synthbench.store import Store, write_json
@@ -68,7 +80,7 @@ def compare_command(
         asked = several.requests(request, [name.strip() for name in recipes.split(",") if name.strip()])
     if dry_run:
         for one in asked.values():
-            compare.plan(one, form == "json")
+            compare.plan(one, form == "json", machines)
         return
     spread(devices, request.device, on=on, requests=lambda: [row for one in asked.values() for row in compare.requests(one)])
     if recipes is not None:
@@ -137,11 +149,14 @@ def _print(comparison: dict[str, Any], form: str) -> None:
 @DEVICE
 @DEVICES
 @ON
+@CLUSTER
 @DRY_RUN
 @NO_TRACKING
 @RUNS
 @JSON
-def sweep_command(dry_run: bool, as_json: bool, no_tracking: bool, devices: int | None, on: str, **options: Any) -> None:
+def sweep_command(
+    dry_run: bool, as_json: bool, no_tracking: bool, devices: int | None, on: str, cluster: str | None, **options: Any
+) -> None:
     """Run a generator over values of SETTING: m, lambda, or any other. Several make a grid. The same command again continues.
 
     \b
@@ -150,6 +165,7 @@ def sweep_command(dry_run: bool, as_json: bool, no_tracking: bool, devices: int 
     synthbench sweep sample.steps m --values steps=5,10,20 --range m=-1:1:0.5 --jobs 2
     synthbench sweep lambda --sampler gp --range 0.01:0.5 --trials 12 --confirm 3
     """
+    machines = planned_on(dry_run, on, cluster, devices)
     from synthbench import registry
 
     registry.require("generator", options["generator"])  # a wrong name is told before Optuna is imported
@@ -157,7 +173,7 @@ def sweep_command(dry_run: bool, as_json: bool, no_tracking: bool, devices: int 
 
     request = sweep.Request(tracking=not no_tracking, **options)
     if dry_run:
-        sweep.plan(request, as_json)
+        sweep.plan(request, as_json, machines)
         return
     spread(devices, request.device, request.jobs, on, lambda: sweep.design(request).requests)
     _swept(sweep.sweep(request), as_json, options["runs"])
@@ -216,17 +232,28 @@ def report_command(name: tuple[str, ...], out: Path | None, photographs: bool, r
 @DEVICE
 @DEVICES
 @ON
+@CLUSTER
 @DRY_RUN
 @NO_TRACKING
 @RUNS
 @JSON
 def study_command(
-    name: str, groups: int, divide: str, dry_run: bool, as_json: bool, no_tracking: bool, devices: int | None, on: str, **options: Any
+    name: str,
+    groups: int,
+    divide: str,
+    dry_run: bool,
+    as_json: bool,
+    no_tracking: bool,
+    devices: int | None,
+    on: str,
+    cluster: str | None,
+    **options: Any,
 ) -> None:
     """similarity-groups: divide the real set by how alike images are to their identity's centre, and train on each group.
 
     CemiFace, Table 1, where the middle group was best. The study is a sweep over `group` of the generator similarity_groups.
     """
+    machines = planned_on(dry_run, on, cluster, devices)
     from synthbench import sweep
 
     values = (",".join(str(group) for group in range(1, groups + 1)),)
@@ -234,7 +261,7 @@ def study_command(
     about: dict[str, Any] = {"generator": "similarity_groups", "values": values, "settings": settings, "tracking": not no_tracking}
     request = sweep.Request(("group",), **about, **options)
     if dry_run:
-        sweep.plan(request, as_json)
+        sweep.plan(request, as_json, machines)
         return
     spread(devices, request.device, request.jobs, on, lambda: sweep.design(request).requests)
     _swept(sweep.sweep(request), as_json, options["runs"])
@@ -251,6 +278,8 @@ def study_command(
 @click.option("--seeds", type=int, default=1, show_default=True, help="Independent repetitions of every row.")
 @DEVICE
 @DEVICES
+@ON
+@CLUSTER
 @DRY_RUN
 @NO_TRACKING
 @RUNS
@@ -263,6 +292,8 @@ def reproduce_command(
     no_tracking: bool,
     scale: str | None,
     devices: int | None,
+    on: str,
+    cluster: str | None,
     **options: Any,
 ) -> None:
     """Run the tables and figures NAMES, with the published numbers beside ours.
@@ -272,6 +303,7 @@ def reproduce_command(
     synthbench reproduce cemiface/table-6 --seeds 3
     synthbench reproduce cemiface/backbones --scale full --dry-run
     """
+    machines = planned_on(dry_run, on, cluster, devices)
     from synthbench import console, reproduce
 
     if as_list or not names:
@@ -279,13 +311,13 @@ def reproduce_command(
         return
     for name in names:
         reproduce.find(name)  # a wrong name is told before anything runs
+    asked = {name: reproduce.Request(name, scale=scale, tracking=not no_tracking, **options) for name in names}
     if not dry_run:
-        spread(devices, options["device"])
+        spread(devices, options["device"], on=on, requests=lambda: [row for one in asked.values() for row in reproduce.requests(one)])
     made = []
-    for name in names:
-        request = reproduce.Request(name, scale=scale, tracking=not no_tracking, **options)
+    for request in asked.values():
         if dry_run:
-            reproduce.plan_only(request, as_json)
+            reproduce.plan_only(request, as_json, machines)
             continue
         made.append(reproduce.reproduce(request))
         if not as_json:

@@ -11,6 +11,7 @@ import click
 from synthbench import console
 from synthbench.cli import complete
 from synthbench.cli.options import (
+    CLUSTER,
     DEVICE,
     DEVICES,
     DRY_RUN,
@@ -23,6 +24,7 @@ from synthbench.cli.options import (
     RUNS,
     SETTINGS,
     VOLUME,
+    planned_on,
     spread,
 )
 from synthbench.types import UserError
@@ -41,11 +43,12 @@ from synthbench.types import UserError
 @DEVICE
 @DEVICES
 @ON
+@CLUSTER
 @DRY_RUN
 @NO_TRACKING
 @RUNS
 @JSON
-def run_command(as_json: bool, dry_run: bool, no_tracking: bool, devices: int | None, on: str, **options: Any) -> None:
+def run_command(as_json: bool, dry_run: bool, no_tracking: bool, devices: int | None, on: str, cluster: str | None, **options: Any) -> None:
     """Run GENERATOR (a name from `synthbench list`, or a .py file) under a protocol. The same command again resumes.
 
     \b
@@ -53,13 +56,14 @@ def run_command(as_json: bool, dry_run: bool, no_tracking: bool, devices: int | 
     synthbench run real
     synthbench run folder --set sample.path=DIR --protocol paper
     """
+    machines = planned_on(dry_run, on, cluster, devices)
     from synthbench.pipeline import run
     from synthbench.results import lookup
     from synthbench.store import Store
 
     request = run.Request(tracking=not no_tracking, **options)
     if dry_run:
-        run.plan(request, as_json)
+        run.plan(request, as_json, machines)
         return
     spread(devices, request.device, on=on, requests=lambda: [request])
     result = run.run(request)

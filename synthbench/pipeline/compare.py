@@ -13,7 +13,7 @@ from typing import Any
 from synthbench import console, registry
 from synthbench.config import config_names, did_you_mean
 from synthbench.data.sources import Lacking
-from synthbench.pipeline import default_protocol, facts, parts, run
+from synthbench.pipeline import default_protocol, facts, parts, run, simulated
 from synthbench.pipeline import plan as plans
 from synthbench.pipeline.request import Order, added_up, read
 from synthbench.pipeline.steps import Step
@@ -75,23 +75,24 @@ def requests(request: Request) -> list[run.Request]:
     return [row for row in wanted(request, Store(request.runs.absolute())) if isinstance(row, run.Request)]
 
 
-def plan(request: Request, as_json: bool = False) -> None:
-    """`--dry-run`: the rows, and the stages of all of them, once each. Raises DataMissing at the end, when data are lacking."""
+def plan(request: Request, as_json: bool = False, on: simulated.Machines | None = None) -> None:
+    """`--dry-run`: the rows, and the stages of all of them, once each; on machines, when. Raises DataMissing at the end, when data are
+    lacking."""
     store = Store(request.runs.absolute())
     rows = wanted(request, store)
     orders = {row: read(row) for row in rows if isinstance(row, run.Request)}
     steps, lacking = _stages(list(orders.values()))
     if not request.force_incomparable:
         refuse_early(rows)
-    planned = plans.look(steps, store)
+    planned = plans.look(steps, store, device=simulated.device(on))
     title = f"comparison of {len(rows)} runs"
     told = [_about(row, None if isinstance(row, dict) else orders[row]) for row in rows]
     if as_json:
-        print(json.dumps({"rows": told, **plans.plain(planned, lacking)}))
+        print(json.dumps({"rows": told, **simulated.plain(planned, lacking, on)}))
     else:
         lines = [(about["name"], about["state"], about["volume"] or "", str(about["seeds"])) for about in told]
         console.table("rows", ("row", "state", "volume", "seeds"), lines)
-        plans.show(planned, title)
+        simulated.show(planned, title, on)
     if lacking:
         raise plans.refusal(lacking, title)
 

@@ -84,9 +84,9 @@ def wanted(plans: Collection[list[Step]], last: str | None, force: Sequence[str]
     return steps, [step for step in steps if step.stage.name in force]
 
 
-def look(steps: Iterable[Step], store: Store, again: Collection[Step] = ()) -> list[Planned]:
-    """The state of every step, with time and disk. `again`: steps that are done although they are cached."""
-    known, forced = rates.Rates(store), {step.stage.folder for step in again}
+def look(steps: Iterable[Step], store: Store, again: Collection[Step] = (), device: rates.Device | None = None) -> list[Planned]:
+    """The state of every step, with time and disk. `again`: steps that are done although they are cached. `device`: where not here."""
+    known, forced = rates.Rates(store, device), {step.stage.folder for step in again}
     found = []
     for step in steps:
         state, manifest = step.stage.state, step.stage.manifest()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import re
 import statistics
-from typing import Any
+from typing import Any, NamedTuple
 
 from synthbench.config import CONFIGS, load_yaml
 from synthbench.pipeline.steps import Step
@@ -25,6 +25,13 @@ ENOUGH = 0.1  # share of the work that an earlier stage must have done: a small 
 LONG = 10.0  # seconds, by reference, below which a stage tells nothing about the machine
 
 
+class Device(NamedTuple):
+    """What networks would work on, elsewhere."""
+
+    kind: str  # cpu or cuda
+    name: str = ""  # of a GPU; empty: the one that is here, else any
+
+
 @functools.cache
 def shipped() -> dict[str, Any]:
     """{"seconds": {label: seconds per unit}, "speed": {kind of device: GFLOP/s, or {name: GFLOP/s}}}."""
@@ -32,28 +39,33 @@ def shipped() -> dict[str, Any]:
 
 
 class Rates:
-    """The rates of one machine, read once."""
+    """The rates of one machine, read once; where its networks would work on another `device`, less is known of them."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, device: Device | None = None) -> None:
+        self.device = device
         self.seen: dict[str, list[Seen]] = {}
         for item in sorted(store.seen(), key=lambda item: item.finished):
             self.seen.setdefault(f"{item.label} {item.unit}", []).append(item)
 
     def seconds(self, step: Step) -> tuple[float | None, str]:
         """(seconds that all of a step takes, where that is from: one of WORDS, or unknown)."""
+        from synthbench.device import gpu_name
+
         amount, unit = step.cost.amount, step.cost.unit
         if not amount:
             return None, "unknown"
-        own = self.seen.get(f"{step.label} {unit}", [])
+        there = self.device if self.device and unit == "GFLOP" else Device(step.label.rpartition(" ")[2])
+        label = re.sub(r" (cpu|cuda|mps)$", f" {there.kind}", step.label)
+        own = self.seen.get(f"{label} {unit}", []) if not there.name or there.name in gpu_name() else []
         large = [item.rate for item in own if item.amount >= ENOUGH * amount][-LAST:]
-        shipped_rate = _reference(step.label, unit)
-        slower = self.machine(step.label)
+        shipped_rate = _reference(label, unit)
+        slower = self.machine(label)
         reference = shipped_rate * slower if shipped_rate else None
         if large:
             return amount * _typical(large, reference), "measured"
         if reference:
             return amount * reference, "reference" if slower == 1 else "scaled"
-        if reckoned := _reckoned(step.label, unit):
+        if reckoned := _reckoned(label, unit, there.name):
             return amount * reckoned, "arithmetic"
         return (amount * _typical([item.rate for item in own], None), "measured") if own else (None, "unknown")
 
@@ -80,10 +92,10 @@ def _reference(label: str, unit: str) -> float | None:
     return known.get(label) or (known.get(re.sub(r" (cuda|mps)$", " cpu", label)) if unit == "images" else None)
 
 
-def _reckoned(label: str, unit: str) -> float | None:
+def _reckoned(label: str, unit: str, gpu: str = "") -> float | None:
     """Seconds per unit by arithmetic: a GFLOP by the device's speed, an image by its area and the rate at another resolution."""
     if unit == "GFLOP":
-        return 1 / speed(label.rpartition(" ")[2])
+        return 1 / speed(label.rpartition(" ")[2], gpu)
     pattern = re.compile(r"(?<= )\d+(?= |$)")
     plain, side = pattern.sub("*", re.sub(r" (cuda|mps)$", " cpu", label)), pattern.search(label)
     for known, rate in shipped()["seconds"].items():
@@ -92,12 +104,12 @@ def _reckoned(label: str, unit: str) -> float | None:
     return None
 
 
-def speed(kind: str, name: str | None = None) -> float:
+def speed(kind: str, name: str = "") -> float:
     """GFLOP/s that networks reach on a device: cpu, mps, or cuda with the name of the GPU, by default of the one that is here."""
     from synthbench.device import gpu_name
 
     speeds = shipped()["speed"]
     if kind != "cuda":
         return float(speeds.get(kind, speeds["cpu"]))
-    name = gpu_name() if name is None else name
+    name = name or gpu_name()
     return float(next((value for word, value in speeds["cuda"].items() if word in name), speeds["cuda"]["other"]))

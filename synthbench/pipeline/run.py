@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from synthbench import __version__, console, registry
 from synthbench.data import sources
 from synthbench.data.sources import Lacking
-from synthbench.pipeline import facts, learning, parts
+from synthbench.pipeline import cluster, facts, learning, parts, simulated
 from synthbench.pipeline import plan as plans
 from synthbench.pipeline.request import Order, Request, read
 from synthbench.pipeline.steps import Lead, Step, execute, require_space, until
@@ -18,6 +18,7 @@ from synthbench.protocol import ShippedNetwork
 from synthbench.results import record
 from synthbench.results.record import Result
 from synthbench.system import launched
+from synthbench.types import UserError
 
 if TYPE_CHECKING:
     from synthbench.pipeline.job import Job
@@ -75,30 +76,39 @@ def leading(request: Request) -> Lead | None:
     return functools.partial(together.lead, request)
 
 
-def plan(request: Request, as_json: bool = False) -> None:
-    """`--dry-run`: what would be done, on stdout. Raises DataMissing at the end, when data are lacking."""
+def plan(request: Request, as_json: bool = False, on: simulated.Machines | None = None) -> None:
+    """`--dry-run`: what would be done, on stdout; on machines, when. Raises DataMissing at the end, when data are lacking."""
+    if on and request.force:
+        raise UserError(cluster.FORCED)
     order = read(request)
     store = order.store
     order.recheck()
     if not request.force and not request.until and (known := order.answer()):  # without torch
         stages = [store.stage(row["name"], row["key"]) for row in known["stages"]]
         steps = [Step(stage, (stage.manifest() or {}).get("work", ""), lambda folder, progress: None) for stage in stages]
-        _tell(plans.look(steps, store), {}, request, f"{known['generator']} @ {known['volume']}", as_json)
+        _tell(plans.look(steps, store), {}, request, f"{known['generator']} @ {known['volume']}", as_json, on)
         return
     steps, again = plans.wanted(order.stages.values(), request.until, request.force)
     _say(order)
     for text in order.spelled:
         console.note(text)
-    _tell(plans.look(steps, store, again), order.lacking, request, order.title, as_json)
+    _tell(plans.look(steps, store, again, simulated.device(on)), order.lacking, request, order.title, as_json, on)
     if order.lacking:
         raise plans.refusal(order.lacking, order.title)
 
 
-def _tell(planned: list[plans.Planned], lacking: Mapping[str, Lacking], request: Request, title: str, as_json: bool) -> None:
+def _tell(
+    planned: list[plans.Planned],
+    lacking: Mapping[str, Lacking],
+    request: Request,
+    title: str,
+    as_json: bool,
+    on: simulated.Machines | None,
+) -> None:
     if as_json:
-        print(json.dumps({"run": None, "until": request.until, **plans.plain(planned, lacking)}))
+        print(json.dumps({"run": None, "until": request.until, **simulated.plain(planned, lacking, on)}))
     else:
-        plans.show(planned, title)
+        simulated.show(planned, title, on)
 
 
 def _say(order: Order) -> None:

@@ -9,6 +9,6 @@ from __future__ import annotations
 from synthbench.reproduce.definition import find, tables
 from synthbench.reproduce.page import show
 from synthbench.reproduce.rows import SCALES, Request, listing, plan_only
-from synthbench.reproduce.work import reproduce
+from synthbench.reproduce.work import reproduce, requests
 
-__all__ = ["SCALES", "Request", "find", "listing", "plan_only", "reproduce", "show", "tables"]
+__all__ = ["SCALES", "Request", "find", "listing", "plan_only", "reproduce", "requests", "show", "tables"]

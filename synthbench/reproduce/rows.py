@@ -16,7 +16,7 @@ from synthbench import console, registry
 from synthbench.config import Layer, config_path, merge, read_layer
 from synthbench.data import sources
 from synthbench.data.sources import Lacking
-from synthbench.pipeline import default_protocol, run
+from synthbench.pipeline import default_protocol, rates, run, simulated
 from synthbench.pipeline import plan as plans
 from synthbench.pipeline.request import read
 from synthbench.pipeline.steps import Step
@@ -215,17 +215,24 @@ def place(table: Table) -> tuple[bool, int]:
 
 def work(made: Sequence[Item], store: Store) -> plans.Total:
     """What rows come to, stages that they share once."""
-    return plans.total(plans.look(plans.once(item.steps for item in made), store))
+    return plans.total(_look(made, store))
 
 
-def plan_only(request: Request, as_json: bool = False) -> None:
-    """`--dry-run`: every row with what it would take, or why it is skipped. Raises DataMissing at the end, when data are lacking."""
+def _look(made: Sequence[Item], store: Store, device: rates.Device | None = None) -> list[plans.Planned]:
+    return plans.look(plans.once(item.steps for item in made), store, device=device)
+
+
+def plan_only(request: Request, as_json: bool = False, on: simulated.Machines | None = None) -> None:
+    """`--dry-run`: every row with what it would take, or why it is skipped; on machines, when. Raises DataMissing at the end, when data are
+    lacking."""
     plans.require_seeds(request.seeds)
     name, table = find(request.name)
     request = replace(request, scale=request.scale or default_scale(request))
     with tempfile.TemporaryDirectory() as folder:
         made, store = items(table, request, Path(folder)), Store(request.runs.absolute())
-        totals, sum_ = [asdict(work([item], store)) for item in made], work(made, store)
+        device = simulated.device(on)
+        totals, planned = [asdict(plans.total(_look([item], store, device))) for item in made], _look(made, store, device)
+        sum_ = plans.total(planned)
     title = f"{name}, {request.scale} scale"
     lacking = {name: item for row in made for name, item in row.lacking.items()}
     states = ["lacks data" if item.lacking else "skipped" if item.reason else "run" for item in made]
@@ -233,7 +240,8 @@ def plan_only(request: Request, as_json: bool = False) -> None:
     if as_json:
         lines = [{"row": item.label, "state": state, "reason": str(item.reason or ""), **total} for item, state, total in rows]
         said = {"name": name, "scale": request.scale, "rows": lines, "runs": _runs(made), "total": asdict(sum_)}
-        print(json.dumps(said | {"missing": [asdict(item) for item in lacking.values()]}))
+        timed = {"schedule": simulated.plain(planned, lacking, on)["schedule"]} if on else {}
+        print(json.dumps(said | {"missing": [asdict(item) for item in lacking.values()]} | timed))
     else:
         cells = [
             [item.label, state, *(("", str(item.reason)) if state == "skipped" else (f"{row['todo']} of {row['stages']}", _time(row)))]
@@ -242,5 +250,7 @@ def plan_only(request: Request, as_json: bool = False) -> None:
         header = ["row", "state", "stages to do", "time, or why not"]
         console.table(f"{title}: {table.content}", header, cells, sentences=header[-1:])
         console.note(f"{_runs(made)} runs; {sum_}, those that rows share once")
+        if on:
+            simulated.show(planned, "stages, those that rows share once", on)
     if lacking:
         raise plans.refusal(lacking, title)

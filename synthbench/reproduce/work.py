@@ -24,11 +24,8 @@ def reproduce(request: Request) -> dict[str, Any]:
 
     Raises UserError when no row can be run (DataMissing when that is for lack of data).
     """
-    plans.require_seeds(request.seeds)
-    name, table = find(request.name)
-    request = replace(request, scale=request.scale or default_scale(request))
+    name, table, request, folder = _asked(request)
     store = Store(request.runs.absolute())
-    folder = store.root / "reproductions" / f"{name.replace('/', '-')}-{request.scale}"
     made = items(table, request, folder)
     ready = [item for item in made if item.request]
     if all(item.row not in table.rows for item in ready):  # nothing, or real baselines alone
@@ -57,6 +54,21 @@ def reproduce(request: Request) -> dict[str, Any]:
     write_json(folder / "reproduction.json", found)
     page.write(found, table, made, groups, store, folder)
     return found
+
+
+def requests(request: Request) -> list[run.Request]:
+    """The runs of all rows that can be run; where only images are wanted, as far as these."""
+    _, table, request, folder = _asked(request)
+    found = [item.request for item in items(table, request, folder) if item.request]
+    return [replace(one, until="generate") for one in found] if table.images_only else found
+
+
+def _asked(request: Request) -> tuple[str, Table, Request, Path]:
+    """(the name in full, the table, the request with its scale, where it is kept). Raises UserError."""
+    plans.require_seeds(request.seeds)
+    name, table = find(request.name)
+    request = replace(request, scale=request.scale or default_scale(request))
+    return name, table, request, request.runs.absolute() / "reproductions" / f"{name.replace('/', '-')}-{request.scale}"
 
 
 def _sweep(table: Table, ready: Sequence[Item], store: Store) -> Path:

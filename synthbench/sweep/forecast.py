@@ -9,6 +9,7 @@ from typing import Any
 from synthbench import console
 from synthbench.data.sources import Lacking
 from synthbench.pipeline import plan as plans
+from synthbench.pipeline import rates, simulated
 from synthbench.pipeline.plan import Planned
 from synthbench.pipeline.request import read
 from synthbench.pipeline.steps import Step
@@ -16,21 +17,29 @@ from synthbench.sweep.design import Design, Request, design, label
 from synthbench.sweep.settings import Values
 
 
-def plan(request: Request, as_json: bool = False) -> None:
-    """`--dry-run`: every point, and the stages of all, once each. Raises DataMissing at the end, when data are lacking."""
+def plan(request: Request, as_json: bool = False, on: simulated.Machines | None = None) -> None:
+    """`--dry-run`: every point, and the stages of all, once each; on machines, when. Raises DataMissing at the end, when data are lacking,
+    and UserError for a search on machines."""
     made = design(request)
-    points, planned, lacking = look(made)
+    points, planned, lacking = look(made, simulated.device(on))
+    if on and made.requests:
+        planned = [item for _, own in points for item in own]  # a cluster builds no repetitions, see cli
     about, sum_ = _about(made), plans.total(planned)
     if as_json:
         rows = [{"values": values, **_short(own)} for values, own in points]
         said = {"sweep": made.name, "size": made.size, "seeds": request.seeds, "about": about, "points": rows}
-        print(json.dumps(said | plans.plain(planned, lacking)))
+        print(json.dumps(said | simulated.plain(planned, lacking, on)))
     else:
         lines = [(label(values), *_cells(own)) for values, own in points]
         console.table(f"sweep {made.name}: {about}: {sum_}", ("point", "stages to do", "time"), lines)
-        names = dict.fromkeys(item.step.stage.name for item in planned)
-        stages = [_stage(name, [item for item in planned if item.step.stage.name == name]) for name in names]
-        console.table("stages, those that points share once", ("stage", "times", "cached", "time", "by", "disk"), stages)
+        if on:
+            simulated.show(planned, "stages, those that points share once", on)
+            if request.confirm:
+                console.note("--confirm is not in it: which points are the best is known at the end, and this machine repeats them")
+        else:
+            names = dict.fromkeys(item.step.stage.name for item in planned)
+            stages = [_stage(name, [item for item in planned if item.step.stage.name == name]) for name in names]
+            console.table("stages, those that points share once", ("stage", "times", "cached", "time", "by", "disk"), stages)
         if not made.points:
             console.note(f"the sampler {request.sampler} chooses its points as it goes; corners of the ranges stand for them here")
     if lacking:
@@ -45,7 +54,7 @@ def announce(made: Design) -> None:
     plans.announce(planned, f"sweep {made.name}: {_about(made)}")
 
 
-def look(made: Design) -> tuple[list[tuple[Values, list[Planned]]], list[Planned], dict[str, Lacking]]:
+def look(made: Design, device: rates.Device | None = None) -> tuple[list[tuple[Values, list[Planned]]], list[Planned], dict[str, Lacking]]:
     """(each point with the stages that no point before it has, all stages once with those of the repetitions, the data lacking).
 
     Where a sampler chooses the points, the first corners of its ranges are asked in their place, and the others take as long as these.
@@ -60,7 +69,7 @@ def look(made: Design) -> tuple[list[tuple[Values, list[Planned]]], list[Planned
         steps, lacks = order.steps, order.lacking
         wired.append(steps)
         lacking.update(lacks)
-    found = {item.step.stage.folder: item for item in plans.look(plans.once(wired), made.store)}
+    found = {item.step.stage.folder: item for item in plans.look(plans.once(wired), made.store, device=device)}
     seen: set[Any] = set()
     points = []
     for (values, _, _), steps in zip(asked, wired):
