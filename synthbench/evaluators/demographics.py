@@ -207,6 +207,13 @@ def unbounded(read: np.ndarray, confused: np.ndarray | None) -> np.ndarray:
     return read if confused is None else np.linalg.solve(confused.transpose(0, 2, 1), read[..., None])[..., 0]
 
 
+def unlike(read: np.ndarray, found: np.ndarray, resampled: np.ndarray, confused: np.ndarray, again: np.ndarray) -> float:
+    """How far the shares that are read are from those that people in the shares `found` would be read as; 0 where errors may explain it."""
+    noise = np.mean(apart(resampled, read) ** 2 + apart(found @ again, found @ confused[0]) ** 2) ** 0.5
+    off = float(apart(read, found @ confused[0]))
+    return off if off > 3 * noise else 0.0
+
+
 def kept(people: np.ndarray) -> tuple[np.ndarray, float]:
     """How often two images of a person are of one group, for each who has two (P',); and how often two of different people are."""
     size, divided = people.sum(1), each(people)
@@ -233,6 +240,10 @@ def measured(name: str, counted: Counted, draws: int, random: np.random.Generato
     target = shares(counted.real) if counted.truth is None else counted.truth
     found = corrected(own.mean(0)[None], confused)[0]
     resampled = bootstrap_weights(people, draws, random) @ own / people
+    if confused is not None and again is not None and (off := unlike(own.mean(0), found, resampled, confused, again)):
+        why = f"what is read differs by {100 * off:.0f} points from what any mixture of rendered people would be read as"
+        yield Skipped(f"{why}: the images are not read as rendered ones are, so there are no shares", f"{name}/identities")
+        return
     # half a person at least, as Wilson has it: a group of whom nobody was drawn need not be one of nobody
     errors = np.maximum(unbounded(resampled, again).std(0, ddof=1), 0.5 / (people + 1))
     for group, share, error, of_real in zip(counted.groups, found.tolist(), errors.tolist(), target.tolist()):
