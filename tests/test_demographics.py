@@ -15,6 +15,8 @@ from synthbench.config import Layer, build
 from synthbench.evaluators import demographics
 from synthbench.evaluators.demographics import Counted, Demographics, DemographicsConfig, corrected, kept, measured, table
 from synthbench.evaluators.reader import Reader, features, lesson
+from synthbench.report import parts
+from synthbench.results import further, record
 from synthbench.types import Groups, Score, Skipped, UserError
 from synthbench.world import attributes, renderer
 
@@ -286,3 +288,31 @@ def test_scores_are_plain(tmp_path):
     found = config().evaluate(subject(faces, None), context(tmp_path))
     assert all(type(item.value) is float and type(item.n) is int and type(item.stderr) in (float, type(None)) for item in found)
     assert all(isinstance(item, Score) for item in found)
+
+
+# ---------------------------------------------------------------------------------------------------- what is shown of it
+
+
+def result(generator, volume, *scores):
+    rows = [{"metric": f"demographics/skin/{name}", "value": value, "stderr": 1.0, "n": 9} for name, value in scores]
+    return {"generator": generator, "volume": volume, "scores": rows}
+
+
+def test_tables_show_shares_beside_chance_and_mark_no_best():
+    shown = result("g", "9x9", ("identities/light", 25.0), ("real/light", 80.0), ("distance", 55.0), ("by_chance/distance", 3.0))
+    assert further.people([shown]) == {"demographics/skin/identities/light": "skin: light"}
+    assert list(further.metrics([shown])) == ["demographics/skin/distance"]
+    assert further.higher_is_better("demographics/skin/distance") is None and further.higher_is_better("groups/x/std") is False
+    assert record.cell(shown, "demographics/skin/distance", 1) == "55.0 ±1.0 (3.0)"
+    assert record.cell(shown, "demographics/skin/identities/light", 1) == "25.0 ±1.0"
+    own = result("real", "all", ("identities/light", 80.0), ("distance", 0.0))
+    assert record.cell(own, "demographics/skin/distance") == "-"  # the real set from itself
+    assert record.cell(own, "demographics/skin/identities/light", 1) == "80.0 ±1.0"
+
+
+def test_a_report_has_the_groups_and_what_the_reader_is_off_by():
+    read = (("identities/light", 25.0), ("images/light", 26.0), ("real/light", 80.0), ("consistency", 70.0), ("reader_error", 4.0))
+    (table,) = parts.people({"one": result("g", "9x9", *read), "real": result("real", "all", ("identities/light", 80.0))})
+    assert table.rows == [["one", "light", "25.0 ±1.0", "26.0 ±1.0", "80.0 ±1.0"], ["real", "light", "80.0 ±1.0", "-", "-"]]
+    assert "one: 70.0 ±1.0" in table.caption and "off by as much on the real set: one 4.0" in table.caption
+    assert not list(parts.people({"one": result("g", "9x9")}))
