@@ -143,7 +143,8 @@ class Demographics(Evaluator[DemographicsConfig]):
             given = np.concatenate([found for _, (found,) in raw_parts(network, faces, rows=some)])
             require_finite(given, f"what {network.name} gives")
             tables.append(table(faces.identity[some], given.argmax(1), groups))
-        return Counted(groups, *tables)
+        own, real = tables
+        return Counted(groups, own, real)
 
     def by_reader(self, name: str, reader: Reader, subject: Subject, sides: Sides, random: np.random.Generator) -> Counted:
         tables, known = [], subject.real.known[name]
@@ -151,7 +152,8 @@ class Demographics(Evaluator[DemographicsConfig]):
             some = drawn(faces, rows, self.config.people, random)
             tables.append(table(faces.identity[some], reader.read(features(faces, embeddings, some)), known.names))
         truth = shares(table(subject.real.identity, known.number, known.names))
-        return Counted(known.names, *tables, truth, reader.confusion)
+        own, real = tables
+        return Counted(known.names, own, real, truth, reader.confusion)
 
 
 Sides = Sequence[tuple["FaceSet", np.ndarray]]  # the set and the real one, with the rows that count
