@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from synthbench.config import Settings
-from synthbench.types import FaceBatch, Progress, Score, Skipped, Slot, UserError, Volume
+from synthbench.types import FaceBatch, Groups, Progress, Score, Skipped, Slot, UserError, Volume
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,6 +97,10 @@ class Generator(ABC, Generic[C]):
     def names(self, context: Context) -> Sequence[str]:
         """What the identities are called where they come from, by number; empty for people who are nobody elsewhere."""
         return ()
+
+    def known(self, volume: Volume, context: Context) -> Mapping[str, Groups]:
+        """What is known of who is on the images of `volume`, in their order: groups by attribute, where the generator renders people."""
+        return {}
 
     def networks(self, resolution: int, dim: int) -> Mapping[str, tuple[nn.Module, tuple[Any, ...]]]:
         """The networks of this config by name, and what `forward` takes for one image: `synthbench show` counts their size.

@@ -10,19 +10,35 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from synthbench.config import Layer, Settings, build, config_path, located, merge, read_layer
+from synthbench.config import Layer, Settings, build, config_path, did_you_mean, located, merge, read_layer
 from synthbench.data import sources
-from synthbench.data.catalogue import WORLD
+from synthbench.data.catalogue import WORLD, WORLD_GROUPS
 from synthbench.types import UserError
 
 
 class WorldFaces(Settings):
     """Rendered people of one part of the embedded world."""
 
+    late = ("shares",)
+
     world: Literal["train", "judge"]
     identities: int = Field(ge=2)
     images: int = Field(ge=1)  # per identity
     seed: int = 0
+    shares: dict[str, dict[str, float]] = {}  # attribute: {group: share}, of people (skin, sex) or of images (age, glasses)
+
+    @field_validator("shares")
+    @classmethod
+    def _whole(cls, shares: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+        for name, share in shares.items():
+            if name not in WORLD_GROUPS:
+                raise ValueError(f"the embedded world has no attribute {name!r}{did_you_mean(name, WORLD_GROUPS, show_all=True)}")
+            groups = WORLD_GROUPS[name]
+            if set(share) != set(groups):
+                raise ValueError(f"{name} must give a share to each of {', '.join(groups)}, and to no other group")
+            if min(share.values()) < 0 or abs(sum(share.values()) - 1) > 1e-6:
+                raise ValueError(f"{name}: shares must be 0 or more and add up to 1, not {sum(share.values()):g}")
+        return shares
 
 
 class SourceFaces(Settings):

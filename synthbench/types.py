@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 
@@ -97,6 +98,13 @@ class Volume:
 
     def __repr__(self) -> str:
         return f"<volume {self.name}: {self.images:,} images of {self.identities:,} identities>" if self.blocks else "<volume all>"
+
+
+class Groups(NamedTuple):
+    """Which group each of N images is in, of those of one attribute of people."""
+
+    names: tuple[str, ...]
+    number: np.ndarray  # (N,) int64, which of `names`
 
 
 @dataclass(frozen=True)

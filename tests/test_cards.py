@@ -123,7 +123,7 @@ def test_completion_knows_names_and_imports_no_plugin(tmp_path: Path) -> None:
     cases = (
         ("synthbench run cemi", {"cemiface", "cemiface_gpu"}, 2),
         ("synthbench run id", {"id3pm", "idiffface"}, 2),
-        ("synthbench run cemiface --protocol d", {"demo", "demo-hard"}, 4),
+        ("synthbench run cemiface --protocol d", {"demo", "demo-hard", "demo-unbalanced"}, 4),
         ("synthbench export ", {"latest", "cemiface-1"}, 2),
         ("synthbench show rec", {"recipe"}, 2),
     )

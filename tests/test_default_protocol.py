@@ -68,8 +68,8 @@ def test_a_request_for_photographs_or_full_scale_must_name_its_protocol(
             call(request)
         lines = str(error.value).splitlines()
         names = [line.split(":")[0].strip() for line in lines[1:]]
-        assert names == ["--protocol demo", "--protocol demo-hard", "--protocol paper", "--protocol photos"]
-        assert all("rendered faces" in line and "minutes on two cores" in line for line in lines[1:3]) and "lacks casia-webface" in lines[3]
+        assert names == ["--protocol demo", "--protocol demo-hard", "--protocol demo-unbalanced", "--protocol paper", "--protocol photos"]
+        assert all("rendered faces" in line and "minutes on two cores" in line for line in lines[1:4]) and "lacks casia-webface" in lines[4]
     assert default_protocol.choose("demo", generator, settings, volume)[0].name == "demo"  # when it is asked for
     assert not Path("r").exists()
 

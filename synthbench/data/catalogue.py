@@ -55,6 +55,12 @@ class Entry:
 
 
 WORLD = "world-"  # begins the names of benchmarks of the embedded world, which nobody registers
+WORLD_GROUPS = {  # groups of people of the embedded world, by attribute
+    "skin": ("light", "medium", "brown", "dark"),
+    "sex": ("feminine", "masculine"),
+    "age": ("younger", "older"),
+    "glasses": ("worn", "none"),
+}
 CATALOGUE = {
     source.name: source
     for source in (

@@ -20,7 +20,7 @@ from synthbench.data.readers import read_registered, read_source, source_digest
 from synthbench.data.shards import ShardWriter, damaged, index, read_shards
 from synthbench.store import is_texts, read_json, write_json, writing
 from synthbench.system import locked
-from synthbench.types import FaceBatch, Progress, UserError
+from synthbench.types import FaceBatch, Groups, Progress, UserError
 
 __all__ = ["FaceSet", "ShardWriter", "import_faces", "open_faces", "read_source", "source_digest"]
 
@@ -33,6 +33,7 @@ class FaceSet:
     identity: (N,) int64, dense 0..identities-1 in the order of the source's labels; all -1 when the faces are unlabelled (pair sets).
     columns: per image, each (N,): sample, m, similarity, real, ...; label2 is an identity too and made dense like `identity`
     names: of each identity in the source ("07201"), or its label as text.
+    known: what is known of who is shown, groups (N,) by attribute; of rendered sets, and only where the pipeline opened them.
     digest: SHA-256 over size, identities (soft labels too, where there are) and pixels, in order; the same for the same faces however
         they are stored.
     """
@@ -44,6 +45,7 @@ class FaceSet:
         self.identity = identity
         self.names = list(names)
         self.columns = dict(columns)
+        self.known: Mapping[str, Groups] = {}
         self.resolution = int(images.shape[1])
         self.digest = digest
 

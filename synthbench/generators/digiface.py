@@ -10,7 +10,7 @@ fixed; so here each image is augmented once, when it is made. The released image
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from pydantic import Field
@@ -21,8 +21,8 @@ from synthbench.diffusion import process
 from synthbench.plugin import Context, Generator, Traits
 from synthbench.recognition import augment
 from synthbench.seeds import derive, torch_generator
-from synthbench.types import FaceBatch, Slot
-from synthbench.world import heads, renderer
+from synthbench.types import FaceBatch, Groups, Slot, Volume
+from synthbench.world import attributes, heads, renderer
 
 BATCH = 256  # faces rendered at a time
 PART = "generator"  # of the embedded world; another seed than other generators have, so that the people are others too
@@ -83,6 +83,10 @@ class DigiFace(Generator[Config]):
     )
     tiny = {"sample": {"set_size": 2}}
 
+    def known(self, volume: Volume, context: Context) -> Mapping[str, Groups]:
+        identity, number = torch.tensor(self.slots(volume, context)).unbind(1)
+        return attributes.groups(*dressed(self.config.sample, identity, number, number // self.config.sample.set_size, context.seed))
+
     def generate(self, slots: Sequence[Slot], context: Context) -> Iterator[FaceBatch]:
         """Columns: accessory_set, the number of the set that is worn."""
         sample = self.config.sample
@@ -133,6 +137,11 @@ WORN = (
 
 def render(sample: Sample, identity: Tensor, number: Tensor, outfit: Tensor, resolution: int, seed: int) -> Tensor:
     """Faces (B, 3, resolution, resolution) uint8 of the people `identity` in their accessories `outfit`, image `number`; all (B,)."""
+    return renderer.render(*dressed(sample, identity, number, outfit, seed), resolution)
+
+
+def dressed(sample: Sample, identity: Tensor, number: Tensor, outfit: Tensor, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """People and scene of the images of `render`."""
     own = derive(seed, "digiface")
     people = renderer.draw(renderer.PERSON, PART, identity, torch.zeros_like(identity), own, renderer.IDENTITY_SPREAD)
     scene = renderer.nuisance(PART, identity, number, own)
@@ -150,7 +159,7 @@ def render(sample: Sample, identity: Tensor, number: Tensor, outfit: Tensor, res
     scene |= {"hat": has["headwear"].float()} | {name: wardrobe[name] for name in WARDROBE if name.startswith("hat_")}
     people[:, list(renderer.PERSON).index("hair_light")] += wardrobe["hair_light"]
     people[:, list(renderer.PERSON).index("blush")] += 0.3 * scene["makeup"]
-    return renderer.render(people, scene, resolution)
+    return people, scene
 
 
 def angle(u: Tensor, limit: float) -> Tensor:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from pydantic import Field
 
 from synthbench.config import Settings
 from synthbench.plugin import Context, Generator, Traits
-from synthbench.types import FaceBatch, Slot
-from synthbench.world import renderer
+from synthbench.types import FaceBatch, Groups, Slot, Volume
+from synthbench.world import attributes, renderer
 
 
 class Sample(Settings):
@@ -28,6 +28,11 @@ class Procedural(Generator[Config]):
 
     Config = Config
     traits = Traits(licence="MIT", new_identities=True, finite=False)
+
+    def known(self, volume: Volume, context: Context) -> Mapping[str, Groups]:
+        identity, sample = torch.tensor(self.slots(volume, context)).unbind(1)
+        scene = renderer.nuisance("generator", identity, sample, context.seed, difficulty=self.config.sample.difficulty)
+        return attributes.groups(renderer.people_of("generator", identity, context.seed), scene)
 
     def generate(self, slots: Sequence[Slot], context: Context) -> Iterator[FaceBatch]:
         for start in range(0, len(slots), 256):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from synthbench import console
 from synthbench.config import Settings
 from synthbench.data.finite import rows_of, slots_of, taken
 from synthbench.plugin import Context, Generator, Traits
-from synthbench.types import FaceBatch, Slot, Volume
+from synthbench.types import FaceBatch, Groups, Slot, Volume
 
 
 class RealConfig(Settings):
@@ -34,6 +34,14 @@ class Real(Generator[RealConfig]):
         if said := taken(slots, counts):
             console.note(f"the real set: {said}")
         return slots
+
+    def known(self, volume: Volume, context: Context) -> Mapping[str, Groups]:
+        if not context.faces.known:
+            return {}
+        identity = context.faces.identity
+        slots = slots_of(volume, np.bincount(identity, minlength=context.faces.identities), "the real set")
+        ((_, rows),) = rows_of(slots, identity, len(slots))
+        return {name: Groups(found.names, found.number[rows]) for name, found in context.faces.known.items()}
 
     def generate(self, slots: Sequence[Slot], context: Context) -> Iterator[FaceBatch]:
         for part, rows in rows_of(slots, context.faces.identity, context.batch_size):

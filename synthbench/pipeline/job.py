@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,13 +23,13 @@ from synthbench.pipeline import checks, cost, divided, learning, parts
 from synthbench.pipeline.fixed import Fixed
 from synthbench.pipeline.loading import load_generator
 from synthbench.pipeline.parts import Finished
-from synthbench.pipeline.steps import Step, batches_of, people, require_batch, run_evaluators
+from synthbench.pipeline.steps import Step, batches_of, open_real, people, require_batch, run_evaluators
 from synthbench.plugin import Context, Traits
 from synthbench.protocol import Protocol, WorldFaces
 from synthbench.results import lookup, record
 from synthbench.store import Store, content_key
 from synthbench.training.crew import at_work
-from synthbench.types import FaceBatch, Progress, Slot, UserError, Volume
+from synthbench.types import FaceBatch, Groups, Progress, Slot, UserError, Volume
 
 if TYPE_CHECKING:
     import torch
@@ -169,9 +169,7 @@ class Job(Fixed):
         return own | {name: step for part in self.parts.values() for name, step in part.learnt.items()}
 
     def context(self, folder: Path, seed: int, progress: Progress, inputs: dict[str, Path]) -> Context:
-        from synthbench.data.faces import open_faces
-
-        faces = open_faces(self.real.stage.folder)
+        faces = open_real(self.protocol.real, self.real.stage.folder)
         self.check(faces.identities)
         return Context(
             out=folder,
@@ -284,6 +282,15 @@ class Job(Fixed):
             "images_per_second": round((made[done] - made[begun]) / max(time.monotonic() - start, 1e-3), 1),
         }
 
+    def _known(self, seed: int, real: FaceSet, inputs: dict[str, Path], folder: Path, images: int) -> Mapping[str, Groups]:
+        """What is known of who is on the images of the set."""
+        context = Context(folder, seed, self.protocol.resolution, self.device, real, None, inputs)  # type: ignore[arg-type]
+        known = self.generator.known(self.volume, context)
+        for name, groups in known.items():
+            if groups.number.shape != (images,):
+                raise UserError(f"generator {self.short_name}: known[{name!r}] is {groups.number.shape}; it must be {(images,)}")
+        return known
+
     def steps(self, seed: int) -> list[Step]:
         """Every stage of the run with this seed, in order, with those of the real baseline."""
         protocol, traits = self.protocol, self.generator.traits
@@ -342,9 +349,12 @@ class Job(Fixed):
             from synthbench.plugin import Subject
 
             inquiries = inputs.get("enroll", Path()) / "inquiries"
+            real = open_real(self.protocol.real, self.real.stage.folder)
+            faces = open_faces(made[-1].stage.folder)
+            faces.known = self._known(seed, real, inputs, folder, len(faces))
             subject = Subject(
-                faces=open_faces(made[-1].stage.folder),
-                real=open_faces(self.real.stage.folder),
+                faces=faces,
+                real=real,
                 judge=self.network("judge"),
                 recognizer=load_encoder(recognizer.stage.folder).to(self.device),
                 benchmarks=[open_pairs(self.benchmarks.stage.folder / name) for name in self.protocol.benchmarks],

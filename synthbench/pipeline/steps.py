@@ -25,6 +25,7 @@ from synthbench.store import Stage, Store, append, content_key, read_json, write
 from synthbench.types import FaceBatch, Progress, Score, Skipped, Slot, UserError
 
 if TYPE_CHECKING:
+    from synthbench.data.faces import FaceSet
     from synthbench.data.pairs import PairSet
     from synthbench.models.encoder import Encoder
     from synthbench.recognition.trainer import Step as TrainerStep
@@ -65,9 +66,10 @@ def faces_step(store: Store, resolution: int, name: str, faces: Faces) -> Step:
     if isinstance(faces, WorldFaces):
         from synthbench.world.renderer import VERSION
 
-        key = content_key({"stage": "faces", "world": faces.model_dump(), "renderer": VERSION, "resolution": r})
+        key = content_key({"stage": "faces", "world": faces.for_key(), "renderer": VERSION, "resolution": r})
         count = faces.identities * faces.images
         work = f"embedded world, {faces.identities:,} people x {faces.images}, {r} px"
+        work += "".join(f"; {name}: {_listed(share)}" for name, share in faces.shares.items())
         return _faces(store.stage(name, key), work, functools.partial(_render_faces, faces, r), f"render world {r}", count, r)
     source = sources.find(faces.source, "faces")
     if source.stamp and not source.identities:  # registered; a stand-in says nothing
@@ -76,6 +78,24 @@ def faces_step(store: Store, resolution: int, name: str, faces: Faces) -> Step:
             "per person. What has no labels can be learnt from by generators that need none (train.faces) and be inquiries (enroll.source)"
         )
     return import_step(store, r, name, source, faces.exclude, skip_damaged=faces.skip_damaged)
+
+
+def _listed(share: dict[str, float]) -> str:
+    return ", ".join(f"{100 * part:g} % {group}" for group, part in share.items())
+
+
+def open_real(faces: Faces, folder: Path) -> FaceSet:
+    """The set of real faces in the folder of its stage, with what is `known` of rendered people."""
+    import torch
+
+    from synthbench.data.faces import open_faces
+    from synthbench.world import attributes
+
+    found = open_faces(folder)
+    if isinstance(faces, WorldFaces):
+        slot = torch.arange(faces.identities * faces.images)
+        found.known = attributes.groups(*attributes.drawn(faces.world, slot // faces.images, slot % faces.images, faces.seed, faces.shares))
+    return found
 
 
 def people(faces: Faces) -> int | None:
@@ -142,14 +162,15 @@ def _render_faces(faces: WorldFaces, resolution: int, folder: Path, progress: Pr
 
     from synthbench.data.faces import open_faces
     from synthbench.data.shards import ShardWriter
-    from synthbench.world import renderer
+    from synthbench.world import attributes, renderer
 
     total, chunk = faces.identities * faces.images, 256
     writer = ShardWriter(folder)
     for first in range(writer.done, total, chunk):
         slot = torch.arange(first, min(first + chunk, total))
         identity, sample = slot // faces.images, slot % faces.images
-        writer.write(FaceBatch(renderer.faces(faces.world, identity, sample, resolution, seed=faces.seed), identity))
+        shown = renderer.render(*attributes.drawn(faces.world, identity, sample, faces.seed, faces.shares), resolution)
+        writer.write(FaceBatch(shown, identity))
         progress(first + len(slot), total)
     writer.finish()
     open_faces(folder)

@@ -165,14 +165,14 @@ def columns(benchmarks: Sequence[str], apart: Mapping[str, str] | None = None) -
     """Columns of the table of results, in the form of comparison.json. `apart`: those that only some protocols have, `further.metrics`."""
     named = [(SHORT.get(name, name), f"verification/{name}/accuracy", 1, 1.0) for name in benchmarks]
     groups = [(title, metric, 2, 1.0) for metric, title in (apart or {}).items()]
-    lower = ("gap_to_real", "fd/", "groups/")
+    lower = ("gap_to_real", "fd/")
     return [
         {
             "metric": metric,
             "title": title.removesuffix(" %"),
             "unit": UNITS.get(title, "%" if metric.startswith("verification/") else ""),
             "digits": digits,
-            "higher_is_better": None if metric in NEITHER else not metric.startswith(lower),
+            "higher_is_better": None if metric in NEITHER else further.higher_is_better(metric) and not metric.startswith(lower),
             "scale": scale,
             "group": "accuracy" if metric.startswith(("verification/", "gap_to_real/")) else "data",
         }

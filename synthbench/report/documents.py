@@ -32,6 +32,7 @@ def run_document(run: Run, photographs: bool = False) -> Document:
         both = [result["baseline"], result] if result["baseline"] else [result]
         labelled = {str(row["label"]): item for row, item in zip(table["rows"], both)}
         yield from parts.groups(labelled)
+        yield from parts.people(labelled)
         yield from parts.templates(labelled)
         base = {table["rows"][0]["label"]: run.pairs(baseline=True)} if result["generator"] != "real" else {}
         yield from parts.roc({run.label: run.pairs(), **base})
@@ -102,7 +103,8 @@ def comparison_document(comparison: Mapping[str, Any], store: Store, photographs
         cards = {str(row["label"]): row["scorecard"] for row in comparison["rows"] if row.get("scorecard")}
         if cards:
             yield Fold("Seven requirements", list(parts.requirements(cards)))
-        for title, blocks in (("Groups of people", parts.groups(measured)), ("Template sets", parts.templates(measured))):
+        apart = {"Groups of people": parts.groups, "People of the sets": parts.people, "Template sets": parts.templates}
+        for title, blocks in ((title, make(measured)) for title, make in apart.items()):
             for block in blocks:
                 yield Fold(title, [block])
 

@@ -83,6 +83,27 @@ def groups(results: Mapping[str, dict[str, Any]]) -> Iterator[Block]:
         yield Grid(caption, ["", "group", *KINDS.values()], rows)
 
 
+def people(results: Mapping[str, dict[str, Any]]) -> Iterator[Block]:
+    """Who is in the sets: shares of each group beside the real set's, and whether people keep their group."""
+    for name in dict.fromkeys(metric.split("/")[1] for metric in further.people(results.values())):
+        root = f"demographics/{name}"
+        groups = [metric.split("/")[3] for metric in further.people(results.values()) if metric.startswith(f"{root}/")]
+        rows = [
+            [label, group, *(cell(result, f"{root}/{kind}/{group}", 1) for kind in ("identities", "images", "real"))]
+            for label, result in results.items()
+            for group in groups
+        ]
+        kept = "; ".join(
+            f"{label}: {cell(result, f'{root}/consistency', 1)}, the real set {cell(result, f'{root}/real_consistency', 1)}"
+            for label, result in results.items()
+        )
+        found = {label: values(result, f"{root}/reader_error") for label, result in results.items()}
+        read = [f"{label} {number(scores[0]['value'], 1)}" for label, scores in found.items() if scores]
+        wrong = f" Told by a reader, which is off by as much on the real set: {'; '.join(read)}." if read else ""
+        caption = f"People by group, {name}, %. Two images of a person are of one group (chance): {kept}.{wrong}"
+        yield Grid(caption, ["", "group", "people", "images", "people of the real set"], rows)
+
+
 def templates(results: Mapping[str, dict[str, Any]]) -> Iterator[Block]:
     """What was measured of template sets, a table for each. `results`: run.json by label."""
     for name in dict.fromkeys(name for result in results.values() for name in further.searched(result)):

@@ -117,7 +117,7 @@ def side_by_side(
         same_pairs(whole[0].own[0], item.own[0])
     found = differences(entries, benchmarks)
     apart = further.metrics(item.result for item in entries)
-    columns = _columns(benchmarks, apart)
+    columns = _columns(benchmarks, apart, further.people(item.result for item in entries))
     cells = {item.run: {column.metric: cell(stores[item.run], item, column.metric, benchmarks) for column in columns} for item in entries}
     pictured = {item.run: lookup.photographs(stores[item.run], item.result) for item in entries}
     for item in entries:
@@ -177,11 +177,12 @@ def _benchmarks(result: Result) -> list[str]:
     return [name for name in dict.fromkeys(names) if name != "avg"]
 
 
-def _columns(benchmarks: Sequence[str], apart: Mapping[str, str]) -> list[Column]:
+def _columns(benchmarks: Sequence[str], apart: Mapping[str, str], people: Mapping[str, str]) -> list[Column]:
     each = [Column(f"verification/{name}/accuracy", SHORT.get(name, name), "%", 1, True, group="accuracy") for name in benchmarks]
     average = [Column(AVG, "AVG", "%", 2, True, group="accuracy"), Column(GAP, "gap to real", "points", 2, False, group="accuracy")]
     groups = [Column(metric, title, higher_is_better=further.higher_is_better(metric)) for metric, title in apart.items()]
-    return [*each, *average, *groups, *MEASURED, *COSTS]
+    shares = [Column(metric, title, "%", 1, group="people") for metric, title in people.items()]
+    return [*each, *average, *groups, *shares, *MEASURED, *COSTS]
 
 
 def cell(store: Store, item: Entry, metric: str, benchmarks: Sequence[str]) -> dict[str, Any] | None:

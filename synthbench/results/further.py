@@ -1,4 +1,4 @@
-"""Columns that only some protocols have: how far groups of people lie apart, and template sets; in brackets what chance has."""
+"""Columns that only some protocols have: how far groups lie apart, who is in the set, template sets; in brackets what chance has."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 Result = Mapping[str, Any]  # of which only the scores are read
 GROUPS = {"std": "std by group (chance)", "skewed_error_ratio": "SER (chance)", "fmr_ratio": "FMR ratio (chance)"}
+DEMOGRAPHICS = {"distance": "shares off real % (chance)"}
 TEMPLATES = {
     "rank_1": "rank-1 % (chance)",
     "tpir_at_fpir_1e-1": "TPIR@FPIR 0.1 % (chance)",
@@ -18,16 +19,18 @@ NOTES = {
     "groups": "std by group: of the groups' accuracies, in points; SER: errors of the worst group over those of the best, each with a "
     "threshold of its own; FMR ratio: false matches of the worst over those of the best at one threshold for all; in brackets what groups "
     "at random have",
+    "demographics": "shares off real: people in a hundred who would have to be of another group for the set to have the real set's shares; "
+    "in brackets what as many people drawn from the real set are off; near is to repeat the real set, fair or not, so none is best",
     "templates": "rank-1: people who come first of a gallery; TPIR: who do so above the threshold that 1 in 10 or in 100 strangers reach; "
     "TAR: pairs of templates of one person accepted where 1 in 10,000 impostors is; ± over people",
 }
 
 
 def metrics(results: Iterable[Result]) -> dict[str, str]:
-    """Title by metric of what was measured of each set of groups and of templates."""
+    """Title by metric of what was measured of each set of groups, attribute of people and template set."""
     found = dict.fromkeys(score["metric"] for result in results for score in result["scores"])
     titles: dict[str, str] = {}
-    for kind, known in (("groups", GROUPS), ("templates", TEMPLATES)):
+    for kind, known in (("groups", GROUPS), ("demographics", DEMOGRAPHICS), ("templates", TEMPLATES)):
         parts = {metric: metric.split("/") for metric in found if metric.startswith(f"{kind}/")}
         several = len({part[1] for part in parts.values()}) > 1
         shown = {metric: part for metric, part in parts.items() if len(part) == 3 and part[2] in known}
@@ -41,8 +44,15 @@ def notes(shown: Iterable[str]) -> list[str]:
     return [note for kind, note in NOTES.items() if kind in kinds]
 
 
-def higher_is_better(metric: str) -> bool:
-    return not metric.startswith("groups/")
+def people(results: Iterable[Result]) -> dict[str, str]:
+    """Title by metric of the shares of people in each group."""
+    found = dict.fromkeys(score["metric"] for result in results for score in result["scores"])
+    parts = {metric: metric.split("/") for metric in found if metric.startswith("demographics/")}
+    return {metric: f"{part[1]}: {part[3]}" for metric, part in parts.items() if len(part) == 4 and part[2] == "identities"}
+
+
+def higher_is_better(metric: str) -> bool | None:
+    return None if metric.startswith("demographics/") else not metric.startswith("groups/")
 
 
 def sets(result: Result) -> dict[str, list[str]]:

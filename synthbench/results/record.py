@@ -58,8 +58,9 @@ def made_of(result: Result) -> str:
 
 
 def values(result: Result, metric: str) -> list[dict[str, Any]]:
-    """The scores called `metric`, one per seed. None for the distance of the real set to itself, an identity, not a measurement."""
-    if metric.startswith("fd/") and result["generator"] == "real" and result["volume"] == "all":
+    """The scores called `metric`, one per seed. None for a distance of the real set to itself, an identity, not a measurement."""
+    distance = metric.startswith("fd/") or (metric.startswith("demographics/") and metric.endswith("/distance"))
+    if distance and result["generator"] == "real" and result["volume"] == "all":
         return []
     return [score for score in result["scores"] if score["metric"] == metric]
 
@@ -110,6 +111,9 @@ def show(results: list[Result], benchmarks: Iterable[str]) -> None:
     rows[:0] = [[UNTRAINED, *lowest]] if any(item != "-" for item in lowest) else []
     title, header = f"{results[-1]['protocol']}: {results[-1]['title']}", ["", *(column[0] for column in columns)]
     console.table(title, header, rows, breaks=("gap to real", *(name for name, *_ in sets[-1:])))
+    if people := further.people(results):
+        rows = [[name, *(cell(item, metric, 1) for metric in people)] for name, item in zip(names, results)]
+        console.table("people of the set by group, %", ["", *people.values()], rows)
     seeds = results[-1]["seeds"]
     for note in further.notes(metric for _, metric, *_ in apart):
         console.note(note)

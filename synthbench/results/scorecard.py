@@ -62,7 +62,7 @@ def _leakage(result: Result) -> Line:
 
 
 def _bias(result: Result, real: Result) -> Iterator[Line]:
-    shown = {metric: title for metric, title in further.metrics([result]).items() if metric.startswith("groups/")}
+    shown = {metric: title for metric, title in further.metrics([result]).items() if metric.startswith(("groups/", "demographics/"))}
     for metric, title in shown.items():
         yield Line("bias mitigation", title, _told(result, metric, 2, 1.0), _of_real(real, metric, 2, 1.0))
     if not shown:

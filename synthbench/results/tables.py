@@ -92,11 +92,12 @@ def shown(cell: Cell | None, column: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def column_groups(comparison: Comparison) -> list[list[Mapping[str, Any]]]:
-    """The columns of one table, or of two where they are many: accuracies first, the rest below."""
+    """The columns of one table, or of several where they are many: accuracies first, people by group, the rest below."""
     columns = list(comparison["columns"])
     if len(columns) <= WIDEST:
         return [columns]
-    groups = [[column for column in columns if (column.get("group") == "accuracy") == first] for first in (True, False)]
+    apart = {"accuracy": 0, "people": 1}
+    groups = [[column for column in columns if apart.get(column.get("group", ""), 2) == number] for number in range(3)]
     return [group for group in groups if group]
 
 

@@ -32,10 +32,13 @@ def show(comparison: Mapping[str, Any]) -> None:
     header = [tables.heading(column) for column in accuracy]
     header = ["", *header[:1], "interval", *header[1:2], *(["rank"] if ranked else []), *header[2:]]
     console.table(title, header, rows, breaks=("rank" if ranked else header[3],))
-    other = [column for column in columns if column["group"] != "accuracy"]
-    if other:
-        cells_of = [[row["label"], *(cell(row["cells"].get(column["metric"]), column) for column in other)] for row in comparison["rows"]]
-        console.table("the sets, and what they cost", ["", *map(tables.heading, other)], cells_of)
+    people = [column for column in columns if column["group"] == "people"]
+    other = [column for column in columns if column["group"] not in ("accuracy", "people")]
+    for name, some in (("people of the sets by group", people), ("the sets, and what they cost", other)):
+        if some:
+            lines = [(row["label"], row["cells"]) for row in comparison["rows"]]
+            found = [[label, *(cell(cells.get(column["metric"]), column) for column in some)] for label, cells in lines]
+            console.table(name, ["", *map(tables.heading, some)], found)
     _differences(comparison)
     _needs(comparison["rows"])
     _published(comparison)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from synthbench.data.catalogue import WORLD_GROUPS
 from synthbench.types import UserError
 from synthbench.world import renderer
 
@@ -34,7 +35,7 @@ LEFT_RIGHT: dict[str, tuple[dict[str, tuple[float, float]], dict[str, tuple[floa
 }
 ALIKE = ("world-crossage", "world-crosspose")  # impostors of the same group, as in CALFW and CPLFW
 GROUP = ("male", "tone", "hair_light", "hair_length", "beard", "recede")  # what an impostor shares, nearest in standard deviations
-TONES = ("light", "medium", "brown", "dark")  # groups of world-groups: equal parts of the range of `tone`, as many people in each
+TONES = WORLD_GROUPS["skin"]  # groups of world-groups: equal parts of the range of `tone`, as many people in each
 # Of twins two of these differ: shapes of the face that are seen at 32 px, where each moves the pixels by more than one grey level of 256.
 TWIN_FEATURES = ("hairline", "face_width", "brow_y", "eye_gap", "eye_y", "nose_y", "mouth_y", "mouth_width")
 TWIN_STEP = 2.5  # standard deviations between twins, in either feature: as far as nobody leaves the range in which people are drawn

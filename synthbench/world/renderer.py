@@ -140,7 +140,7 @@ FRONTAL |= {"glasses": 1.0, "occlusion": 1.0}  # at or above the share: none
 
 def people(part: str, first: int, count: int, seed: int = 0) -> Tensor:
     """Identity parameters (count, len(PERSON)) of the people first..first+count-1 of a part; columns as in PERSON."""
-    return _people(part, torch.arange(first, first + count), seed)
+    return people_of(part, torch.arange(first, first + count), seed)
 
 
 def nuisance(
@@ -196,10 +196,11 @@ def faces(
     `difficulty` is a factor on the spread of pose, light, expression and the like. Raises UserError for an unknown part.
     """
     identity, sample = torch.as_tensor(identity).long(), torch.as_tensor(sample).long()
-    return render(_people(part, identity, seed), nuisance(part, identity, sample, seed, frontal, difficulty), resolution)
+    return render(people_of(part, identity, seed), nuisance(part, identity, sample, seed, frontal, difficulty), resolution)
 
 
-def _people(part: str, identity: Tensor, seed: int) -> Tensor:
+def people_of(part: str, identity: Tensor, seed: int) -> Tensor:
+    """Identity parameters (B, len(PERSON)) of the people `identity` (B,) of a part."""
     return draw(PERSON, part, identity, torch.zeros_like(identity), seed, IDENTITY_SPREAD)
 
 
