@@ -280,14 +280,14 @@ def _introduced(ray: Any, store: Store) -> list[str]:
 @contextmanager
 def _cluster(where: str) -> Iterator[Any]:
     """Ray, connected. Raises UserError when it is not installed, or nobody answers."""
+    if where != "ray" and not where.startswith("ray://"):
+        raise UserError(f"--on {where}: write here, ray, or ray://HOST:PORT")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # as its next version has it
     try:
         import ray
     except ImportError:
         raise UserError("--on ray needs Ray: pip install 'synthbench[ray]'") from None
-    if where != "ray" and not where.startswith("ray://"):
-        raise UserError(f"--on {where}: write here, ray, or ray://HOST:PORT")
     quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     before = signal.getsignal(signal.SIGTERM)
     try:
