@@ -140,6 +140,10 @@ def test_every_colour_mode_becomes_rgb(mode: str) -> None:
         image = image.quantize(256) if mode == "P" else image.convert(mode)
     out = io.BytesIO()
     image.save(out, "TIFF" if mode in ("CMYK", "YCbCr") else "PNG")
+    try:
+        Image.open(out).load()
+    except OSError:
+        pytest.skip("this Pillow does not read what it wrote (YCbCr, before version 13)")
     found = pixels.decode(out.getvalue(), "x")
     assert found.shape == (16, 16, 3) and found.dtype == np.uint8
     if mode != "1":
