@@ -89,7 +89,7 @@ def test_what_there_is_can_be_seen():
     signature = inspect.signature(synthbench.run)
     options = {option.name for option in cli.commands["run"].params if option.expose_value}
     renamed = {"settings", "tracking"}  # --set, --no-tracking
-    of_commands = {"no_tracking", "dry_run", "as_json", "devices"}  # a notebook is one process
+    of_commands = {"no_tracking", "dry_run", "cluster", "as_json", "devices"}  # a notebook is one process
     assert set(signature.parameters) >= (options - of_commands) | renamed
 
 

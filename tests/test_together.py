@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -41,6 +42,16 @@ def command(runs: str, *words: str, processes: int = 1, torchrun: bool = False) 
     )
     devices = ["--devices", str(processes)] if processes > 1 and not torchrun else []
     return [*start, "-m", "synthbench", "run", *words, "--protocol", "tiny.yaml", "--no-tracking", "--runs", runs, *devices]
+
+
+def pids(runs: str) -> list[int]:
+    """Those of commands with this folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended
+            if f"--runs\0{runs}\0".encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
 
 
 def run(runs: str, *words: str, processes: int = 1, torchrun: bool = False) -> str:
@@ -98,7 +109,8 @@ def test_one_process_two_that_are_killed_and_three_that_go_on_make_the_same_set(
     end = time.monotonic() + 120
     while not list(Path("more").glob("stages/generate/*/part-00000.parquet")) and time.monotonic() < end:
         time.sleep(0.02)
-    subprocess.run(["pkill", "-KILL", "-f", "--", "--runs more"])  # the launcher and all its processes
+    for pid in pids("more"):  # the launcher and all others
+        os.kill(pid, signal.SIGKILL)
     worker.wait()
     assert not list(Path("more").glob("stages/generate/*/manifest.json"))
     run("more", *CEMIFACE, "--until", "generate", processes=3, torchrun=True)
@@ -197,8 +209,7 @@ def test_when_a_process_dies_all_end(here: Path) -> None:
     end = time.monotonic() + 120
     while not list(Path("runs").glob("stages/train/*/metrics.jsonl")) and time.monotonic() < end:
         time.sleep(0.02)
-    others = subprocess.run(["pgrep", "-f", "--", "--runs runs"], capture_output=True, text=True).stdout.split()
-    followers = [pid for pid in map(int, others) if b"RANK=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")]
+    followers = [pid for pid in pids("runs") if b"RANK=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")]
     os.kill(followers[0], signal.SIGKILL)
     said = worker.communicate(timeout=60)[1]
     assert worker.returncode and "Traceback" not in said
