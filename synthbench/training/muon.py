@@ -40,8 +40,8 @@ class Muon(torch.optim.Optimizer):
         momenta = [self.state[parameter].setdefault("momentum", torch.zeros_like(parameter)) for parameter in parameters]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])  # Nesterov's
-        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         for parameter, update in zip(parameters, orthogonal([as_matrix(each) for each in ahead]), strict=True):
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.add_(from_matrix(update, parameter), alpha=-group["lr"] * 0.2 * max(update.shape) ** 0.5)
 
 
