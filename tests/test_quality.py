@@ -67,8 +67,8 @@ def test_ser_fiq_is_by_the_distances_of_embeddings_under_dropout(tmp_path, monke
     faces = Faces(np.repeat(range(5), 4), pixels=pixels(20))
     network = Encoder(Dropping(0.5), resolution=8, dim=6)
     drawn = []
-    embedded = quality.embedded
-    monkeypatch.setattr(quality, "embedded", lambda *of: drawn.append(embedded(*of)) or drawn[-1])
+    embedded = quality.raw_embeddings
+    monkeypatch.setattr(quality, "raw_embeddings", lambda *of, **how: drawn.append(embedded(*of, **how)) or drawn[-1])
     seen = subject(faces, None, judge=Projection(3 * 8 * 8), recognizer=network)
     found = by_name(config(rounds=3).evaluate(seen, context(tmp_path)))
     rounds = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in drawn if x.shape == (20, 6)][:3]  # of the real set, the same faces

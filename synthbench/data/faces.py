@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ class FaceSet:
     columns: per image, each (N,): sample, m, similarity, real, ...; label2 is an identity too and made dense like `identity`
     names: of each identity in the source ("07201"), or its label as text.
     known: what is known of who is shown, groups (N,) by attribute; of rendered sets, and only where the pipeline opened them.
+        `know` finds it out when it is asked for.
     digest: SHA-256 over size, identities (soft labels too, where there are) and pixels, in order; the same for the same faces however
         they are stored.
     """
@@ -45,7 +47,7 @@ class FaceSet:
         self.identity = identity
         self.names = list(names)
         self.columns = dict(columns)
-        self.known: Mapping[str, Groups] = {}
+        self.know: Callable[[], Mapping[str, Groups]] = dict
         self.resolution = int(images.shape[1])
         self.digest = digest
 
@@ -55,6 +57,10 @@ class FaceSet:
     def __repr__(self) -> str:
         columns = f"; columns {', '.join(self.columns)}" if self.columns else ""
         return f"<faces: {len(self):,} images of {self.identities:,} identities, {self.resolution} px{columns}>"
+
+    @functools.cached_property
+    def known(self) -> Mapping[str, Groups]:
+        return self.know()
 
     @property
     def identities(self) -> int:

@@ -25,7 +25,7 @@ from synthbench.data.sources import find
 from synthbench.evaluators.reader import Lesson, Reader, features, lesson
 from synthbench.evaluators.statistics import bootstrap_weights, mean_stderr
 from synthbench.models.embeddings import require_finite
-from synthbench.models.encoder import raw_parts
+from synthbench.models.encoder import raw_embeddings
 from synthbench.plugin import Context, Evaluator, Subject
 from synthbench.seeds import numpy_generator
 from synthbench.types import Score, Skipped, UserError
@@ -140,7 +140,7 @@ class Demographics(Evaluator[DemographicsConfig]):
         tables: list[np.ndarray] = []
         for faces, rows in sides:
             some = drawn(faces, rows, self.config.people, random)
-            given = np.concatenate([found for _, (found,) in raw_parts(network, faces, rows=some)])
+            given = raw_embeddings(network, faces, rows=some)
             require_finite(given, f"what {network.name} gives")
             tables.append(table(faces.identity[some], given.argmax(1), groups))
         own, real = tables

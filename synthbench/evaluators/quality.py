@@ -25,7 +25,7 @@ from synthbench.data.sources import find, registered
 from synthbench.evaluators.pairs import PairResults, open_results
 from synthbench.evaluators.statistics import clustered_stderr
 from synthbench.models.embeddings import unit
-from synthbench.models.encoder import raw_parts
+from synthbench.models.encoder import raw_embeddings
 from synthbench.plugin import Context, Evaluator, Subject
 from synthbench.seeds import numpy_generator
 from synthbench.types import Score, Skipped, UserError
@@ -84,7 +84,7 @@ class Quality(Evaluator[QualityConfig]):
         network = load_checkpoint(entry.path, name=entry.name, **entry.options)
         if network.dim != 1:
             raise UserError(f"evaluators.quality.network: {entry.name} gives {network.dim} numbers an image; quality is one")
-        return lambda faces, rows: embedded(network, faces, rows)[:, 0]
+        return lambda faces, rows: raw_embeddings(network, faces, rows=rows)[:, 0]
 
     def ser_fiq(self, subject: Subject, context: Context) -> Measure:
         """2 sigmoid(-d), d the mean Euclidean distance of unit embeddings of one image under dropout (Terhorst et al., Eq. 1)."""
@@ -98,7 +98,7 @@ class Quality(Evaluator[QualityConfig]):
                 torch.manual_seed(int(numpy_generator(context.seed, "quality", "dropout").integers(2**31)))
                 for module in drops:
                     module.train()
-                drawn = np.stack([unit(embedded(recognizer, faces, rows)) for _ in range(self.config.rounds)], 1)
+                drawn = np.stack([unit(raw_embeddings(recognizer, faces, rows=rows)) for _ in range(self.config.rounds)], 1)
                 for module in drops:
                     module.eval()
             apart = np.array([pdist(embeddings).mean() for embeddings in drawn])
@@ -124,13 +124,8 @@ class Quality(Evaluator[QualityConfig]):
                 )
 
 
-def embedded(network: Encoder, faces: FaceSet, rows: np.ndarray) -> np.ndarray:
-    """Raw embeddings (N, D) float64 of `rows`."""
-    return np.concatenate([found for _, (found,) in raw_parts(network, faces, rows=rows)])
-
-
 def norm_of(network: Encoder) -> Measure:
-    return lambda faces, rows: np.linalg.norm(embedded(network, faces, rows), axis=1)
+    return lambda faces, rows: np.linalg.norm(raw_embeddings(network, faces, rows=rows), axis=1)
 
 
 def beside(name: str, real: np.ndarray, own: np.ndarray, of_real: np.ndarray, people: np.ndarray) -> list[Score | Skipped]:

@@ -18,14 +18,13 @@ from synthbench.config import Settings
 from synthbench.evaluators.pairs import PairResults, far_name, kfold, open_floor, tar_at_far
 from synthbench.evaluators.statistics import mean_stderr
 from synthbench.models.embeddings import require_finite
-from synthbench.models.encoder import raw_parts
+from synthbench.models.encoder import raw_embeddings
 from synthbench.plugin import Context, Evaluator, Subject
 from synthbench.seeds import numpy_generator
 from synthbench.store import write_json
 from synthbench.types import Progress, Score, Skipped, UserError
 
 if TYPE_CHECKING:
-    from synthbench.data.faces import FaceSet
     from synthbench.data.pairs import PairSet
     from synthbench.models.encoder import Encoder
 
@@ -41,13 +40,6 @@ def tar_stderr(distance: np.ndarray, same: np.ndarray, far: float, random: np.ra
         for _ in range(draws)
     ]
     return float(np.std(values, ddof=1))
-
-
-def raw_embeddings(
-    encoder: Encoder, images: FaceSet, mirror: bool = False, batch_size: int = 256, progress: Progress = lambda done, total: None
-) -> np.ndarray:
-    """Raw embeddings (N, D) float64 of all images, or of their mirror images."""
-    return np.concatenate([found for _, (found,) in raw_parts(encoder, images, (mirror,), None, batch_size, progress)])
 
 
 def combine(*views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

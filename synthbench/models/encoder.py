@@ -188,6 +188,18 @@ def raw_parts(
         progress(part.stop, count)
 
 
+def raw_embeddings(
+    encoder: Encoder,
+    images: Images,
+    mirror: bool = False,
+    batch_size: int = 256,
+    progress: Progress = lambda done, total: None,
+    rows: np.ndarray | None = None,
+) -> np.ndarray:
+    """Raw embeddings (N, D) float64 of all images, or of `rows`; `mirror`: of their mirror images."""
+    return np.concatenate([found for _, (found,) in raw_parts(encoder, images, (mirror,), rows, batch_size, progress)])
+
+
 def raw_codes(
     encoder: Encoder, faces: Images, mirrored: bool, path: Path, progress: Progress = lambda done, total: None, batch_size: int = 256
 ) -> Tensor:

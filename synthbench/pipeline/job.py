@@ -351,7 +351,7 @@ class Job(Fixed):
             inquiries = inputs.get("enroll", Path()) / "inquiries"
             real = open_real(self.protocol.real, self.real.stage.folder)
             faces = open_faces(made[-1].stage.folder)
-            faces.known = self._known(seed, real, inputs, folder, len(faces))
+            faces.know = functools.partial(self._known, seed, real, inputs, folder, len(faces))
             subject = Subject(
                 faces=faces,
                 real=real,

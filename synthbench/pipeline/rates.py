@@ -55,7 +55,7 @@ class Rates:
         if not amount:
             return None, "unknown"
         there = self.device if self.device and unit == "GFLOP" else Device(step.label.rpartition(" ")[2])
-        label = re.sub(r" (cpu|cuda|mps)$", f" {there.kind}", step.label)
+        label = _on(there.kind, step.label)
         own = self.seen.get(f"{label} {unit}", []) if not there.name or there.name in gpu_name() else []
         large = [item.rate for item in own if item.amount >= ENOUGH * amount][-LAST:]
         shipped_rate = _reference(label, unit)
@@ -86,10 +86,15 @@ def _typical(rates: list[float], reference: float | None) -> float:
     return statistics.geometric_mean([*rates, reference]) if len(rates) == 1 else statistics.median_low([*rates, reference])
 
 
+def _on(kind: str, label: str) -> str:
+    """The label of the same work on a device of another kind."""
+    return re.sub(r" (cpu|cuda|mps)$", f" {kind}", label)
+
+
 def _reference(label: str, unit: str) -> float | None:
     """Seconds per unit on the machine of reference. What no network does is as fast beside a GPU."""
     known: dict[str, float] = shipped()["seconds"]
-    return known.get(label) or (known.get(re.sub(r" (cuda|mps)$", " cpu", label)) if unit == "images" else None)
+    return known.get(label) or (known.get(_on("cpu", label)) if unit == "images" else None)
 
 
 def _reckoned(label: str, unit: str, gpu: str = "") -> float | None:
@@ -97,7 +102,7 @@ def _reckoned(label: str, unit: str, gpu: str = "") -> float | None:
     if unit == "GFLOP":
         return 1 / speed(label.rpartition(" ")[2], gpu)
     pattern = re.compile(r"(?<= )\d+(?= |$)")
-    plain, side = pattern.sub("*", re.sub(r" (cuda|mps)$", " cpu", label)), pattern.search(label)
+    plain, side = pattern.sub("*", _on("cpu", label)), pattern.search(label)
     for known, rate in shipped()["seconds"].items():
         if side and pattern.sub("*", known) == plain and (other := pattern.search(known)):
             return float(rate) * (int(side[0]) / int(other[0])) ** 2

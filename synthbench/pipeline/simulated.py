@@ -40,6 +40,11 @@ class Machines:
     gpu: str = ""  # a word of rates.yaml; "": as here, else any
 
     @property
+    def total(self) -> int:
+        """GPUs of all, or without GPUs machines."""
+        return self.count * (self.gpus or 1)
+
+    @property
     def abreast(self) -> int:
         """Stages at a time on all of them. A stage takes the cores of a GPU, so that as many have room as there are GPUs, those that need
         none among them; without GPUs the cores are those of this machine."""
@@ -151,6 +156,11 @@ class Schedule:
         return self.machines.abreast * self.makespan
 
     @property
+    def hours(self) -> float:
+        """For which GPUs, or without GPUs machines, are there."""
+        return self.machines.total * self.makespan / 3600
+
+    @property
     def idle(self) -> float:
         return 1 - self.used / self.held if self.held else 0.0
 
@@ -190,7 +200,7 @@ def plain(planned: Sequence[Planned], lacking: Mapping[str, Lacking], on: Machin
             "machines": asdict(on),
             "abreast": on.abreast,
             "makespan": made.makespan,
-            "hours": made.held / 3600 / (1 if on.gpus else on.abreast // on.count),
+            "hours": made.hours,
             "idle": made.idle,
             "limit": made.limit,
             "lower_bound": bool(made.unknown),
@@ -245,8 +255,7 @@ def _kind(name: str, same: Sequence[Planned], made: Schedule) -> tuple[str, ...]
 
 def _summary(made: Schedule) -> list[tuple[str, str, str]]:
     on, least = made.machines, "at least " if made.unknown else ""
-    total = on.count * (on.gpus or 1)
-    hours = total * made.makespan / 3600
+    hours = made.hours
     what = "GPU" if on.gpus else "machine"
     waits = "no stage, or one that needs no GPU" if on.gpus else "no stage"
     limits = {
@@ -262,7 +271,7 @@ def _summary(made: Schedule) -> list[tuple[str, str, str]]:
         (
             f"{what}-hours",
             f"{least}{hours:,.0f}" if hours >= 100 else f"{least}{hours:.2g}",
-            f"{console.counted(total, what)} from the first stage to the last",
+            f"{console.counted(on.total, what)} from the first stage to the last",
         ),
         ("idle", f"{100 * made.idle:.0f} %", f"of that: {waits}"),
         ("critical path", f"{least}{_time(made.least)}", "stages that need one another; no cluster is faster"),

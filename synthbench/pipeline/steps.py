@@ -22,7 +22,7 @@ from synthbench.pipeline.cost import Cost, disk_for
 from synthbench.plugin import Context
 from synthbench.protocol import Faces, WorldFaces
 from synthbench.store import Stage, Store, append, content_key, read_json, write_json
-from synthbench.types import FaceBatch, Progress, Score, Skipped, Slot, UserError
+from synthbench.types import FaceBatch, Groups, Progress, Score, Skipped, Slot, UserError
 
 if TYPE_CHECKING:
     from synthbench.data.faces import FaceSet
@@ -86,16 +86,21 @@ def _listed(share: dict[str, float]) -> str:
 
 def open_real(faces: Faces, folder: Path) -> FaceSet:
     """The set of real faces in the folder of its stage, with what is `known` of rendered people."""
-    import torch
-
     from synthbench.data.faces import open_faces
-    from synthbench.world import attributes
 
     found = open_faces(folder)
     if isinstance(faces, WorldFaces):
-        slot = torch.arange(faces.identities * faces.images)
-        found.known = attributes.groups(*attributes.drawn(faces.world, slot // faces.images, slot % faces.images, faces.seed, faces.shares))
+        found.know = functools.partial(_rendered, faces)
     return found
+
+
+def _rendered(faces: WorldFaces) -> dict[str, Groups]:
+    import torch
+
+    from synthbench.world import attributes
+
+    slot = torch.arange(faces.identities * faces.images)
+    return attributes.groups(*attributes.drawn(faces.world, slot // faces.images, slot % faces.images, faces.seed, faces.shares))
 
 
 def people(faces: Faces) -> int | None:

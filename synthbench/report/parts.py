@@ -85,9 +85,10 @@ def groups(results: Mapping[str, dict[str, Any]]) -> Iterator[Block]:
 
 def people(results: Mapping[str, dict[str, Any]]) -> Iterator[Block]:
     """Who is in the sets: shares of each group beside the real set's, and whether people keep their group."""
-    for name in dict.fromkeys(metric.split("/")[1] for metric in further.people(results.values())):
+    shares = further.people(results.values())
+    for name in dict.fromkeys(metric.split("/")[1] for metric in shares):
         root = f"demographics/{name}"
-        groups = [metric.split("/")[3] for metric in further.people(results.values()) if metric.startswith(f"{root}/")]
+        groups = [metric.split("/")[3] for metric in shares if metric.startswith(f"{root}/")]
         rows = [
             [label, group, *(cell(result, f"{root}/{kind}/{group}", 1) for kind in ("identities", "images", "real"))]
             for label, result in results.items()

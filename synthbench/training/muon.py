@@ -27,7 +27,7 @@ class Muon(torch.optim.Optimizer):
     def step(self) -> None:  # type: ignore[override]
         for group in self.param_groups:
             moved = [parameter for parameter in group["params"] if parameter.grad is not None]
-            moved.sort(key=lambda parameter: sorted(parameter.flatten(1).shape))
+            moved.sort(key=lambda parameter: sorted(as_matrix(parameter).shape))
             if moved:
                 shares = [moved[i::ABREAST] for i in range(ABREAST)]  # alike in work
                 list(side_by_side(partial(self._move, group=group), shares, moved[0].device))
