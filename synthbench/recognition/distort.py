@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from synthbench.data import pixels
+from synthbench.device import send
 
 CORNERS = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])  # (x, y) of an image: its sides are at -1 and 1
 GREY = (0.299, 0.587, 0.114)  # luma, ITU-R 601, as PIL and torchvision
@@ -23,7 +24,7 @@ OPERATIONS = (  # of RandAugment: torchvision's set
 
 def on(tensor: Tensor, like: Tensor) -> Tensor:
     """The CPU tensor `tensor` on the device of `like`, without waiting."""
-    return tensor if like.device.type == "cpu" else tensor.to(like.device, non_blocking=True)
+    return send(tensor, like.device)
 
 
 def put(images: Tensor, rows: Tensor, new: Tensor) -> Tensor:
@@ -103,7 +104,7 @@ def jpeg(images: Tensor, quality: list[int]) -> Tensor:
 def warp(images: Tensor, corners: Tensor) -> Tensor:
     """The quadrangle `corners` (B, 4, 2) of each image, in the order of CORNERS, spread over all of it; bilinear, the edge is held."""
     full = images.shape[-1]
-    x, y = CORNERS.to(corners).unbind(1)
+    x, y = on(CORNERS, corners).to(corners.dtype).unbind(1)
     one, zero = torch.ones_like(x), torch.zeros_like(x)
     u, v = corners.unbind(2)
     to_x = torch.stack([*(item.expand_as(u) for item in (x, y, one, zero, zero, zero)), -x * u, -y * u], -1)
