@@ -9,7 +9,7 @@ import pytest
 import yaml
 from scipy.stats import kendalltau
 
-from synthbench.pipeline import compare, recipes
+from synthbench.pipeline import compare, variants
 from synthbench.results import stability
 from synthbench.types import UserError
 
@@ -56,6 +56,18 @@ def test_alike_generators_have_no_stable_order_and_noise_alone_explains_it():
     assert many["same_recipe"] > found["same_recipe"]
 
 
+def test_judges_agree_as_far_as_their_scores_and_errors_do():
+    random = np.random.default_rng(0)
+    a, b, none = random.normal(size=6), random.normal(size=6), np.zeros(6)
+    exact = stability.accord(np.stack([a, none]), np.stack([b, none]), random)
+    assert exact["tau"] == exact["low"] == exact["high"] == pytest.approx(kendalltau(a, b).statistic) and exact["same_judge"] == 1
+    value = np.arange(6.0)
+    sure, vague = np.stack([value, none + 0.1]), np.stack([value, none + 100])
+    assert stability.accord(sure, sure, random)["low"] == 1
+    lost = stability.accord(vague, vague, random, 4000)
+    assert lost["tau"] == 1 and lost["low"] < -0.5 and lost["high"] > 0.5 and abs(lost["same_judge"]) < 0.05
+
+
 def comparison(*rows):
     """Rows a, b, c beside real; `rows`: (first, second, points, p)."""
     labels = [{"run": name, "label": name.upper(), "generator": name} for name in ("real", "a", "b", "c")]
@@ -71,7 +83,7 @@ def test_differences_that_both_find_one_finds_and_contradict():
 
 def test_what_cannot_be_asked_is_refused(here):
     def ask(names, *recipe):
-        return recipes.requests(compare.Request(names, here / "runs", "4x3", "tiny.yaml"), recipe)
+        return variants.requests(compare.Request(names, here / "runs", "4x3", "tiny.yaml"), "recipe", recipe)
 
     three = ("real", "procedural", "procedural sample.difficulty=2", "cemiface")
     with pytest.raises(UserError, match="give two or more"):
@@ -84,6 +96,9 @@ def test_what_cannot_be_asked_is_refused(here):
     (here / "other" / "recipe.yaml").write_text((here / "recipe.yaml").read_text())
     with pytest.raises(UserError, match="two have one name"):
         ask(three, "recipe.yaml", "other/recipe.yaml")
+    for judge, said in (("adaface_ir101", "or RECIPE:SEED, a network that is trained"), ("recipe.yam:3", "unknown recipe|no file")):
+        with pytest.raises(UserError, match=said):
+            variants.requests(compare.Request(three, here / "runs", "4x3", "tiny.yaml"), "judge", ("world-judge", judge))
 
 
 def test_the_command_compares_under_both_and_says_how_far_they_agree(here):
@@ -108,3 +123,25 @@ def test_the_command_compares_under_both_and_says_how_far_they_agree(here):
     again = CliRunner().invoke(cli, command, catch_exceptions=False)
     assert "is the ranking stable?" in again.stdout and "AVG % under each recipe" in again.stdout
     assert (here / "runs" / "protocols" / "tiny-other.yaml").exists()
+
+
+def test_the_command_asks_two_judges(here):
+    from click.testing import CliRunner
+
+    from synthbench.cli.app import cli
+
+    rows = ["procedural", "procedural sample.difficulty=2", "procedural sample.difficulty=0.5"]
+    command = ["compare", "real", *rows, "--protocol", "tiny.yaml", "--volume", "4x3", "--runs", "runs", "--no-tracking"]
+    command += ["--judges", "recipe.yaml:9,recipe.yaml:8"]
+    told = json.loads(CliRunner().invoke(cli, [*command, "--format", "json"], catch_exceptions=False).stdout)
+    first, second = told["comparisons"]
+    assert [row["cells"][AVG]["value"] for row in first["rows"]] == [row["cells"][AVG]["value"] for row in second["rows"]]
+    title, metric = "intra-class sim.", "separability/intra_class_similarity"
+    for made, scores in zip((first, second), told["stability"]["scores"][title].values()):
+        assert scores == pytest.approx([row["cells"][metric]["value"] for row in made["rows"][1:]])
+    assert first["rows"][1]["cells"][metric]["value"] != second["rows"][1]["cells"][metric]["value"]
+    assert all(-1 <= found["low"] <= found["high"] <= 1 for found in told["stability"]["agreement"])
+    shown = CliRunner().invoke(cli, command, catch_exceptions=False).stdout
+    assert "intra-class sim. by each judge" in shown and "the same judge" in shown
+    with pytest.raises(UserError, match="one question at a time"):
+        CliRunner().invoke(cli, [*command, "--recipes", "a,b"], catch_exceptions=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -26,6 +26,7 @@ from synthbench.cli.options import (
     planned_on,
     spread,
 )
+from synthbench.types import UserError
 
 
 @click.command("compare", short_help="Generators or runs side by side: is the difference real?")
@@ -40,6 +41,7 @@ from synthbench.cli.options import (
 @click.option("--papers/--no-papers", default=True, show_default=True, help="Set published numbers beside.")
 @click.option("--teachers", is_flag=True, help="Rows for E_id, which generators were lent, and for who taught it.")
 @click.option("--recipes", metavar="A,B,...", help="Do it under each of these recipes, and tell how far the ranking is theirs.")
+@click.option("--judges", metavar="A,B,...", help="The same of judges: WEIGHTS, or RECIPE:SEED, trained on the real set.")
 @click.option("--force-incomparable", is_flag=True, help="Print runs that were measured differently apart, instead of refusing.")
 @DEVICE
 @DEVICES
@@ -52,6 +54,7 @@ def compare_command(
     form: str,
     out: Path | None,
     recipes: str | None,
+    judges: str | None,
     dry_run: bool,
     no_tracking: bool,
     devices: int | None,
@@ -66,6 +69,7 @@ def compare_command(
     synthbench compare real "cemiface sample.m=0" "cemiface sample.m=0.5"
     synthbench compare cemiface-200x20-demo-588126a0 procedural --format latex
     synthbench compare real cemiface dcface vec2face --recipes demo,demo_adaface
+    synthbench compare real cemiface dcface vec2face --judges world-judge,demo_encoder:7
     """
     machines = planned_on(dry_run, on, cluster, devices)
     from synthbench.pipeline import compare
@@ -74,17 +78,20 @@ def compare_command(
 
     request = compare.Request(tracking=not no_tracking, **options)
     asked, told = {"": request}, None
-    if recipes is not None:
-        from synthbench.pipeline import recipes as several
+    what: Literal["recipe", "judge"] = "recipe" if judges is None else "judge"
+    if recipes is not None and judges is not None:
+        raise UserError("--recipes and --judges: one question at a time")
+    if (several := judges if recipes is None else recipes) is not None:
+        from synthbench.pipeline import variants
 
-        asked = several.requests(request, [name.strip() for name in recipes.split(",") if name.strip()])
+        asked = variants.requests(request, what, [name.strip() for name in several.split(",") if name.strip()])
     if dry_run:
         for one in asked.values():
             compare.plan(one, form == "json", machines)
         return
     spread(devices, request.device, on=on, requests=lambda: [row for one in asked.values() for row in compare.requests(one)])
-    if recipes is not None:
-        made, told = several.compare_under(asked)
+    if several is not None:
+        made, told = variants.compare_under(what, asked)
     else:
         made = compare.compare(request)
     if form == "json":
@@ -105,7 +112,7 @@ def compare_command(
     if told and form == "table":
         from synthbench.results import terminal
 
-        terminal.show_stability(told)
+        (terminal.show_stability if what == "recipe" else terminal.show_judges)(told)
     if told and out:
         write_json(out / "stability.json", told)
 

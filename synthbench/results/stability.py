@@ -1,8 +1,9 @@
-"""Is the ranking the recipe's? Rank correlation of the same generators under several recipes, and which differences all of them find.
+"""Is the ranking the recipe's, or the judge's? Rank correlation of the same generators under several, and which differences all find.
 
 Kendall's tau over generators: 1 where every pair of them is in the same order under both recipes, -1 where none is, 0 by chance. Its
 interval is a bootstrap over pairs of images, drawn together for all generators and recipes as all meet the same pairs, and over seeds where
 there are several. Noise alone makes two rankings differ: `same_recipe` is the tau that one recipe has with itself on other pairs and seeds.
+A judge changes no accuracy, but what is told of the sets; those scores are drawn anew by their errors, as if each were independent.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import numpy as np
 
 from synthbench.results import inference
 from synthbench.results.comparison import AVG, Entry, entry, rivals
-from synthbench.results.record import Result
+from synthbench.results.record import COLUMNS, Result
 from synthbench.seeds import numpy_generator
 from synthbench.store import Store
 from synthbench.types import UserError
 
 DRAWS = 1000
 LEAST = 3  # generators; two have one order or the other
+JUDGED = {metric: title for title, metric, _, _ in COLUMNS if metric.startswith(("fd/judge", "separability/"))}  # what is the judge's
 
 Tables = Sequence[Sequence[np.ndarray]]  # [generator][benchmark] right or wrong (S, P)
 
@@ -76,10 +78,53 @@ def stability(store: Store, results: Mapping[str, Sequence[Result]], comparisons
         pairs.append({"a": one, "b": other, **found, "generators": len(first), **compared(comparisons[one], comparisons[other])})
     return {
         "recipes": list(results),
-        "rows": [str(row["label"]) for row in next(iter(comparisons.values()))["rows"] if row["generator"] != "real"],
+        "rows": _rows(comparisons),
         "averages": {recipe: [float(np.mean(item.seeds(AVG))) for item in rows] for recipe, rows in entries.items()},
         "agreement": pairs,
     }
+
+
+def _rows(comparisons: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return [str(row["label"]) for row in next(iter(comparisons.values()))["rows"] if row["generator"] != "real"]
+
+
+def judged(store: Store, results: Mapping[str, Sequence[Result]], comparisons: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Of the same rows under each judge, by its name. Raises UserError when no score of a judge is known of three generators."""
+    entries = {judge: rivals([entry(store, result, "") for result in rows]) for judge, rows in results.items()}
+    scores: dict[str, dict[str, list[float | None]]] = {}
+    pairs = []
+    for metric, title in JUDGED.items():
+        known = {judge: [_known(item, metric) for item in rows] for judge, rows in entries.items()}
+        if any(len([one for one in row if one]) < LEAST for row in known.values()):
+            continue
+        scores[title] = {judge: [one[0] if one else None for one in row] for judge, row in known.items()}
+        for one, other in itertools.combinations(results, 2):
+            both = np.array([(*a, *b) for a, b in zip(known[one], known[other]) if a and b]).T  # value and error, by one and by the other
+            if both.size and both.shape[1] >= LEAST:
+                found = accord(both[:2], both[2:], numpy_generator(0, "judges", metric, one, other))
+                pairs.append({"a": one, "b": other, "score": title, "generators": both.shape[1], **found})
+    if not pairs:
+        raise UserError(f"no score of the judges ({', '.join(JUDGED.values())}) is known of {LEAST} generators; the reports say why")
+    return {"judges": list(results), "rows": _rows(comparisons), "scores": scores, "agreement": pairs}
+
+
+def _known(item: Entry, metric: str) -> tuple[float, float] | None:
+    """A score, mean over seeds, and its error; 0 where none is known."""
+    if not (seeds := item.seeds(metric)):
+        return None
+    found = inference.estimate(seeds, item.stderr(metric))
+    return found.value, found.error.stderr if found.error else 0.0
+
+
+def accord(a: np.ndarray, b: np.ndarray, random: np.random.Generator, draws: int = DRAWS) -> dict[str, float]:
+    """tau of scores and errors (2, G) by two judges with its interval, and the tau of each with itself that noise leaves, a mean."""
+
+    def again(scores: np.ndarray) -> np.ndarray:
+        return random.normal(scores[0], scores[1], (draws, scores.shape[1]))
+
+    low, high = np.quantile(tau(again(a), again(b)), [0.5 - inference.LEVEL / 2, 0.5 + inference.LEVEL / 2])
+    itself = [tau(again(scores), again(scores)).mean() for scores in (a, b)]
+    return {"tau": float(tau(a[0], b[0])), "low": float(low), "high": float(high), "same_judge": float(np.mean(itself))}
 
 
 def compared(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:

@@ -132,6 +132,23 @@ def show_stability(told: Mapping[str, Any]) -> None:
     )
 
 
+def show_judges(told: Mapping[str, Any]) -> None:
+    """How far what is told of the rows is the judge's."""
+    for title, scores in told["scores"].items():
+        lines = [[row, *("-" if one is None else f"{one:.3f}" for one in by)] for row, by in zip(told["rows"], zip(*scores.values()))]
+        console.table(f"{title} by each judge", ["", *scores], lines)
+    header = ["score", "judges", "generators", "Kendall's tau", "interval", "the same judge"]
+    lines = []
+    for found in told["agreement"]:
+        numbers = [f"{found['tau']:.2f}", f"{found['low']:.2f} to {found['high']:.2f}", f"{found['same_judge']:.2f}"]
+        lines.append([found["score"], f"{found['a']}, {found['b']}", str(found["generators"]), *numbers])
+    console.table("is the ranking stable?", header, lines)
+    console.note(
+        "tau: 1 the same order, 0 chance; interval (95 %): scores drawn by their errors, each by itself; the same judge: the tau that a "
+        "judge then has with itself, so that noise alone leaves no more. Judges change no accuracy"
+    )
+
+
 def show_evaluations(results: Sequence[record.Result]) -> None:
     """Networks that were trained elsewhere, a line for each benchmark and the average, with all that verification knows."""
     rates = list(dict.fromkeys(rate for result in results for rate in _rates(result)))
