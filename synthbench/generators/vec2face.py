@@ -280,7 +280,8 @@ def train(settings: Train, context: Context) -> None:
         scores = torch.rand(size, network.rows, generator=draw)
         seed = torch.randint(2**62, (size,), generator=draw)
         x = send(faces.images(step.rows), device).float() / 127.5 - 1
-        batch = Batch(x, *(send(tensor, device) for tensor in (features[torch.from_numpy(step.rows)], scores, ratio)), seed=seed)
+        feature = send(features[torch.from_numpy(step.rows)], device)
+        batch = Batch(x, feature, send(scores, device), send(ratio, device), seed)
         joined = critic.network if step.number >= settings.adversarial_from * step.total else None
         losses = learner.learn(lambda part: objective(network, Frozen(encoder, lpips), joined, part, settings), batch, step)
         if joined is not None:
