@@ -100,6 +100,32 @@ def test_identities_among_its_images(trained, faces, encoder, tmp_path):
         )
 
 
+def test_a_killed_enrolment_paints_no_candidate_twice(trained, faces, encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(inquiries, "BLOCK", 4)
+    settings, painted, sampler = inquiries.NewPeople(threshold=0.9, sampler=SAMPLE), [], unconditional.sampler
+
+    def counted(*arguments):
+        paint = sampler(*arguments)
+        return lambda rows: painted.append(int(rows[0])) or paint(rows)
+
+    def kill(done, total):
+        if len(painted) == 3:
+            raise KeyboardInterrupt
+
+    def enroll(name, **more):
+        where = context(tmp_path / name, faces, encoder, inputs={"train": trained}, **more)
+        inquiries.enroll(9, settings, where, lambda unit: torch.arange(0, len(unit), 2))  # every second one: five blocks
+        return [(where.out / path).read_bytes() for path in ("codes.safetensors", "enroll.json", "inquiries/packed.u8")]
+
+    monkeypatch.setattr(unconditional, "sampler", counted)
+    with pytest.raises(KeyboardInterrupt):
+        enroll("cut", progress=kill)
+    (tmp_path / "cut" / inquiries.PAINTED / "000000004.npy").write_bytes(b"torn")
+    cut, first = enroll("cut"), painted.copy()
+    assert first[:4] == [0, 4, 8, 4] and sorted(set(first)) == [*range(0, 4 * len(set(first)), 4)] and len(first) == len(set(first)) + 1
+    assert cut == enroll("whole") and not (tmp_path / "cut" / inquiries.PAINTED).exists()
+
+
 def test_further_conditions_on_a_candidate(faces, encoder, tmp_path):
     right = encoder.embed(faces.images(np.arange(0, 24, 2)))[:, 0] > 0
     settings = inquiries.Inquiries(threshold=1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,10 +24,11 @@ from synthbench.device import send
 from synthbench.identities import sampling, unconditional
 from synthbench.models.encoder import CODES, read_tensors
 from synthbench.plugin import C, Context, Generator, Traits
-from synthbench.store import write_json, writing
+from synthbench.store import remove, write_json, writing
 from synthbench.types import FaceBatch, Slot, UserError, Volume
 
 BLOCK = 256  # candidates embedded and compared at a time
+PAINTED = "painted"  # scratch of a stage: candidates that cost many passes of a network each, by block
 ENDLESS = ("world", "unconditional")  # sources with a next candidate for ever
 
 
@@ -162,6 +164,7 @@ def enroll(count: int, settings: Inquiries, context: Context, fits: Callable[[Te
     writer.finish(names)
     data.open_faces(context.out / "inquiries")  # packs them
     save(torch.cat(codes), context.out, source=settings.source, tried=tried, kept=n, threshold=settings.threshold)
+    remove(context.out / PAINTED)
 
 
 def save(codes: Tensor, out: Path, **facts: Any) -> None:
@@ -190,7 +193,7 @@ def candidates(settings: Inquiries, context: Context, most: int) -> tuple[int, I
         most = -(-most // BLOCK) * BLOCK  # whole blocks only: the last bits of an embedding depend on the size of its batch
     if settings.source == "unconditional":
         assert isinstance(settings, NewPeople)
-        paint = unconditional.sampler(context.inputs["train"], settings.sampler, context)
+        paint = _kept(context.out / PAINTED, unconditional.sampler(context.inputs["train"], settings.sampler, context))
         return most, _blocks(most, paint, lambda row: f"unconditional {row}")
     if settings.source == "world":
         return most, _blocks(most, lambda rows: _world(rows, context.resolution), lambda row: f"inquiry {row}")
@@ -265,6 +268,24 @@ def _blocks(count: int, read: Callable[[np.ndarray], Tensor], name: Callable[[in
     for first in range(0, count, BLOCK):
         rows = np.arange(first, min(first + BLOCK, count))
         yield read(rows), [name(int(row)) for row in rows]
+
+
+def _kept(folder: Path, paint: Callable[[np.ndarray], Tensor]) -> Callable[[np.ndarray], Tensor]:
+    """`paint`, which keeps what it made of every block of rows in `folder`: a killed stage goes on behind those."""
+    folder.mkdir(exist_ok=True)
+
+    def block(rows: np.ndarray) -> Tensor:
+        path = folder / f"{rows[0]:09d}.npy"
+        with suppress(OSError, ValueError, EOFError):  # not there, or damaged: painted again
+            found = np.load(path, allow_pickle=False)
+            if found.dtype == np.uint8 and found.ndim == 4 and len(found) == len(rows):
+                return torch.from_numpy(found)
+        images = paint(rows)
+        with writing(path) as temporary, open(temporary, "wb") as file:
+            np.save(file, images.numpy())
+        return images
+
+    return block
 
 
 def _world(rows: np.ndarray, resolution: int) -> Tensor:

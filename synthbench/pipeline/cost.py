@@ -149,11 +149,12 @@ def enrolling(generator: Generator, protocol: Protocol, count: int, real: int) -
     `count` 0: all of the `real` images are looked at.
     """
     enroll, model = getattr(generator.config, "enroll", None), networks(generator, protocol).get("unconditional")
-    gflop = encoder(protocol.encoder, protocol) if generator.traits.uses_encoder else 0.0
+    gflop, scratch = encoder(protocol.encoder, protocol) if generator.traits.uses_encoder else 0.0, 0
     if getattr(enroll, "source", "") == "unconditional" and model:
         gflop += getattr(getattr(enroll, "sampler", None), "steps", 1) * model.gflop
+        scratch = CANDIDATES * count * 3 * protocol.resolution**2
     disk = disk_for(count, protocol.resolution) + count * width(protocol) * 4
-    return Cost((CANDIDATES * count or real) * gflop, "GFLOP", disk) if gflop else Cost(count, disk=disk)
+    return Cost((CANDIDATES * count or real) * gflop, "GFLOP", disk, scratch) if gflop else Cost(count, disk=disk)
 
 
 def made(generator: Generator, volume: Volume, real: int) -> int:
