@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from synthbench.system import COMPILE, cores, launched
+from synthbench.system import BATCH, COMPILE, cores, launched
 from synthbench.types import UserError
 
 WISHES = ("auto", "cpu", "cuda", "mps")
@@ -90,6 +90,14 @@ def set_threads() -> int:
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if launched()[1] > 1 else 1
     torch.set_num_threads(int(text) if text else max(1, cores() // here))
     return torch.get_num_threads()
+
+
+def sampling_batch() -> int:
+    """Images to sample at a time where the device is no CPU: SYNTHBENCH_BATCH, or 64."""
+    text = os.environ.get(BATCH, "64")
+    if not (text.isdecimal() and int(text) > 0):
+        raise UserError(f"{BATCH} is {text!r}; it must be a whole number of at least 1")
+    return int(text)
 
 
 def side_by_side(work: Callable[[Item], Done], items: Iterable[Item], device: torch.device) -> Iterator[Done]:

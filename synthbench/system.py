@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
 DEVICES = "SYNTHBENCH_DEVICES"  # how many processes build a stage together; --devices sets it
+BATCH = "SYNTHBENCH_BATCH"  # images sampled at a time on a GPU; --batch sets it
 COMPILE = "SYNTHBENCH_COMPILE"  # auto or off: whether networks are compiled, see device.compiled; --compile sets it
 
 

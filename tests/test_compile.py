@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from synthbench import device, registry
 from synthbench.cli import options
 from synthbench.config import Layer, build
 from synthbench.models.encoder import build as recognizer
-from synthbench.system import COMPILE
+from synthbench.system import BATCH, COMPILE
 from synthbench.types import UserError
 
 ARCHITECTURES = [
@@ -96,3 +97,29 @@ def test_the_option_holds_for_its_command_alone(monkeypatch):
     monkeypatch.delenv(COMPILE, raising=False)
     assert CliRunner().invoke(show, ["--compile", "off"]).output == "auto off\n" and COMPILE not in os.environ
     assert "Invalid value" in CliRunner().invoke(show, ["--compile", "maybe"]).output
+
+
+def test_how_many_images_are_sampled_at_a_time_on_a_gpu(monkeypatch, tmp_path):
+    import click
+    from click.testing import CliRunner
+
+    from synthbench.pipeline import job
+
+    monkeypatch.delenv(BATCH, raising=False)
+    monkeypatch.setattr(job, "open_real", lambda faces, folder: SimpleNamespace(identities=2))
+    step = SimpleNamespace(stage=SimpleNamespace(folder=tmp_path))
+    asked = SimpleNamespace(
+        protocol=SimpleNamespace(real=None, resolution=16), real=step, check=lambda people: None, device=torch.device("cuda")
+    )
+    asked.generator = SimpleNamespace(traits=SimpleNamespace(uses_encoder=False))
+
+    @click.command()
+    @options.DEVICE
+    def show(device: str) -> None:
+        print(job.Job.context(asked, tmp_path, 0, lambda done, total: None, {}).batch_size)
+
+    assert [CliRunner().invoke(show, given).output for given in ([], ["--batch", "200"], [])] == ["64\n", "200\n", "64\n"]
+    assert "Invalid value" in CliRunner().invoke(show, ["--batch", "0"]).output
+    monkeypatch.setenv(BATCH, "many")
+    with pytest.raises(UserError, match="SYNTHBENCH_BATCH is 'many'"):
+        device.sampling_batch()

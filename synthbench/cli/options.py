@@ -61,17 +61,30 @@ def _for_now(context: click.Context, name: str, value: str) -> None:
     context.call_on_close(lambda: os.environ.pop(name, None) if before is None else os.environ.update({name: before}))
 
 
-def _compile(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
-    if value is not None:
-        _for_now(context, system.COMPILE, value)
+def _spoken(variable: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    """What an option does that stands for a `variable` of the environment and enters no key."""
+
+    def heard(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+        if value is not None:
+            _for_now(context, variable, str(value))
+
+    return heard
 
 
 _COMPILE = click.option(
     "--compile",
     type=click.Choice(["auto", "off"]),
     expose_value=False,
-    callback=_compile,
+    callback=_spoken(system.COMPILE),
     help="Compile networks where it pays, on CUDA.  [default: auto]",
+)
+_BATCH = click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    metavar="N",
+    expose_value=False,
+    callback=_spoken(system.BATCH),
+    help="Images sampled at a time on a GPU.  [default: 64]",
 )
 _DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 
@@ -137,8 +150,8 @@ def spread(devices: int | None, device: str, jobs: int = 1, on: str = "here", re
 
 
 def DEVICE(command: Any) -> Any:
-    """--device, and --compile, which depends on it."""
-    return _DEVICE(_COMPILE(command))
+    """--device, and --compile and --batch, which depend on it."""
+    return _DEVICE(_COMPILE(_BATCH(command)))
 
 
 def _be_quiet(context: click.Context, parameter: click.Parameter, value: bool) -> None:

@@ -169,6 +169,8 @@ class Job(Fixed):
         return own | {name: step for part in self.parts.values() for name, step in part.learnt.items()}
 
     def context(self, folder: Path, seed: int, progress: Progress, inputs: dict[str, Path]) -> Context:
+        from synthbench.device import sampling_batch
+
         faces = open_real(self.protocol.real, self.real.stage.folder)
         self.check(faces.identities)
         return Context(
@@ -179,6 +181,7 @@ class Job(Fixed):
             faces=faces,
             encoder=self.network("encoder") if self.generator.traits.uses_encoder else None,  # type: ignore[arg-type]
             inputs=inputs,
+            batch_size=sampling_batch(),
             progress=progress,
         )
 
