@@ -112,7 +112,7 @@ def _tell(
 
 
 def _say(order: Order) -> None:
-    console.note(f"protocol {order.protocol.name} {order.protocol.version}: {order.protocol.title} ({order.why})")
+    console.once(console.note, f"protocol {order.protocol.name} {order.protocol.version}: {order.protocol.title} ({order.why})")
     for need in order.protocol.needs():
         if need.kind == "faces" and not need.generator and (read := sources.understood(need.name)):
             console.once(console.note, f"{need.role} {need.name}: {read}")
