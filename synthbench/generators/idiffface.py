@@ -24,7 +24,7 @@ from synthbench.device import autocast, send
 from synthbench.diffusion import autoencoder, denoising, heed, process
 from synthbench.diffusion.autoencoder import Autoencoder
 from synthbench.diffusion.autoencoder import Train as AutoencoderTrain
-from synthbench.identities import hypersphere, inquiries, sampling, unconditional
+from synthbench.identities import flow, hypersphere, inquiries, sampling, unconditional
 from synthbench.identities.unconditional import Train as UnconditionalTrain
 from synthbench.models.context_unet import ContextUNet, Shape
 from synthbench.models.encoder import CODES, frozen, raw_codes
@@ -70,7 +70,7 @@ class Sample(denoising.Sample):
         "none",
         description="w on the way from noise to image: the same; from w down to 0 (early); from 0 up to w (late)",
     )
-    perturb: float = hypersphere.BOUND
+    perturb: hypersphere.Perturb = hypersphere.BOUND
     copies: int = Field(0, ge=0, description="copies of the inquiry added to every identity (ADMIS: 5), where there are inquiries")
 
 
@@ -182,11 +182,11 @@ class IDiffFace(inquiries.ByInquiry[Config]):
         painter = autoencoder.load(settings.autoencoder, folder / FOLDER, device)
         side = (settings.pixels or context.resolution) // painter.factor
         denoiser = frozen(Denoiser(settings, side, encoder.dim), folder / "weights.safetensors", device)
-        lowest = hypersphere.lowest(sample.perturb, self.config.enroll.threshold)
+        turned = flow.turning(sample.perturb, hypersphere.lowest(sample.perturb, self.config.enroll.threshold), encoder, context)
 
         def make(some: list[Slot]) -> tuple[Tensor, dict[str, Tensor]]:
             own = known.codes[[slot.identity for slot in some]]
-            told = hypersphere.perturb(own, some, lowest, context.seed)
+            told = turned(own, some)
             noise = sampling.noise(some, (settings.autoencoder.latents, side, side), context)
             with torch.inference_mode(), autocast(device, sample.precision):
                 towards = contexts(denoiser, told.to(device))

@@ -25,7 +25,7 @@ from synthbench import console
 from synthbench.config import Settings
 from synthbench.device import autocast, send
 from synthbench.diffusion import denoising, heed, process
-from synthbench.identities import hypersphere, inquiries, sampling
+from synthbench.identities import flow, hypersphere, inquiries, sampling
 from synthbench.models.encoder import CODES, Encoder, frozen, load_encoder, raw_codes, read_tensors, save_encoder
 from synthbench.models.vit import Shape, ViT
 from synthbench.plugin import Context, Generator, Traits
@@ -88,7 +88,9 @@ class Sample(denoising.Sample):
     steps: int = Field(100, ge=1, description="DDIM steps")
     eta: float = Field(0.0, ge=0, le=1, description="0 is deterministic")
     clip_x0: bool = True
-    perturb: float = Field(1.0, ge=0, le=1, description="IDperturb: lowest cosine of what is told to the prototype; 1: off")
+    perturb: hypersphere.Perturb = Field(
+        1.0, description="IDperturb: lowest cosine of what is told to the prototype; 1: off; flow: learnt on pairs, see identities/flow.py"
+    )
 
 
 class Config(Settings):
@@ -296,11 +298,12 @@ class VIGFace(Generator[Config]):
         denoiser = ViT(settings.vit, context.resolution, recognizer.dim)
         frozen(denoiser, folder / "diffusion" / "weights.safetensors", context.device)
         bounds = hypersphere.Bounds(codes, folder / "recognizer" / "prototypes.safetensors", sample.perturb)
+        turned = flow.turning(sample.perturb, bounds, recognizer, context)
 
         def make(some: list[Slot]) -> tuple[Tensor, dict[str, Tensor]]:
             who = [slot.identity for slot in some]
             noise = sampling.noise(some, (3, context.resolution, context.resolution), context)
-            told = condition(hypersphere.perturb(codes[who], some, bounds(who), context.seed).to(context.device))
+            told = condition(turned(codes[who], some).to(context.device))
 
             def network(x: Tensor, t: Tensor) -> Tensor:
                 if sample.guidance == 0:

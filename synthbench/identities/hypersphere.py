@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -22,11 +22,11 @@ from synthbench.plugin import Context
 from synthbench.seeds import torch_generator
 from synthbench.types import Slot, UserError
 
-BOUND: float = Field(  # the setting sample.perturb
+Perturb = Annotated[float, Field(ge=0, le=1)] | Literal["flow"]  # the setting sample.perturb
+BOUND: Perturb = Field(
     1.0,
-    ge=0,
-    le=1,
-    description="IDperturb: lowest cosine of what is told to the identity, half the angle of enroll.threshold at most; 1: off",
+    description="IDperturb: lowest cosine of what is told to the identity, half the angle of enroll.threshold at most; 1: off; "
+    "flow: learnt on pairs of images of the real set's people (FaceFlow-style), without a bound",
 )
 COMPARED = 1024  # vectors compared at a time
 Draw = Callable[[torch.Generator], Tensor]  # (BLOCK, dim) vectors of any length
@@ -60,12 +60,15 @@ def enroll(
     save(kept, context.out, source=source, tried=tried, kept=n, threshold=threshold)
 
 
-def lowest(lb: float, threshold: float) -> float:
+def lowest(lb: Perturb, threshold: float) -> float:
     """Lowest cosine of a perturbed embedding to its identity: `lb`, raised to half the angle between the nearest two identities.
 
+    A flow has none: -1; where it turns to, images of the person lie.
     IDperturb takes each identity's own nearest other, which changes when more are enrolled, and with it every image. `threshold`, the
     highest cosine with which identities are enrolled, is never below that and does not change. Raises ValueError when it is 1.
     """
+    if lb == "flow":
+        return -1.0
     if lb < 1 and threshold >= 1:
         raise ValueError("sample.perturb keeps an image nearer to its identity than to others: set enroll.threshold below 1, such as 0.3")
     return max(lb, ((1 + threshold) / 2) ** 0.5)  # cosine of half an angle
@@ -74,10 +77,10 @@ def lowest(lb: float, threshold: float) -> float:
 class Bounds:
     """IDperturb's lowest cosines to unit codes (n, D): half the angle to the nearest other prototype, however many codes are enrolled."""
 
-    def __init__(self, codes: Tensor, prototypes: Path, lowest: float) -> None:
-        """lowest: of all; 1: IDperturb is off, and the file `prototypes` (n + k, D) is not looked at."""
-        self.codes, self.lowest = codes, lowest
-        self.prototypes = read_tensors(prototypes)["prototypes"] if lowest < 1 else codes
+    def __init__(self, codes: Tensor, prototypes: Path, lowest: Perturb) -> None:
+        """lowest: of all; 1: IDperturb is off, and the file `prototypes` (n + k, D) is not looked at; nor is it for a flow."""
+        self.codes, self.lowest = codes, 1.0 if lowest == "flow" else lowest
+        self.prototypes = read_tensors(prototypes)["prototypes"] if self.lowest < 1 else codes
         self.bound = functools.cache(self._bound)
 
     def __call__(self, identities: Sequence[int]) -> Tensor:

@@ -89,6 +89,7 @@ class ByInquiry(Generator[C]):
 
     def check(self, volume: Volume, people: int | None) -> None:
         check(self._inquiries, volume, people)
+        sampling.refuse_flow(getattr(self.config.sample, "perturb", None), people)  # type: ignore[attr-defined]
 
     def enroll(self, count: int, context: Context) -> None:
         enroll(count, self._inquiries, context)
