@@ -231,7 +231,7 @@ def test_the_example_keeps_the_contract() -> None:
 WITH_FILES = {"folder", "digiface_1m", "arc2face"}  # that are the user's; each has some in its own tests
 
 
-PRESETS = {"cemiface_gpu", "id3pm", "vigface_small"}  # of generators that are tested beside them
+PRESETS = {"cemiface_gpu", "id3pm", "vec2face_plus", "vigface_small"}  # of generators that are tested beside them
 
 
 @pytest.mark.parametrize(

@@ -49,13 +49,16 @@ class Enroll(inquiries.Inquiries):
 
 
 class Sample(Settings):
+    late = ("directions",)
+
     steps: int = Field(25, ge=2, le=999, description="of DPM-Solver++, second order, multistep")
     guidance: float = Field(3.0, ge=1, description="weight of the identity against the empty prompt")
     crop: tuple[float, float, float] = Field(
         (0.126, 0.120, 0.749),
         description="left, top and side of what is kept, in shares of the picture: FFHQ's mean face on the ArcFace template",
     )
-    perturb: hypersphere.Perturb = hypersphere.BOUND
+    perturb: float = hypersphere.BOUND
+    directions: hypersphere.Directions = hypersphere.DIRECTIONS
     precision: Literal["bf16", "fp32"] = Field("bf16", description="bf16 only where the device is CUDA (authors: fp16)")
 
     @model_validator(mode="after")
@@ -72,7 +75,7 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _bound(self) -> Config:
-        hypersphere.lowest(self.sample.perturb, self.enroll.threshold)
+        hypersphere.lowest(self.sample.perturb, self.enroll.threshold, self.sample.directions)
         return self
 
 
@@ -134,9 +137,9 @@ class Arc2Face(inquiries.ByInquiry[Config]):
         sample = self.config.sample
         codes = F.normalize(read_tensors(context.inputs["enroll"] / "codes.safetensors")["codes"], dim=1)
         parts = load(folder(self.config.enroll.weights), context.device)
-        lowest = hypersphere.lowest(sample.perturb, self.config.enroll.threshold)
-        arcface = load_arcface(folder(self.config.enroll.weights)).to(context.device) if sample.perturb == "flow" else None
-        turned = flow.turning(sample.perturb, lowest, arcface, context)
+        lowest = hypersphere.lowest(sample.perturb, self.config.enroll.threshold, sample.directions)
+        arcface = load_arcface(folder(self.config.enroll.weights)).to(context.device) if sample.directions == "flow" else None
+        turned = flow.turning(sample.directions, lowest, arcface, context)
         shape = (parts.unet.config.in_channels, *[parts.unet.config.sample_size] * 2)
 
         def make(some: list[Slot]) -> tuple[Tensor, dict[str, Tensor]]:

@@ -84,13 +84,14 @@ class Enroll(Settings):
 
 
 class Sample(denoising.Sample):
+    late = ("directions",)
+
     guidance: float = Field(2.5, ge=0, description="w of Eq. 9; the paper's best: 2.5 for virtual prototypes, 0.5 for real ones, 4 in v3")
     steps: int = Field(100, ge=1, description="DDIM steps")
     eta: float = Field(0.0, ge=0, le=1, description="0 is deterministic")
     clip_x0: bool = True
-    perturb: hypersphere.Perturb = Field(
-        1.0, description="IDperturb: lowest cosine of what is told to the prototype; 1: off; flow: learnt on pairs, see identities/flow.py"
-    )
+    perturb: float = Field(1.0, ge=0, le=1, description="IDperturb: lowest cosine of what is told to the prototype; 1: off")
+    directions: hypersphere.Directions = hypersphere.DIRECTIONS
 
 
 class Config(Settings):
@@ -101,6 +102,7 @@ class Config(Settings):
     @model_validator(mode="after")
     def _steps(self) -> Config:
         denoising.refuse_steps(self.sample, self.train)
+        hypersphere.lowest(self.sample.perturb, 0.0, self.sample.directions)
         return self
 
 
@@ -298,7 +300,8 @@ class VIGFace(Generator[Config]):
         denoiser = ViT(settings.vit, context.resolution, recognizer.dim)
         frozen(denoiser, folder / "diffusion" / "weights.safetensors", context.device)
         bounds = hypersphere.Bounds(codes, folder / "recognizer" / "prototypes.safetensors", sample.perturb)
-        turned = flow.turning(sample.perturb, bounds, recognizer, context)
+        lowest = sample.perturb if sample.directions == "flow" else bounds
+        turned = flow.turning(sample.directions, lowest, recognizer, context)
 
         def make(some: list[Slot]) -> tuple[Tensor, dict[str, Tensor]]:
             who = [slot.identity for slot in some]

@@ -3,7 +3,8 @@
 IDperturb turns the embedding of an identity in any direction; the images of one person lie in few. FaceFlow (2026) learns them from pairs
 of embeddings of one person. That much is published; the rest is ours. A small network carries IDperturb's random direction u at an
 embedding v to one that images of the person of v take (flow matching, Lipman et al., arXiv 2210.02747), told v and the cosine to it. The
-cosine itself is drawn from those of all pairs. The network learns from the protocol's real set in seconds on a CPU, when a set is generated.
+cosine itself is drawn from those of the pairs that are as alike as is asked for. The network learns from the protocol's real set, in
+seconds on a CPU, when a set is generated.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from torch.nn import functional as F
 
 from synthbench import console
 from synthbench.data.faces import FaceSet
-from synthbench.identities import hypersphere, sampling
+from synthbench.identities import hypersphere
 from synthbench.models.encoder import Encoder, fill, raw_embeddings, read_tensors
 from synthbench.plugin import Context
 from synthbench.seeds import derive, torch_generator
 from synthbench.training import crew, loop
-from synthbench.types import Slot
+from synthbench.types import Slot, UserError
 
 FOLDER = "flow"  # in the folder of the generate stage
 IMAGES = 20_000  # of the real set that are embedded, at most, whole people
@@ -37,15 +38,15 @@ QUANTILES = 1001  # of the cosines of pairs that are kept
 Turn = Callable[[Tensor, Sequence[Slot]], Tensor]  # codes (B, dim) of slots -> what is told of them (B, dim), on the CPU
 
 
-def turning(perturb: hypersphere.Perturb, lowest: float | hypersphere.Bounds, encoder: Encoder | None, context: Context) -> Turn:
-    """What is told of an identity in each slot, as the setting sample.perturb says.
+def turning(directions: hypersphere.Directions, lowest: float | hypersphere.Bounds, encoder: Encoder | None, context: Context) -> Turn:
+    """What is told of an identity in each slot: its code, turned in `directions`.
 
-    lowest: IDperturb's lowest cosine. encoder: of the embeddings that the codes are, for a flow, which is learnt here.
+    lowest: of the cosine to the code; 1: the very code. encoder: of the embeddings that the codes are, for a flow, which is learnt here.
     """
-    if perturb == "flow":
-        assert encoder is not None
-        network = learnt(encoder, context)
-        return lambda codes, slots: network.turned(codes, [torch_generator(context.seed, "perturb", *slot) for slot in slots])
+    if directions == "flow":
+        assert encoder is not None and isinstance(lowest, float)
+        network, least = learnt(encoder, context), lowest
+        return lambda codes, slots: network.turned(codes, [torch_generator(context.seed, "perturb", *slot) for slot in slots], least)
 
     def turn(codes: Tensor, slots: Sequence[Slot]) -> Tensor:
         bound = lowest if isinstance(lowest, float) else lowest([slot.identity for slot in slots])
@@ -95,15 +96,18 @@ class Flow(nn.Module):
         return (self(x, t, unit, cosine) - x) / (1 - t[:, None])
 
     @torch.inference_mode()
-    def turned(self, codes: Tensor, draws: Sequence[torch.Generator]) -> Tensor:
+    def turned(self, codes: Tensor, draws: Sequence[torch.Generator], lowest: float) -> Tensor:
         """Codes (B, dim) of any length, each turned to where another image of the person may lie; its length stays. Float32, on the CPU.
+
+        The cosine is drawn from those of the pairs that have `lowest` at least; it is `lowest` where none has.
 
         In double precision, so that what is told depends on the slot and not on its neighbours in a product of matrices.
         """
-        quantile = torch.stack([torch.rand((), generator=draw) for draw in draws]).double() * (QUANTILES - 1)
+        first, last = int(torch.searchsorted(self.cosines, lowest).clamp(max=QUANTILES - 1)), QUANTILES - 1
+        quantile = first + (last - first) * torch.stack([torch.rand((), generator=draw) for draw in draws]).double()
         noise = torch.stack([torch.randn(codes.shape[1], generator=draw) for draw in draws]).double()
-        low = quantile.long()
-        cosine = torch.lerp(self.cosines[low], self.cosines[low + 1], quantile - low)
+        low = quantile.long().clamp(max=last - 1)
+        cosine = torch.lerp(self.cosines[low], self.cosines[low + 1], quantile - low).clamp(min=lowest)
         length = codes.double().norm(dim=1, keepdim=True)
         unit = codes.double() / length
         sideways = self.directions(unit, cosine, noise)
@@ -141,27 +145,32 @@ def objective(network: Flow, batch: Batch) -> loop.Losses:
     return {"loss": (network(x, t, unit, cosine) - x1).square().mean()}
 
 
-def learn(unit: Tensor, person: Tensor, context: Context) -> Flow:
-    """The flow of unit embeddings (N, dim) of images of `person` (N,), in ascending order, at least two of each; into context.out."""
+def partners(person: Tensor) -> Callable[[Tensor, torch.Generator], Tensor]:
+    """For rows (B,) of images of `person` (N,), ascending: of each another image of the same person, all others equally often."""
     counts = torch.unique_consecutive(person, return_counts=True)[1]
     size, first = counts.repeat_interleave(counts), (counts.cumsum(0) - counts).repeat_interleave(counts)
-    torch.manual_seed(derive(context.seed, "weights"))
-    network = Flow(unit.shape[1])
 
-    def partners(rows: Tensor, draw: torch.Generator) -> Tensor:
-        """For each of `rows` (B,) another image of the same person."""
+    def drawn(rows: Tensor, draw: torch.Generator) -> Tensor:
         ahead = (torch.rand(len(rows), generator=draw) * (size[rows] - 1)).long() + 1
         return first[rows] + (rows - first[rows] + ahead) % size[rows]
 
+    return drawn
+
+
+def learn(unit: Tensor, person: Tensor, context: Context) -> Flow:
+    """The flow of unit embeddings (N, dim) of images of `person` (N,), in ascending order, at least two of each; into context.out."""
+    torch.manual_seed(derive(context.seed, "weights"))
+    network, other = Flow(unit.shape[1]), partners(person)
+
     def batch(step: loop.Step) -> Batch:
         rows, draw = torch.from_numpy(step.rows), step.draw
-        another = unit[partners(rows, draw)]
+        another = unit[other(rows, draw)]
         return Batch(unit[rows], another, torch.rand(len(rows), generator=draw), torch.randn(another.shape, generator=draw))
 
     everybody, draw = torch.arange(len(unit)), torch_generator(context.seed, "cosines")
-    cosine = torch.cat([(unit * unit[partners(everybody, draw)]).sum(1) for _ in range(-(-QUANTILES * 10 // len(unit)))])
+    cosine = torch.cat([(unit * unit[other(everybody, draw)]).sum(1) for _ in range(-(-QUANTILES * 10 // len(unit)))])
     network.cosines.copy_(torch.quantile(cosine, torch.linspace(0, 1, QUANTILES)).clamp(-1, 1))
-    average = loop.fit(network, batch, lambda part: objective(network, part), TRAINING, len(unit), context, "the flow of sample.perturb")
+    average = loop.fit(network, batch, lambda part: objective(network, part), TRAINING, len(unit), context, "the flow of sample.directions")
     loop.finish(average, context.out / "weights.safetensors")
     return average  # type: ignore[return-value]
 
@@ -177,7 +186,7 @@ def learnt(encoder: Encoder, context: Context) -> Flow:
             weights = context.out / FOLDER / "weights.safetensors"
             if not weights.exists():
                 weights.parent.mkdir(parents=True, exist_ok=True)
-                console.note("sample.perturb=flow: learning how the real set's people vary")
+                console.note("sample.directions=flow: learning how the real set's people vary")
                 rows = chosen(context.faces)
                 unit = F.normalize(torch.from_numpy(raw_embeddings(encoder, context.faces, rows=rows)).float(), dim=1)
                 apart = replace(context, out=weights.parent, seed=derive(context.seed, FOLDER), device=torch.device("cpu"))
@@ -190,10 +199,13 @@ def learnt(encoder: Encoder, context: Context) -> Flow:
 
 def chosen(faces: FaceSet) -> np.ndarray:
     """Rows of whole people with two images or more, person by person: all, or evenly so many that they have about IMAGES images."""
-    people, first, counts = np.unique(faces.identity, return_index=True, return_counts=True)
+    people, counts = np.unique(faces.identity, return_counts=True)
     people = people[(counts > 1) & (people >= 0)]
     if not len(people):
-        sampling.refuse_flow("flow", 0)
+        raise UserError(
+            "sample.directions=flow learns from pairs of images of one person, but in the real set no person has two. Give another set, "
+            "or set sample.directions=any"
+        )
     order = np.argsort(faces.identity, kind="stable")
     order = order[np.isin(faces.identity[order], people)]
     if len(order) > IMAGES:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -22,11 +22,17 @@ from synthbench.plugin import Context
 from synthbench.seeds import torch_generator
 from synthbench.types import Slot, UserError
 
-Perturb = Annotated[float, Field(ge=0, le=1)] | Literal["flow"]  # the setting sample.perturb
-BOUND: Perturb = Field(
+BOUND: float = Field(  # the setting sample.perturb
     1.0,
-    description="IDperturb: lowest cosine of what is told to the identity, half the angle of enroll.threshold at most; 1: off; "
-    "flow: learnt on pairs of images of the real set's people (FaceFlow-style), without a bound",
+    ge=0,
+    le=1,
+    description="IDperturb: lowest cosine of what is told to the identity, half the angle of enroll.threshold at most; 1: off",
+)
+Directions = Literal["any", "flow"]
+DIRECTIONS: Directions = Field(  # the setting sample.directions
+    "any",
+    description="in which sample.perturb turns; flow: those of images of one person, learnt on the real set, with the cosines of these "
+    "from sample.perturb on, as it is given (FaceFlow-style)",
 )
 COMPARED = 1024  # vectors compared at a time
 Draw = Callable[[torch.Generator], Tensor]  # (BLOCK, dim) vectors of any length
@@ -60,15 +66,19 @@ def enroll(
     save(kept, context.out, source=source, tried=tried, kept=n, threshold=threshold)
 
 
-def lowest(lb: Perturb, threshold: float) -> float:
+def lowest(lb: float, threshold: float, directions: Directions = "any") -> float:
     """Lowest cosine of a perturbed embedding to its identity: `lb`, raised to half the angle between the nearest two identities.
 
-    A flow has none: -1; where it turns to, images of the person lie.
     IDperturb takes each identity's own nearest other, which changes when more are enrolled, and with it every image. `threshold`, the
     highest cosine with which identities are enrolled, is never below that and does not change. Raises ValueError when it is 1.
+    Along directions of a flow, which are rarely those to another identity, it is `lb` itself. Raises ValueError when that turns nothing.
     """
-    if lb == "flow":
-        return -1.0
+    if directions == "flow":
+        if lb == 1:
+            raise ValueError(
+                "sample.directions=flow turns nothing while sample.perturb is 1: set the lowest cosine, such as sample.perturb=0.6"
+            )
+        return lb
     if lb < 1 and threshold >= 1:
         raise ValueError("sample.perturb keeps an image nearer to its identity than to others: set enroll.threshold below 1, such as 0.3")
     return max(lb, ((1 + threshold) / 2) ** 0.5)  # cosine of half an angle
@@ -77,10 +87,10 @@ def lowest(lb: Perturb, threshold: float) -> float:
 class Bounds:
     """IDperturb's lowest cosines to unit codes (n, D): half the angle to the nearest other prototype, however many codes are enrolled."""
 
-    def __init__(self, codes: Tensor, prototypes: Path, lowest: Perturb) -> None:
-        """lowest: of all; 1: IDperturb is off, and the file `prototypes` (n + k, D) is not looked at; nor is it for a flow."""
-        self.codes, self.lowest = codes, 1.0 if lowest == "flow" else lowest
-        self.prototypes = read_tensors(prototypes)["prototypes"] if self.lowest < 1 else codes
+    def __init__(self, codes: Tensor, prototypes: Path, lowest: float) -> None:
+        """lowest: of all; 1: IDperturb is off, and the file `prototypes` (n + k, D) is not looked at."""
+        self.codes, self.lowest = codes, lowest
+        self.prototypes = read_tensors(prototypes)["prototypes"] if lowest < 1 else codes
         self.bound = functools.cache(self._bound)
 
     def __call__(self, identities: Sequence[int]) -> Tensor:

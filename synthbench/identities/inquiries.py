@@ -80,16 +80,16 @@ class ByInquiry(Generator[C]):
     """A generator whose identities are inquiries: what its config says of them in `enroll`, and of their copies in `sample.copies`."""
 
     def about(self, config: Any) -> Traits:
-        """People of the real set are not new, and copies of inquiries are photographs where those are."""
+        """People of the real set are not new, copies of inquiries are photographs where those are, and a flow learns from labels."""
         photographs = self.traits.real_photographs if self._copies(config) and config.enroll.photographs else ""
-        return replace(self.traits, new_identities=config.enroll.source != "real", real_photographs=photographs)
+        labels = self.traits.needs_labels or getattr(config.sample, "directions", "any") == "flow"
+        return replace(self.traits, new_identities=config.enroll.source != "real", real_photographs=photographs, needs_labels=labels)
 
     def sources(self, resolution: int) -> dict[str, str]:
         return digests(self._inquiries)
 
     def check(self, volume: Volume, people: int | None) -> None:
         check(self._inquiries, volume, people)
-        sampling.refuse_flow(getattr(self.config.sample, "perturb", None), people)  # type: ignore[attr-defined]
 
     def enroll(self, count: int, context: Context) -> None:
         enroll(count, self._inquiries, context)

@@ -15,7 +15,7 @@ from synthbench.diffusion import process
 from synthbench.models.encoder import Encoder
 from synthbench.plugin import Context
 from synthbench.seeds import torch_generator
-from synthbench.types import FaceBatch, Slot, UserError
+from synthbench.types import FaceBatch, Slot
 
 CPU_CHUNK = 32  # images sampled at a time on a CPU, always: the last bits of a convolution depend on the shape of its batch
 
@@ -97,12 +97,3 @@ def with_copies(slots: Sequence[Slot], copies: int | np.ndarray) -> list[Slot]:
         if place + 1 == len(slots) or slots[place + 1].identity != slot.identity:
             found += [Slot(slot.identity, -1 - i) for i in range(copies if isinstance(copies, int) else copies[slot.identity])]
     return found
-
-
-def refuse_flow(perturb: object, people: int | None) -> None:
-    """Raises UserError when the setting sample.perturb is a flow and the real set has no labels to learn it from; see Generator.check."""
-    if perturb == "flow" and people is not None and people < 2:
-        raise UserError(
-            f"sample.perturb=flow learns from pairs of images of one person, but the real set has {people} labelled identities. "
-            "Give a set with one folder or label per person, or a number for IDperturb, such as sample.perturb=0.6"
-        )
