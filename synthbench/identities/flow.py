@@ -59,10 +59,11 @@ def turning(directions: hypersphere.Directions, lowest: float | hypersphere.Boun
 
 
 class Flow(nn.Module):
-    """Directions at unit vectors (B, dim): estimates where the path of one ends, Eq. 23 of arXiv 2210.02747 solved for x_1.
+    """Directions at unit vectors (B, dim): estimates where the path ends that a direction is on.
 
-    The paths are x_t = (1 - t) x_0 + t x_1 from a random direction to that of another image; both have length sqrt(dim). As the network
-    estimates x_1 and not x_1 - x_0, it needs no room for the directions in which no image lies.
+    The paths are x_t = (1 - t) x_0 + t x_1 from a random direction to that of another image, both of length sqrt(dim), and their speed at x
+    is (x_1 - x) / (1 - t): optimal transport in arXiv 2210.02747, Eq. 21, with sigma_min = 0. The network estimates x_1 and not the speed,
+    so that directions in which no image lies need no room in it.
     cosines: a buffer (QUANTILES,), of pairs, from the lowest to the highest.
     """
 
@@ -99,9 +100,8 @@ class Flow(nn.Module):
     def turned(self, codes: Tensor, draws: Sequence[torch.Generator], lowest: float) -> Tensor:
         """Codes (B, dim) of any length, each turned to where another image of the person may lie; its length stays. Float32, on the CPU.
 
-        The cosine is drawn from those of the pairs that have `lowest` at least; it is `lowest` where none has.
-
-        In double precision, so that what is told depends on the slot and not on its neighbours in a product of matrices.
+        The cosine is drawn from those of the pairs that have `lowest` at least; it is `lowest` where none has. In double precision, so that
+        what is told depends on the slot and not on its neighbours in a product of matrices.
         """
         first, last = int(torch.searchsorted(self.cosines, lowest).clamp(max=QUANTILES - 1)), QUANTILES - 1
         quantile = first + (last - first) * torch.stack([torch.rand((), generator=draw) for draw in draws]).double()
@@ -184,7 +184,7 @@ def learnt(encoder: Encoder, context: Context) -> Flow:
     if at_work.rank == 0:
         with crew.alone():
             weights = context.out / FOLDER / "weights.safetensors"
-            if not weights.exists():
+            if not loop.finished(weights):
                 weights.parent.mkdir(parents=True, exist_ok=True)
                 console.note("sample.directions=flow: learning how the real set's people vary")
                 rows = chosen(context.faces)
