@@ -18,6 +18,7 @@ from synthbench.config import Layer, build, config_path, parse_set, read_layer
 from synthbench.data import sources
 from synthbench.generators import arc2face
 from synthbench.generators.arc2face import Arc2Face, Config
+from synthbench.identities import flow
 from synthbench.models.encoder import read_tensors, save_encoder
 from synthbench.models.size import count
 from synthbench.plugin import Context
@@ -127,6 +128,19 @@ def test_idperturb_turns_what_is_told(weights: Path, tmp_path: Path, unrounded: 
     assert torch.equal(one, again) and plain.shape == one.shape and unrounded() == 4
     with pytest.raises(UserError, match="perturb keeps an image nearer"):
         build(Config, parse_set(["sample.perturb=0.5", "enroll.threshold=1"]))
+
+
+def test_a_flow_is_of_its_own_arcface(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flow, "TRAINING", flow.TRAINING.model_copy(update={"steps": 2}))
+    seen: list[torch.Tensor] = []
+    learn = flow.learn
+    monkeypatch.setattr(flow, "learn", lambda unit, *more: seen.append(unit) or learn(unit, *more))
+    where, made = context(tmp_path / "enroll"), generator(weights, sample={"perturb": 0.2, "directions": "flow"})
+    made.enroll(2, where)
+    (batch,) = made.generate([Slot(0, 0), Slot(1, 0)], where)
+    torch.testing.assert_close(seen[0], torch.from_numpy(arc2face.load_arcface(weights).embed_all(where.faces)), atol=1e-4, rtol=0)
+    (plain,) = generator(weights).generate([Slot(0, 0), Slot(1, 0)], where)
+    assert not torch.equal(batch.images, plain.images)
 
 
 def test_the_crop_brings_ffhq_faces_to_the_arcface_template() -> None:

@@ -14,7 +14,7 @@ from synthbench.config import CONFIGS, build, parse_set, read_layer
 from synthbench.data.faces import FaceSet, ShardWriter, open_faces
 from synthbench.generators import cemiface
 from synthbench.generators.cemiface import CemiFace, Config, Denoiser, Interval, Sample, Train
-from synthbench.identities import inquiries, sampling
+from synthbench.identities import flow, inquiries, sampling
 from synthbench.models.encoder import Encoder
 from synthbench.models.unet import Shape
 from synthbench.types import FaceBatch, Slot, UserError, Volume
@@ -272,6 +272,22 @@ def test_an_image_depends_on_its_slot_alone(trained, faces, encoder, tmp_path, u
     assert torch.equal(whole, pixels(slots, batch_size=7))
     assert torch.equal(whole[13:29], pixels(slots[13:29]))
     assert torch.equal(whole.flip(0), pixels(slots[::-1]))
+
+
+def test_a_flow_tells_other_embeddings_than_the_inquirys(trained, faces, encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(flow, "TRAINING", flow.TRAINING.model_copy(update={"steps": 2}))
+    told, condition = [], Denoiser.condition
+    monkeypatch.setattr(Denoiser, "condition", lambda self, code, m: told.append(code) or condition(self, code, m))
+    generator, inputs = trained
+    turned = CemiFace(
+        generator.config.model_copy(update={"sample": generator.config.sample.model_copy(update={"perturb": 0.2, "directions": "flow"})})
+    )
+    ctx, slots = context(tmp_path, faces, encoder, inputs=inputs), [Slot(2, sample) for sample in range(3)]
+    (batch,) = turned.generate(slots, ctx)
+    code = inquiries.load(inputs["enroll"]).codes[2]
+    torch.testing.assert_close(told[0].norm(dim=1), code.norm().expand(len(told[0])))
+    assert (told[0][:3] - code).norm(dim=1).min() > 0.01 * code.norm()
+    torch.testing.assert_close(batch.columns["similarity"], encoder.embed(batch.images) @ F.normalize(code, dim=0), atol=1e-5, rtol=0)
 
 
 def test_chunks_hold_at_most_size_images_to_make():

@@ -14,7 +14,7 @@ from synthbench.data.faces import FaceSet
 from synthbench.diffusion import autoencoder, process
 from synthbench.generators import cemiface, idiffface
 from synthbench.generators.idiffface import Config, Denoiser, IDiffFace, Train
-from synthbench.identities import hypersphere, inquiries
+from synthbench.identities import flow, hypersphere, inquiries
 from synthbench.models import context_unet
 from synthbench.models.context_unet import ContextUNet, Shape
 from synthbench.models.encoder import Encoder
@@ -412,8 +412,15 @@ def test_a_first_stage_that_cannot_serve_is_refused_at_once(settings, said):
         build(Config, parse_set(["enroll.source=unconditional", *settings]))
 
 
-@pytest.mark.parametrize("sample", [{}, {"guidance": 1.0, "perturb": 0.5}, {"guidance": 0.5, "against": "nearest"}])
-def test_an_image_depends_on_its_slot_alone(trained, faces, encoder, tmp_path, sample, unrounded):
+@pytest.fixture
+def short_flow(monkeypatch):
+    monkeypatch.setattr(flow, "TRAINING", flow.TRAINING.model_copy(update={"steps": 5}))
+
+
+@pytest.mark.parametrize(
+    "sample", [{}, {"guidance": 1.0, "perturb": 0.5}, {"guidance": 0.5, "against": "nearest"}, {"perturb": 0.2, "directions": "flow"}]
+)
+def test_an_image_depends_on_its_slot_alone(trained, faces, encoder, tmp_path, sample, unrounded, short_flow):
     slots = [Slot(identity, number) for identity in range(5) for number in range(3)]
     whole, _ = generate(trained, slots, faces, encoder, tmp_path, **sample)
     assert unrounded() == len(slots)
@@ -421,12 +428,12 @@ def test_an_image_depends_on_its_slot_alone(trained, faces, encoder, tmp_path, s
     assert torch.equal(whole.flip(0)[::2], some)
 
 
-def test_options_change_images_and_off_means_off(trained, faces, encoder, tmp_path):
+def test_options_change_images_and_off_means_off(trained, faces, encoder, tmp_path, short_flow):
     slots = [Slot(identity, 0) for identity in range(1, 5)]
     plain, _ = generate(trained, slots, faces, encoder, tmp_path)
     off, _ = generate(trained, slots, faces, encoder, tmp_path, guidance=0.0, perturb=1.0, enroll={"threshold": 0.3})
     assert torch.equal(plain, off)
-    for change in ({"guidance": 1.0}, {"guidance": 1.0, "against": "random"}, {"perturb": 0.5}):
+    for change in ({"guidance": 1.0}, {"guidance": 1.0, "against": "random"}, {"perturb": 0.5}, {"perturb": 0.2, "directions": "flow"}):
         other, _ = generate(trained, slots, faces, encoder, tmp_path, **change)
         assert (other != plain).flatten(1).any(1).all()
 

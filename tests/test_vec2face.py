@@ -9,7 +9,7 @@ from fake_context import context
 from torch import nn
 from torch.nn import functional as F
 
-from synthbench.config import CONFIGS, build, parse_set, read_layer
+from synthbench.config import CONFIGS, Layer, build, parse_set, read_layer
 from synthbench.data import sources
 from synthbench.data.faces import FaceSet
 from synthbench.generators import vec2face
@@ -19,6 +19,8 @@ from synthbench.models import fmae, perceptual
 from synthbench.models.encoder import Encoder
 from synthbench.models.encoder import build as backbone
 from synthbench.models.size import count
+from synthbench.pipeline.loading import load_generator
+from synthbench.protocol import load_protocol
 from synthbench.testing.world import rendered
 from synthbench.types import DataMissing, Slot, UserError, Volume
 
@@ -483,6 +485,28 @@ def test_attrop_lengthens_what_is_too_short(attrop):
     moved, met = attrop(vectors, 0)
     assert met.all() and torch.equal(moved[0], vectors[0])
     assert 10 * 26 / 27 <= moved[1].norm() < 11 and F.cosine_similarity(moved[1], vectors[1], dim=0) > 0.7
+
+
+def test_normalized_attrop_leaves_the_identity_alone_once_it_is_near(attrop):
+    """By hand: 1 - cosine counts above 0.3 alone, a unit of quality a thirtieth. So of a near image only the length is asked for."""
+    away, poor = torch.tensor([0.2, 0.4, 0.3]), torch.tensor([6.0, 3.0, 0.0])
+    torch.testing.assert_close(vec2face.attrop_loss(away, poor, "normalized"), torch.tensor([0.2, 0.5, 0.0]))
+    torch.testing.assert_close(vec2face.attrop_loss(away, poor, "weighted"), torch.tensor([26.0, 43.0, 30.0]))
+    vectors = F.normalize(torch.randn(4, DIM, generator=torch.Generator().manual_seed(0)), dim=1) * 8
+    change = {"attrop_steps": 2, "attrop_lr": 0.02}  # one step of Adam, along the gradient's signs; images are 40 degrees away: near
+    longer = 0.04 * vectors.sign()
+    torch.testing.assert_close(attrop(vectors, 40, attrop_terms="normalized", **change)[0] - vectors, longer, atol=1e-4, rtol=0)
+    for terms, degrees in (("weighted", 40), ("normalized", 60)):
+        assert not torch.allclose(attrop(vectors, degrees, attrop_terms=terms, **change)[0] - vectors, longer, atol=1e-2)
+
+
+def test_vec2face_plus_is_what_its_paper_changes():
+    generator = load_generator("vec2face_plus", load_protocol("paper"))
+    changed = {"train": {"ssim_weight": 1.0, "adversarial_from": 1.0}, "enroll": {"attrop_terms": "normalized"}}
+    base = load_generator("vec2face", load_protocol("paper")).config
+    assert generator.config == build(Config, Layer(base.model_dump()), Layer(changed))
+    assert list(generator.networks(112, 512)) == ["fMAE"] and "2507.17192" in generator.traits.paper
+    assert generator.config.enroll.attrop_steps == 30 and generator.config.train.perceptual_weight == 0.2
 
 
 # --------------------------------------------------------------------------------------------------------------- sampling

@@ -16,7 +16,7 @@ from synthbench.data.faces import FaceSet
 from synthbench.diffusion import process
 from synthbench.generators import vigface
 from synthbench.generators.vigface import Batch, Config, Train, VIGFace
-from synthbench.identities import hypersphere
+from synthbench.identities import flow, hypersphere
 from synthbench.models.encoder import Encoder, read_tensors
 from synthbench.models.size import count
 from synthbench.models.vit import ViT
@@ -416,6 +416,24 @@ def test_an_image_depends_on_its_slot_alone(trained, faces, tmp_path):
     assert torch.equal(whole, pixels(slots, batch_size=7))
     assert torch.equal(whole[13:29], pixels(slots[13:29]))
     assert torch.equal(whole.flip(0), pixels(slots[::-1]))
+
+
+def test_a_flow_turns_prototypes_where_images_of_people_lie(trained, faces, tmp_path, monkeypatch):
+    monkeypatch.setattr(flow, "TRAINING", flow.TRAINING.model_copy(update={"steps": 2}))
+    seen = []
+    monkeypatch.setattr(flow, "learn", lambda unit, person, given, learn=flow.learn: seen.append(unit) or learn(unit, person, given))
+    generator, inputs = trained
+    told = VIGFace(
+        generator.config.model_copy(update={"sample": generator.config.sample.model_copy(update={"perturb": 0.2, "directions": "flow"})})
+    )
+    slots, ctx = [Slot(identity, sample) for identity in range(3) for sample in range(4)], context(tmp_path, faces, inputs=inputs)
+    whole = torch.cat([batch.images for batch in told.generate(slots, ctx)])
+    recognizer = vigface.load_encoder(inputs["train"] / "recognizer", torch.device("cpu"))
+    order = np.argsort(faces.identity, kind="stable")
+    torch.testing.assert_close(seen[0], torch.from_numpy(recognizer.embed_all(faces))[order], atol=1e-4, rtol=0)
+    plain = torch.cat([batch.images for batch in generator.generate(slots, ctx)])
+    assert (whole != plain).flatten(1).any(1).all()
+    assert torch.equal(whole[5:7], torch.cat([batch.images for batch in told.generate(slots[5:7], ctx)])) and len(seen) == 1
 
 
 def test_another_seed_gives_other_prototypes(trained, faces, tmp_path):

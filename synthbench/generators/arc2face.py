@@ -28,7 +28,7 @@ from synthbench.config import Settings
 from synthbench.data import looking, sources
 from synthbench.device import autocast, ready
 from synthbench.diffusion import process
-from synthbench.identities import hypersphere, inquiries, sampling
+from synthbench.identities import flow, hypersphere, inquiries, sampling
 from synthbench.models.checkpoints import load_checkpoint
 from synthbench.models.encoder import Encoder, read_tensors
 from synthbench.plugin import Context, Traits
@@ -49,6 +49,8 @@ class Enroll(inquiries.Inquiries):
 
 
 class Sample(Settings):
+    late = ("directions",)
+
     steps: int = Field(25, ge=2, le=999, description="of DPM-Solver++, second order, multistep")
     guidance: float = Field(3.0, ge=1, description="weight of the identity against the empty prompt")
     crop: tuple[float, float, float] = Field(
@@ -56,6 +58,7 @@ class Sample(Settings):
         description="left, top and side of what is kept, in shares of the picture: FFHQ's mean face on the ArcFace template",
     )
     perturb: float = hypersphere.BOUND
+    directions: hypersphere.Directions = hypersphere.DIRECTIONS
     precision: Literal["bf16", "fp32"] = Field("bf16", description="bf16 only where the device is CUDA (authors: fp16)")
 
     @model_validator(mode="after")
@@ -72,7 +75,7 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _bound(self) -> Config:
-        hypersphere.lowest(self.sample.perturb, self.enroll.threshold)
+        hypersphere.lowest(self.sample.perturb, self.enroll.threshold, self.sample.directions)
         return self
 
 
@@ -134,7 +137,9 @@ class Arc2Face(inquiries.ByInquiry[Config]):
         sample = self.config.sample
         codes = F.normalize(read_tensors(context.inputs["enroll"] / "codes.safetensors")["codes"], dim=1)
         parts = load(folder(self.config.enroll.weights), context.device)
-        lowest = hypersphere.lowest(sample.perturb, self.config.enroll.threshold)
+        lowest = hypersphere.lowest(sample.perturb, self.config.enroll.threshold, sample.directions)
+        arcface = load_arcface(folder(self.config.enroll.weights)).to(context.device) if sample.directions == "flow" else None
+        turned = flow.turning(sample.directions, lowest, arcface, context)
         shape = (parts.unet.config.in_channels, *[parts.unet.config.sample_size] * 2)
 
         def make(some: list[Slot]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -142,7 +147,7 @@ class Arc2Face(inquiries.ByInquiry[Config]):
             solver: Any = DPMSolverMultistepScheduler(**SCHEDULE)  # keeps the steps before, so each batch has its own
             solver.set_timesteps(sample.steps)
             with torch.inference_mode(), autocast(context.device, sample.precision):
-                code = hypersphere.perturb(codes[[slot.identity for slot in some]], some, lowest, context.seed)
+                code = turned(codes[[slot.identity for slot in some]], some)
                 told = parts.told(code.to(context.device))
                 x = noise.to(context.device)
                 for t in solver.timesteps:

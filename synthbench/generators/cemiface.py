@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from synthbench.config import Settings
 from synthbench.device import autocast, send
 from synthbench.diffusion import denoising, heed, process
-from synthbench.identities import hypersphere, inquiries, sampling
+from synthbench.identities import flow, hypersphere, inquiries, sampling
 from synthbench.models.encoder import CODES, Encoder, frozen, raw_codes
 from synthbench.models.unet import TINY, Shape, UNet
 from synthbench.plugin import Context, Traits
@@ -62,12 +62,14 @@ class Interval(Settings):
 
 
 class Sample(denoising.Sample):
+    late = ("directions",)
     m: float | tuple[float, ...] | Interval = Field(0.0, description="similarity wanted: a number, a list taken in turn, or {low, high}")
     steps: int = Field(20, ge=1, description="DDIM steps")
     eta: float = Field(1.0, ge=0, le=1, description="open: 1 as in DCFace's code; 0 is deterministic")
     clip_x0: bool = True
     guidance: float = Field(0.0, ge=0, description="ours: w of classifier-free guidance, (1 + w) with the inquiry - w without")
     perturb: float = hypersphere.BOUND
+    directions: hypersphere.Directions = hypersphere.DIRECTIONS
     copies: int = Field(
         5, ge=0, description="copies of the inquiry added to every identity (oversampling); column `real` is 1 where it is a photograph"
     )
@@ -94,7 +96,7 @@ class Config(Settings):
         denoising.refuse_steps(self.sample, self.train)
         if self.sample.guidance and not self.train.empty:
             raise ValueError("sample.guidance needs a network that was also trained without inquiries: set train.empty=0.1")
-        hypersphere.lowest(self.sample.perturb, self.enroll.threshold)
+        hypersphere.lowest(self.sample.perturb, self.enroll.threshold, self.sample.directions)
         return self
 
 
@@ -182,12 +184,13 @@ class CemiFace(inquiries.ByInquiry[Config]):
         encoder = context.encoder
         denoiser = Denoiser(settings, context.resolution, encoder.dim)
         frozen(denoiser, context.inputs["train"] / "weights.safetensors", context.device)
-        lowest = hypersphere.lowest(sample.perturb, self.config.enroll.threshold)
+        lowest = hypersphere.lowest(sample.perturb, self.config.enroll.threshold, sample.directions)
+        turned = flow.turning(sample.directions, lowest, encoder, context)
 
         def make(some: list[Slot]) -> tuple[Tensor, dict[str, Tensor]]:
             wanted = torch.tensor([requested(sample.m, slot, context.seed) for slot in some])
             codes = known.codes[[slot.identity for slot in some]]
-            told = hypersphere.perturb(codes, some, lowest, context.seed)
+            told = turned(codes, some)
             noise = sampling.noise(some, (3, context.resolution, context.resolution), context)
             with torch.inference_mode(), autocast(context.device, sample.precision):
                 condition = denoiser.condition(told.to(context.device), wanted.to(context.device))

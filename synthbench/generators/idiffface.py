@@ -4,8 +4,9 @@ arXiv 2308.04995. A latent diffusion model is told an identity, the unit embeddi
 of that embedding (CPD) keeps it from painting one face only per identity. New identities are random directions, or the embeddings of
 faces that do not exist (two-stage). No labels. Samplers on top, all off by default: classifier-free guidance with a learnt empty context
 (UIFace, ICLR 2025), a push away from another identity (NegFaceDiff, ICCVW 2025) whose weight may change linearly on the way (NegFaceDiff's
-ramps; AdaptDiff, arXiv 2603.29569, changes it too, by a rule we do not know), and IDperturb (arXiv 2602.18831). Left out: UIFace's two
-stages of sampling with injected attention, and of NegFaceDiff's the median and farthest identities.
+ramps; AdaptDiff, arXiv 2603.29569, changes it too, by a rule we do not know), and IDperturb (arXiv 2602.18831), or in its place a learnt
+perturbation (identities/flow.py). Left out: UIFace's two stages of sampling with injected attention, and of NegFaceDiff's the median and
+farthest identities.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from synthbench.device import autocast, send
 from synthbench.diffusion import autoencoder, denoising, heed, process
 from synthbench.diffusion.autoencoder import Autoencoder
 from synthbench.diffusion.autoencoder import Train as AutoencoderTrain
-from synthbench.identities import hypersphere, inquiries, sampling, unconditional
+from synthbench.identities import flow, hypersphere, inquiries, sampling, unconditional
 from synthbench.identities.unconditional import Train as UnconditionalTrain
 from synthbench.models.context_unet import ContextUNet, Shape
 from synthbench.models.encoder import CODES, frozen, raw_codes
@@ -59,7 +60,7 @@ class Enroll(inquiries.NewPeople):
 
 
 class Sample(denoising.Sample):
-    late = ("guidance_ramp",)
+    late = ("guidance_ramp", "directions")
 
     steps: int = Field(1000, ge=1, description="1000 with eta 1: ancestral sampling; ADMIS, UIFace and IDperturb take 50")
     guidance: float = Field(0.0, ge=0, description="w of classifier-free guidance, (1 + w) conditional - w other")
@@ -71,6 +72,7 @@ class Sample(denoising.Sample):
         description="w on the way from noise to image: the same; from w down to 0 (early); from 0 up to w (late)",
     )
     perturb: float = hypersphere.BOUND
+    directions: hypersphere.Directions = hypersphere.DIRECTIONS
     copies: int = Field(0, ge=0, description="copies of the inquiry added to every identity (ADMIS: 5), where there are inquiries")
 
 
@@ -85,7 +87,7 @@ class Config(Settings):
         denoising.refuse_steps(sample, train)
         if sample.guidance and sample.against == "empty" and not train.empty:
             raise ValueError("sample.guidance against the empty context needs one that was learnt: set train.empty=0.2")
-        hypersphere.lowest(sample.perturb, self.enroll.threshold)
+        hypersphere.lowest(sample.perturb, self.enroll.threshold, sample.directions)
         if sample.copies and self.enroll.source == "uniform":
             raise ValueError("sample.copies needs inquiries to copy, and enroll.source uniform has none")
         inquiries.refuse_model(self.enroll, train.unconditional)
@@ -182,11 +184,12 @@ class IDiffFace(inquiries.ByInquiry[Config]):
         painter = autoencoder.load(settings.autoencoder, folder / FOLDER, device)
         side = (settings.pixels or context.resolution) // painter.factor
         denoiser = frozen(Denoiser(settings, side, encoder.dim), folder / "weights.safetensors", device)
-        lowest = hypersphere.lowest(sample.perturb, self.config.enroll.threshold)
+        lowest = hypersphere.lowest(sample.perturb, self.config.enroll.threshold, sample.directions)
+        turned = flow.turning(sample.directions, lowest, encoder, context)
 
         def make(some: list[Slot]) -> tuple[Tensor, dict[str, Tensor]]:
             own = known.codes[[slot.identity for slot in some]]
-            told = hypersphere.perturb(own, some, lowest, context.seed)
+            told = turned(own, some)
             noise = sampling.noise(some, (settings.autoencoder.latents, side, side), context)
             with torch.inference_mode(), autocast(device, sample.precision):
                 towards = contexts(denoiser, told.to(device))

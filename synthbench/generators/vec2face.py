@@ -33,6 +33,7 @@ from synthbench.types import FaceBatch, Slot, UserError, Volume
 
 SPREAD = 0.97  # std of an element of the features in the paper (ArcFace R100, Glint360K, on WebFace4M): the unit of sigma
 QUALITY = 27.0  # the target of MagFace's quality in the authors' AttrOP: the unit of its loss
+AWAY = 0.3  # 1 - cosine of E_id(image) and vector up to which an image has the identity of its vector
 BLOCK = 256  # vectors drawn at a time
 FEATURES = "features.safetensors"  # of the real set, while the network trains
 
@@ -66,6 +67,7 @@ class Train(loop.Optimization, loop.Unlabelled):
 class Enroll(Settings):
     """Where identities come from."""
 
+    late = ("attrop_terms",)
     source: str = Field("real", description="whose features are imitated: real | a registered source | path of labelled images")
     distribution: Literal["pca", "gaussian"] = Field(
         "pca", description="pca: mean and covariance of the identities' mean features; gaussian: independent elements (later code)"
@@ -73,6 +75,9 @@ class Enroll(Settings):
     threshold: float = Field(0.3, ge=-1, le=1, description="highest cosine between two identities")
     tries: int = Field(20, ge=1, description="vectors drawn per identity wanted, at most")
     attrop_steps: int = Field(30, ge=0, description="cap of AttrOP on a vector; the authors' loop has none. 0: no AttrOP")
+    attrop_terms: Literal["weighted", "normalized"] = Field(
+        "weighted", description="weighted: 100 (1 - cos) + quality lacking; normalized: 1 - cos where above 0.3, + quality / 30 (Vec2Face+)"
+    )
     attrop_lr: float = Field(0.1, gt=0, description="of Adam on the vector, in the units of sigma")
     quality: float = Field(1.0, ge=0, description="length wanted of E_id(image), over the mean of the training set")
 
@@ -196,8 +201,11 @@ class Vec2Face(Generator[Config]):
         settings = self.config.train
         network = fmae.FeatureMAE(settings.network, resolution, dim)
         inputs = (torch.empty(1, dim), torch.empty(1, network.rows), torch.empty(1), self.config.sample.mask.low)
-        critic = fmae.Discriminator(settings.discriminator_channels)
-        return {"fMAE": (network, inputs), "discriminator": (critic, (torch.empty(1, 3, resolution, resolution),))}
+        found: dict[str, tuple[nn.Module, tuple[Any, ...]]] = {"fMAE": (network, inputs)}
+        if settings.adversarial_from < 1:
+            critic = fmae.Discriminator(settings.discriminator_channels)
+            found["discriminator"] = critic, (torch.empty(1, 3, resolution, resolution),)
+        return found
 
     def check(self, volume: Volume, people: int | None) -> None:
         if self.config.train.perceptual == "lpips":
@@ -363,13 +371,18 @@ def optimized(vectors: Tensor, block: int, network: fmae.FeatureMAE, config: Con
             away = 1 - F.cosine_similarity(found, wanted)
             poor = QUALITY * (settings.quality - found.norm(dim=1) / network.norm).clamp(min=0)
             best[~done] = v.detach()[~done]
-            done |= (away <= 0.3) & (poor <= 1)
+            done |= (away <= AWAY) & (poor <= 1)
             if bool(done.all()):
                 break
-            (v.grad,) = torch.autograd.grad((100 * away + poor).sum(), [v])
+            (v.grad,) = torch.autograd.grad(attrop_loss(away, poor, settings.attrop_terms).sum(), [v])
             adam.step()
         moved[rows], met[rows] = best.cpu(), done.cpu()
     return moved, met
+
+
+def attrop_loss(away: Tensor, poor: Tensor, terms: str) -> Tensor:
+    """What AttrOP lowers, (n,), of 1 - cosine and of the quality lacking, in units of MagFace's; see Enroll.attrop_terms."""
+    return 100 * away + poor if terms == "weighted" else torch.where(away > AWAY, away, 0 * away) + poor / 30
 
 
 def write_inquiries(vectors: Tensor, network: fmae.FeatureMAE, config: Config, context: Context) -> None:

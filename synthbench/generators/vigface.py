@@ -25,7 +25,7 @@ from synthbench import console
 from synthbench.config import Settings
 from synthbench.device import autocast, send
 from synthbench.diffusion import denoising, heed, process
-from synthbench.identities import hypersphere, inquiries, sampling
+from synthbench.identities import flow, hypersphere, inquiries, sampling
 from synthbench.models.encoder import CODES, Encoder, frozen, load_encoder, raw_codes, read_tensors, save_encoder
 from synthbench.models.vit import Shape, ViT
 from synthbench.plugin import Context, Generator, Traits
@@ -84,11 +84,14 @@ class Enroll(Settings):
 
 
 class Sample(denoising.Sample):
+    late = ("directions",)
+
     guidance: float = Field(2.5, ge=0, description="w of Eq. 9; the paper's best: 2.5 for virtual prototypes, 0.5 for real ones, 4 in v3")
     steps: int = Field(100, ge=1, description="DDIM steps")
     eta: float = Field(0.0, ge=0, le=1, description="0 is deterministic")
     clip_x0: bool = True
     perturb: float = Field(1.0, ge=0, le=1, description="IDperturb: lowest cosine of what is told to the prototype; 1: off")
+    directions: hypersphere.Directions = hypersphere.DIRECTIONS
 
 
 class Config(Settings):
@@ -99,6 +102,7 @@ class Config(Settings):
     @model_validator(mode="after")
     def _steps(self) -> Config:
         denoising.refuse_steps(self.sample, self.train)
+        hypersphere.lowest(self.sample.perturb, 0.0, self.sample.directions)
         return self
 
 
@@ -296,11 +300,13 @@ class VIGFace(Generator[Config]):
         denoiser = ViT(settings.vit, context.resolution, recognizer.dim)
         frozen(denoiser, folder / "diffusion" / "weights.safetensors", context.device)
         bounds = hypersphere.Bounds(codes, folder / "recognizer" / "prototypes.safetensors", sample.perturb)
+        lowest = sample.perturb if sample.directions == "flow" else bounds
+        turned = flow.turning(sample.directions, lowest, recognizer, context)
 
         def make(some: list[Slot]) -> tuple[Tensor, dict[str, Tensor]]:
             who = [slot.identity for slot in some]
             noise = sampling.noise(some, (3, context.resolution, context.resolution), context)
-            told = condition(hypersphere.perturb(codes[who], some, bounds(who), context.seed).to(context.device))
+            told = condition(turned(codes[who], some).to(context.device))
 
             def network(x: Tensor, t: Tensor) -> Tensor:
                 if sample.guidance == 0:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -27,6 +27,12 @@ BOUND: float = Field(  # the setting sample.perturb
     ge=0,
     le=1,
     description="IDperturb: lowest cosine of what is told to the identity, half the angle of enroll.threshold at most; 1: off",
+)
+Directions = Literal["any", "flow"]
+DIRECTIONS: Directions = Field(  # the setting sample.directions
+    "any",
+    description="in which sample.perturb turns; flow: those of images of one person, learnt on the real set, with the cosines of these "
+    "from sample.perturb on, as it is given (FaceFlow-style)",
 )
 COMPARED = 1024  # vectors compared at a time
 Draw = Callable[[torch.Generator], Tensor]  # (BLOCK, dim) vectors of any length
@@ -60,12 +66,19 @@ def enroll(
     save(kept, context.out, source=source, tried=tried, kept=n, threshold=threshold)
 
 
-def lowest(lb: float, threshold: float) -> float:
+def lowest(lb: float, threshold: float, directions: Directions = "any") -> float:
     """Lowest cosine of a perturbed embedding to its identity: `lb`, raised to half the angle between the nearest two identities.
 
     IDperturb takes each identity's own nearest other, which changes when more are enrolled, and with it every image. `threshold`, the
     highest cosine with which identities are enrolled, is never below that and does not change. Raises ValueError when it is 1.
+    Along directions of a flow, which are rarely those to another identity, it is `lb` itself. Raises ValueError when that turns nothing.
     """
+    if directions == "flow":
+        if lb == 1:
+            raise ValueError(
+                "sample.directions=flow turns nothing while sample.perturb is 1: set the lowest cosine, such as sample.perturb=0.6"
+            )
+        return lb
     if lb < 1 and threshold >= 1:
         raise ValueError("sample.perturb keeps an image nearer to its identity than to others: set enroll.threshold below 1, such as 0.3")
     return max(lb, ((1 + threshold) / 2) ** 0.5)  # cosine of half an angle

@@ -82,9 +82,10 @@ class ByInquiry(Generator[C]):
     """A generator whose identities are inquiries: what its config says of them in `enroll`, and of their copies in `sample.copies`."""
 
     def about(self, config: Any) -> Traits:
-        """People of the real set are not new, and copies of inquiries are photographs where those are."""
+        """People of the real set are not new, copies of inquiries are photographs where those are, and a flow learns from labels."""
         photographs = self.traits.real_photographs if self._copies(config) and config.enroll.photographs else ""
-        return replace(self.traits, new_identities=config.enroll.source != "real", real_photographs=photographs)
+        labels = self.traits.needs_labels or getattr(config.sample, "directions", "any") == "flow"
+        return replace(self.traits, new_identities=config.enroll.source != "real", real_photographs=photographs, needs_labels=labels)
 
     def sources(self, resolution: int) -> dict[str, str]:
         return digests(self._inquiries)
