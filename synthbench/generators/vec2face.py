@@ -172,7 +172,7 @@ class Vec2Face(Generator[Config]):
     """Faces painted from perturbed face-recognition features by a masked autoencoder."""
 
     Config = Config
-    version = 2  # 2: SSIM, initial weights, discriminator and its learning rate, weight decay as in the authors' code
+    version = 3  # 2: SSIM, initial weights, discriminator and its learning rate, weight decay as in the authors' code; 3: last bits
     traits = Traits(
         paper="Vec2Face: Scaling Face Dataset Generation with Loosely Constrained Vectors, arXiv 2409.02979",
         licence="paper CC BY 4.0; this is an independent implementation",
