@@ -350,6 +350,18 @@ def test_what_torch_calls_an_error_of_its_own_is_a_full_disk(tmp_path: Path, mon
     assert list(tmp_path.iterdir()) == [path] and path.read_text() == "after"
 
 
+def test_what_a_killed_writer_left_in_a_stage_is_in_no_manifest(stage: Stage) -> None:
+    """Found by kill -9: safetensors writes to a temporary file of its own, as large as the weights, and each kill left one more."""
+    (stage.folder / "inner").mkdir(parents=True)
+    for left in (".tmpUfGB3j", "weights.12-0123abcd.tmp", "inner/.tmp0aZ9_b"):
+        (stage.folder / left).write_text("half")
+    (stage.folder / ".tmp_of_a_builder").write_text("its own")
+    build(stage)
+    manifest = stage.manifest()
+    assert manifest and set(manifest["files"]) == {".tmp_of_a_builder", "inner/weights"}
+    assert sorted(path.name for path in stage.folder.rglob("*") if path.is_file()) == [".tmp_of_a_builder", "manifest.json", "weights"]
+
+
 def test_leftovers_of_killed_writers_go_and_those_of_live_ones_stay(tmp_path: Path, stage: Stage) -> None:
     path, day = tmp_path / "samples.png", time.time() - 86400
     strange = ("other.png.12-0123abcd.tmp", "samples.png.tmp", "samples.png.mine.tmp", "xsamples.png.1-0123abcd.tmp")
