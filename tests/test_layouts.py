@@ -313,6 +313,9 @@ def test_other_tars(tmp_path: Path) -> None:
     folders = read_source(tar(tmp_path / "b.tar", {f"./p{i % 2}/{i}.png": png(i) for i in range(4)}))
     assert folders.names == ["p0", "p1"] and folders.label.tolist() == [0, 0, 1, 1]
     assert [folders.encoded(row) for row in range(4)] == [png(i) for i in (0, 2, 1, 3)]
+    half = {f"{i}.{end}": data for i in range(4) for end, data in (("png", png(i)), ("json", b'{"identity": "\\ud800%d"}' % (i % 2)))}
+    export_faces(import_faces(tar(tmp_path / "d.tar", half), tmp_path / "half", 8), "parquet", tmp_path / "again")  # halves of letters
+    assert read_source(tmp_path / "d.tar").names == ["\\ud8000", "\\ud8001"]
     for files, message in (
         ({"0.png": png(0), "0.jpg": png(0), "0.cls": b"1"}, "two images"),
         ({"0.png": png(0), "0.json": b"{"}, r"0\.json: cannot be read"),
