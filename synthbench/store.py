@@ -61,6 +61,8 @@ def writing(path: Path) -> Iterator[Path]:
     _drop_temporaries(path.parent, re.escape(path.name) + TEMPORARY, STALE)
     if path.is_dir():
         raise UserError(f"{path} is a folder, where a file is to be written; delete it, and run the same command again")
+    if path.exists() and not path.is_file():  # it would be replaced, were we allowed to
+        raise UserError(f"{path} is a device, a pipe or a socket; give the name of a file to write")
     tmp = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
     try:
         yield tmp

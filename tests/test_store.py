@@ -350,6 +350,17 @@ def test_what_torch_calls_an_error_of_its_own_is_a_full_disk(tmp_path: Path, mon
     assert list(tmp_path.iterdir()) == [path] and path.read_text() == "after"
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names here")
+def test_a_pipe_or_a_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    """Found through the command line: `-o /dev/full`, by one who may, made a file of the device."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(UserError, match=f"{name} is a device, a pipe or a socket"):
+            write_json(tmp_path / name, {})
+    assert (tmp_path / "pipe").is_fifo() and (tmp_path / "link").is_symlink() and len(list(tmp_path.iterdir())) == 2
+
+
 def test_what_a_killed_writer_left_in_a_stage_is_in_no_manifest(stage: Stage) -> None:
     """Found by kill -9: safetensors writes to a temporary file of its own, as large as the weights, and each kill left one more."""
     (stage.folder / "inner").mkdir(parents=True)
