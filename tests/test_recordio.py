@@ -193,7 +193,7 @@ def test_parts_are_one_set(tmp_path: Path) -> None:
     assert source.where(23).startswith(f"{tmp_path / 'set' / 'train_11.rec'}, key 23")
     alone = read_source(tmp_path / "set" / "train_1.rec")
     assert alone.label.tolist() == [0, 1] and alone.doubts == (
-        "train_1.rec is one of 12 parts that lie there; their folder is all of them",
+        "train_1.rec may be one of 12 parts that lie there; their folder is read as all of them",
     )
     assert len(import_faces(tmp_path / "set", tmp_path / "out", 8)) == 24
 

@@ -116,7 +116,7 @@ def read_rec(path: Path) -> Source:
         label, names = by_name(label.astype(np.int64))
     read = (f"{len(recs)} parts, {recs[0].name} to {recs[-1].name}",) if recs[1:] else ()
     others = len(_grouped(path.parent).get(_cut(path)[0], ())) if path.is_file() and _cut(path)[1] else 1
-    doubts = (f"{path.name} is one of {others} parts that lie there; their folder is all of them",) if others > 1 else ()
+    doubts = (f"{path.name} may be one of {others} parts that lie there; their folder is read as all of them",) if others > 1 else ()
     return Source(path, "rec", label, names, encoded, where, read=read, doubts=doubts)
 
 

@@ -69,6 +69,7 @@ JOBS: dict[str, tuple[str, ...]] = {
     "run union": ("run", "union", "--volume", "all", "--set", "sample.parts=[procedural, digiface]", *WHERE),
     "run cleaned": ("run", "cleaned", "--volume", "all", "--set", "sample.of=procedural@4x4", *THRESHOLDS, *WHERE),
     "sweep of cemiface": ("sweep", "m", "--values", "-1,1", *WHERE),
+    "ledger of a sweep": ("sweep", "m", "--values", "-1,-0.5,0,0.5,1", *WHERE),  # its points are there: what is killed is the sweep itself
 }
 TOLD = ("scores", "digests", "baseline", "skipped")  # of a run
 SWEPT = ("points", "best", "statement")
@@ -78,18 +79,29 @@ class Job:
     """A command, and what it leaves when nobody disturbs it."""
 
     def __init__(self, name: str, root: Path) -> None:
-        self.name, self.words, self.folder = name, JOBS[name], root / "here"
+        self.name, self.words, self.folder, self.before = name, JOBS[name], root / "here", root / "before"
+        shutil.rmtree(self.before, ignore_errors=True)
+        self.undisturbed()
+        if name.startswith("ledger"):
+            shutil.rmtree(self.folder / "r" / "sweeps")
+            shutil.move(self.folder / "r", self.before)
+            self.undisturbed()
+        self.clear()
+
+    def undisturbed(self) -> None:
         self.clear()
         began = time.monotonic()
         code, out = self.run(None)
         if code:
-            raise SystemExit(f"{name} ended with {code}: {(self.folder / 'err').read_text()[-2000:]}")
+            raise SystemExit(f"{self.name} ended with {code}: {(self.folder / 'err').read_text()[-2000:]}")
         self.took, self.wanted, self.files = time.monotonic() - began, self.result(out), self.left()
-        self.clear()
 
     def clear(self) -> None:
+        """The folder as it is before the command; the runs that are there, if any."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
+        if self.before.exists():
+            shutil.copytree(self.before, self.folder / "r")
         (self.folder / "recipe.yaml").write_text(RECIPE)
         (self.folder / "tiny.yaml").write_text(PROTOCOL.replace("RECIPE", "recipe.yaml") + SMALL)
 
