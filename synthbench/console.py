@@ -18,6 +18,7 @@ from synthbench.types import Progress
 
 LINE_EVERY = 60.0  # seconds between progress lines when stderr is not a terminal
 QUIET = "SYNTHBENCH_QUIET"
+COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 LONG = 3600.0  # seconds; work that will take longer is announced
 
 
@@ -46,7 +47,13 @@ def error(text: str) -> None:
     _print(f"error: {text}", style="bold red")
 
 
+def printable(text: str) -> str:
+    """`text` without what commands a terminal or turns its letters round: names come from files of others."""
+    return COMMANDS.sub(lambda found: repr(found[0])[1:-1], text)
+
+
 def _print(text: str, style: str = "") -> None:
+    text = printable(text)
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.text import Text
@@ -187,8 +194,10 @@ def table(
     from rich.console import Console
 
     out = Console(file=sys.stdout, markup=False, emoji=False, highlight=False)  # cells are text: paths may hold brackets
-    out.print(title, style="bold", soft_wrap=True)
-    columns = [_Column(name, [str(row[i]) for row in rows], i > 0, name in sentences, name in breaks) for i, name in enumerate(header)]
+    out.print(printable(title), style="bold", soft_wrap=True)
+    columns = [
+        _Column(name, [printable(str(row[i])) for row in rows], i > 0, name in sentences, name in breaks) for i, name in enumerate(header)
+    ]
     screen = shutil.get_terminal_size().columns if "COLUMNS" in os.environ or sys.stdout.isatty() else sys.maxsize
     for part in _parts(columns, screen):
         widths = _widths(part, screen)

@@ -98,7 +98,7 @@ Network = TrainedNetwork | DistilledNetwork | PublicNetwork | ShippedNetwork
 
 
 MERGED = ("evaluators", "generators")  # what a protocol that extends another adds to; anything else it replaces whole
-OWN = ("real", "world", "unconditional", "pca")  # what enroll.source may be, beside a registered source and a path
+OWN = ("real", "world", "unconditional", "pca", "uniform")  # what enroll.source may be, beside a registered source and a path
 
 
 class Need(NamedTuple):

@@ -28,6 +28,8 @@ from synthbench.types import UserError
 MANIFEST = "manifest.json"
 BLOCKS, BLOCK = 8, 4096  # what `sampled` reads of a file: small ones whole
 STALE = 3600.0  # seconds since it was last written to, after which a temporary file is nobody's: its writer was killed
+TEMPORARY = r"\.\d+-[0-9a-f]{8}\.tmp"  # how names end that `writing` makes
+LEFTOVER = rf".+{TEMPORARY}|\.tmp\w{{6}}"  # of `writing`, and of safetensors, which writes beside the file that it was told
 LONGEST = 2**28  # bytes of a text of ours
 ROOM = 2**20  # bytes below which a disk or a file counts as full
 NUMBERS = ("amount", "images", "images_per_second")  # of a manifest
@@ -56,9 +58,11 @@ def writing(path: Path) -> Iterator[Path]:
     process number means nothing on another host that shares the disk. In a stage, whose lock is held, its builder deletes it at once.
     Raises OSError when the disk is full: torch and safetensors have errors of their own for it.
     """
-    _drop_temporaries(path.parent, re.escape(path.name), STALE)
+    _drop_temporaries(path.parent, re.escape(path.name) + TEMPORARY, STALE)
     if path.is_dir():
         raise UserError(f"{path} is a folder, where a file is to be written; delete it, and run the same command again")
+    if path.exists() and not path.is_file():  # it would be replaced, were we allowed to
+        raise UserError(f"{path} is a device, a pipe or a socket; give the name of a file to write")
     tmp = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
     try:
         yield tmp
@@ -94,11 +98,11 @@ def _no_room(tmp: Path) -> int:
     return errno.EFBIG if limit != resource.RLIM_INFINITY and written + ROOM > limit else 0
 
 
-def _drop_temporaries(folder: Path, name: str = ".+", age: float = 0.0) -> None:
-    """Delete what `writing` left in `folder`, of files whose name matches, when nobody has written to it for `age` seconds."""
+def _drop_temporaries(folder: Path, pattern: str = LEFTOVER, age: float = 0.0) -> None:
+    """Delete what killed writers left in `folder`, of files whose name matches, when nobody has written to it for `age` seconds."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if re.fullmatch(rf"{name}\.\d+-[0-9a-f]{{8}}\.tmp", entry.name, re.DOTALL):
+            if re.fullmatch(pattern, entry.name, re.DOTALL):
                 with suppress(OSError):  # it was somebody's, and has become the file
                     if time.time() - entry.stat(follow_symlinks=False).st_mtime > age:
                         os.unlink(entry)

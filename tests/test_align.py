@@ -159,3 +159,12 @@ def test_a_real_detector_follows_real_faces(tmp_path: Path) -> None:
         assert np.degrees(np.arctan2(back[1, 0], back[0, 0])) == pytest.approx(8, abs=6)  # of a detector, not of a ruler
     boxes, _ = detector.faces(np.full((200, 300, 3), 128, np.uint8))
     assert len(boxes) == 0
+
+
+def test_points_in_one_place_are_no_face(tmp_path: Path) -> None:
+    """Of them no scale can be told; nor of numbers that no picture has."""
+    known = pictures(tmp_path / "set")
+    source = read_source(tmp_path / "set")
+    points: dict[int, np.ndarray] = dict(enumerate([np.full((5, 2), 7.0), align.TEMPLATE * 1e300, align.TEMPLATE + 1e12]))
+    told = align.align(source, tmp_path / "out", lambda row, image: points.get(row, align.TEMPLATE))
+    assert len(known) > 3 and len(told.without) == 3 and told.written == len(known) - 3

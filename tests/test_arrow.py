@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pytest
 from test_layouts import PEOPLE, png
 
-from synthbench.data import arrow, sources
+from synthbench.data import arrow, arrowpages, sources
 from synthbench.data.faces import import_faces
 from synthbench.data.readers import read_source
 from synthbench.types import UserError
@@ -134,3 +135,58 @@ def test_offsets_that_lead_outside(tmp_path: Path) -> None:
     source = read_source(folder)
     with pytest.raises(UserError, match=r"arrow, row 0: cannot be read"):
         source.encoded(0)
+
+
+def packed(path: Path, table: pa.Table, stream: bool, kind: str | None) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    form = pa.ipc.new_stream if stream else pa.ipc.new_file
+    with form(str(path), table.schema, options=pa.ipc.IpcWriteOptions(compression=kind)) as writer:
+        writer.write_table(table, max_chunksize=3)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["zstd", "lz4", None])
+@pytest.mark.parametrize("stream", [True, False])
+def test_what_packed_buffers_claim_is_what_they_hold(tmp_path: Path, stream: bool, kind: str | None) -> None:
+    """Against pyarrow, which unpacks them; a dictionary and a column without a value among them. What is not packed claims nothing."""
+    who = pa.array([f"person {row % 3}" for row in range(10)]).dictionary_encode()
+    table = pa.table({"image": [png(row) for row in range(10)], "label": who, "none": pa.nulls(10), "score": [0.5] * 10})
+    path = packed(tmp_path / "set" / "a.arrow", table, stream, kind)
+    reader = (pa.ipc.open_stream if stream else pa.ipc.open_file)(path)
+    batches = list(reader) if stream else [reader.get_batch(number) for number in range(reader.num_record_batches)]
+    arrays = [*(column for batch in batches for column in batch.columns), batches[0]["label"].dictionary]
+    held = sum(buffer.size for array in arrays for buffer in _buffers(array))
+    assert len(batches) == 4 and arrowpages.claimed(path.read_bytes()) == (held if kind else 0)
+    source = read_source(tmp_path / "set", reading={"column": "label"})
+    assert [source.encoded(row) for row in range(10)] == [png(row) for row in range(10)]
+
+
+def _buffers(array: pa.Array) -> list[pa.Buffer]:
+    return [buffer for buffer in (array.indices if isinstance(array, pa.DictionaryArray) else array).buffers() if buffer is not None]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_arrow_file_that_holds_far_more_than_its_size(tmp_path: Path, stream: bool) -> None:
+    table = pa.table({"image": pa.array([png(0), png(1), bytes(2**28)], pa.large_binary()), "label": [0, 1, 1]})
+    path = packed(tmp_path / "set" / "a.arrow", table, stream, "zstd")
+    assert path.stat().st_size < 50_000
+    before = pa.total_allocated_bytes()
+    with pytest.raises(UserError, match=r"bytes that say they hold 268,4.*images hardly shrink"):
+        read_source(tmp_path / "set")
+    assert pa.total_allocated_bytes() - before < 2**20
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_arrow_file_that_leads_anywhere_is_refused(tmp_path: Path, stream: bool) -> None:
+    """Cut and with every word of its messages overwritten: a sentence each time, and an end."""
+    table = pa.table({"image": [png(row) for row in range(4)], "label": [0, 0, 1, 1]})
+    path = packed(tmp_path / "set" / "a.arrow", table, stream, "zstd")
+    whole = path.read_bytes()
+    for at in range(0, len(whole), 36):
+        for data in (whole[:at], whole[:at] + b"\xff\xff\xff\x7f" + whole[at + 4 :]):
+            path.write_bytes(data)
+            with contextlib.suppress(UserError):
+                read_source(tmp_path / "set").image(0)
+    path.write_bytes(whole[:-4] if stream else whole[:-30] + whole[-10:])
+    with pytest.raises(UserError, match="not a whole Arrow file"):
+        read_source(tmp_path / "set")

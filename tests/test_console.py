@@ -116,3 +116,15 @@ def test_long_work_is_announced_once_and_a_resumed_stage_has_an_honest_rate(
             report(done, 1_000_000)
     err = capsys.readouterr().err
     assert err.count("to go; stop it at any time") == 1 and "about 27 h" in err
+
+
+def test_names_from_files_command_no_terminal(capsys: pytest.CaptureFixture) -> None:
+    """A folder may be called like the code that clears the screen, sets the window's title, or turns what follows round."""
+    name = "\x1b[2J\x1b]0;mine\x07\u202egnp.exe\x9b1m\r"
+    shown = r"\x1b[2J\x1b]0;mine\x07\u202egnp.exe\x9b1m\r"
+    for say in (console.note, console.warn, console.error):
+        say(f"{name}: a\tline\nand one more é")
+    console.table(name, ["set", "people"], [[name, "3"]])
+    told = capsys.readouterr()
+    assert told.err.count(f"{shown}: a\tline\nand one more é") == 3 and told.out.count(shown) == 2
+    assert not set(told.err + told.out) & set(name) - set(shown)

@@ -9,15 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from fake_context import context
 from fake_protocol import PROTOCOL, RECIPE
 from PIL import Image
 
 from synthbench.data import damage, sources
-from synthbench.data.faces import import_faces
+from synthbench.data.faces import import_faces, open_faces
+from synthbench.generators import cemiface, vec2face
 from synthbench.generators.folder import Folder, FolderConfig
+from synthbench.identities import inquiries
+from synthbench.models.unet import TINY
 from synthbench.pipeline import run
 from synthbench.pipeline.steps import import_step
 from synthbench.store import Store
+from synthbench.testing.world import tiny_encoder
 from synthbench.types import UserError
 
 
@@ -119,3 +125,57 @@ def test_slots_are_counted_without_them(faces: Path) -> None:
     assert len(maker.slots(Volume.parse("4x4"), context)) == 16  # type: ignore[arg-type]
     with pytest.raises(UserError, match="has 4 that large"):
         maker.slots(Volume.parse("5x4"), context)  # type: ignore[arg-type]
+
+
+def test_sets_that_are_learnt_from_and_inquired(faces: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("recipe.yaml").write_text(RECIPE.replace("epochs: 2", "epochs: 1"))
+    Path("tiny.yaml").write_text(PROTOCOL.partition("  verification")[0] + "  separability: {}\n")
+    sources.add("mine", faces, "faces")
+    small = (*(f"train.unet.{name}={value}" for name, value in TINY.items()), "train.steps=2", "train.batch_size=4", "sample.steps=1")
+
+    def made(*settings: str) -> dict | None:
+        sets = ("train.faces=[real, mine]", "enroll.source=mine", "enroll.threshold=1", *settings)
+        return run.run(run.Request("cemiface", Path("r"), "6x2", "tiny.yaml", settings=(*small, *sets), tracking=False))
+
+    with pytest.raises(UserError, match=r"p1/2\.png: the image cannot.*--set train\.skip_damaged=true.*data verify mine"):
+        made()
+    with pytest.raises(UserError, match=r"p3/0\.png.*--set enroll\.skip_damaged=true"):
+        made("train.skip_damaged=true")
+    capsys.readouterr()
+    result = made("train.skip_damaged=true", "enroll.skip_damaged=true")
+    assert result and capsys.readouterr().err.count("2 of 24 images are damaged and left out") == 1  # what is learnt from was there
+    assert result["learnt_from"] == {"real": 24, "mine": 22}
+    told = json.loads((Path(result["artifacts"]["folder"]) / "run.json").read_text())["left_out"]
+    assert {name: (part["damaged"], part["of"]) for name, part in told.items()} == {"train-faces mine": (2, 24), "enroll": (2, 24)}
+    enroll = next(stage for stage in result["stages"] if stage["name"] == "enroll")
+    shown = open_faces(Path("r/stages/enroll") / enroll["key"] / "inquiries")
+    assert shown.names == [f"p{i}" for i in range(6)]
+    wanted = np.asarray(Image.open(faces / "p3" / "1.png"))  # the first image of p3 that is whole
+    assert np.array_equal(shown.images([3])[0].permute(1, 2, 0).numpy(), wanted)
+
+
+def test_the_choice_is_for_sets_that_are_read_and_in_no_key_unless_made(faces: Path) -> None:
+    with pytest.raises(ValueError, match="skip_damaged is for a registered source or a path, and source is world"):
+        cemiface.Config(enroll={"skip_damaged": True, "source": "world"})
+    with pytest.raises(UserError, match=r"train\.skip_damaged is for other sets that train\.faces names"):
+        run.run(run.Request("cemiface", Path("r"), protocol="demo", settings=("train.skip_damaged=true",), tracking=False))
+    assert all("skip_damaged" not in cemiface.Config().for_key()[part] for part in ("train", "enroll"))
+    assert vec2face.Enroll(source="mine", skip_damaged=True).for_key()["skip_damaged"] and "skip_damaged" not in vec2face.Enroll().for_key()
+    store = Store(faces.parent / "r")
+    entry = sources.add("mine", faces, "faces")
+    keys = {choice: import_step(store, 16, "train-faces", entry, labelled=False, skip_damaged=choice).stage.key for choice in (False, True)}
+    assert keys[False] != keys[True]
+
+
+def test_features_of_the_whole_images_alone_are_imitated(faces: Path, tmp_path: Path) -> None:
+    real = import_faces(faces, "real", 32, skip_damaged=True)  # the side of `tiny_encoder`
+    encoder = tiny_encoder(real, 1)
+    found = [inquiries.mean_codes(vec2face.Enroll(source=source, skip_damaged=source != "real"), context(tmp_path / "out", real, encoder))
+             for source in ("real", str(faces))]  # fmt: skip
+    torch.testing.assert_close(found[1], found[0])  # which has the whole images
+    with pytest.raises(UserError, match=r"p1/2\.png.*--set enroll\.skip_damaged=true"):
+        inquiries.mean_codes(vec2face.Enroll(source=str(faces)), context(tmp_path / "out", real, encoder))
+    for file in faces.rglob("*.png"):
+        file.write_bytes(b"no image")
+    with pytest.raises(UserError, match="every image is damaged"):
+        inquiries.mean_codes(vec2face.Enroll(source=str(faces), skip_damaged=True), context(tmp_path / "other", real, encoder))

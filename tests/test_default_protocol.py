@@ -91,6 +91,8 @@ def test_registered_sets_and_weights_of_a_generator_are_not_for_the_demo(photos:
 
 def test_paper_is_the_default_when_its_data_are_there(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert missing(load_protocol("demo")) == [] and len(missing(load_protocol("paper"))) == 8
+    own = load_protocol("demo").model_copy(update={"generators": {"idiffface": {"enroll": {"source": "uniform"}}}})
+    assert not [need for need in own.needs() if need.generator]  # directions on a sphere are no source to register
     monkeypatch.setattr(sources, "registered", lambda name: True)
     assert missing(load_protocol("paper")) == []
     assert default_protocol.choose(None, "folder", ("sample.path=photos",), "0.5M")[0].name == "paper"

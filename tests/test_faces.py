@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import multiprocessing
 import os
 import zipfile
 from pathlib import Path
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from fresh import READY, at_once
 from PIL import Image
 
 from synthbench.data import pixels
@@ -98,23 +98,19 @@ def test_digest_is_of_labels_and_pixels_in_order(folder: Path, tmp_path: Path) -
     assert FaceSet.from_arrays(images, [0, 0, 1, 1, 2, 1]).digest != stored.digest
 
 
-def _open(folder: str, queue) -> None:
-    queue.put(open_faces(folder).digest)
+OPEN = f"""
+import sys
+from synthbench.data.faces import open_faces
+{READY}
+print(open_faces(sys.argv[1]).digest)
+"""
 
 
 def test_two_processes_pack_at_once(tmp_path: Path) -> None:
     writer = ShardWriter(tmp_path)
     writer.write(FaceBatch(torch.from_numpy(np.stack([picture(i) for i in range(40)])).permute(0, 3, 1, 2), torch.arange(40) // 4))
     writer.finish()
-    fork = multiprocessing.get_context("fork")
-    queue = fork.Queue()
-    workers = [fork.Process(target=_open, args=(str(tmp_path), queue)) for _ in range(3)]
-    for worker in workers:
-        worker.start()
-    digests = {queue.get(timeout=60) for _ in workers}
-    for worker in workers:
-        worker.join()
-    assert digests == {open_faces(tmp_path).digest}
+    assert set(at_once(OPEN, [[tmp_path]] * 3)) == {open_faces(tmp_path).digest + "\n"}
     assert not list(tmp_path.glob("*.tmp"))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -123,3 +125,10 @@ def test_bytes_are_read_one_after_the_other(clean: Path) -> None:
 
     inspection.inspect(replace(plain, encoded=encoded))
     assert damage.find(replace(plain, encoded=encoded), np.arange(11)) == {} and seen == [*range(11), *range(11)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_page_about_a_folder_of_any_bytes(clean: Path, tmp_path: Path) -> None:
+    place = clean.rename(os.fsdecode(os.path.join(os.fsencode(tmp_path), b"Jos\xe9 \xc3\xab")))
+    inspection.sheet(read_source(place), tmp_path / "page.html")
+    assert "<title>Jos\\xe9 \u00eb: 11 images</title>" in (tmp_path / "page.html").read_bytes().decode("utf-8")

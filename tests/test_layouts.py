@@ -236,6 +236,48 @@ def test_lists_that_do_not_fit(flat: Path, tmp_path: Path) -> None:
         sources.add("mine", table(tmp_path / "set.parquet", label=PEOPLE), kind="faces", labels=listing)
 
 
+def test_celeba_hq(tmp_path: Path) -> None:
+    """Its images are numbered anew; the list that comes with it says which of CelebA's each is. Made as it is: tabs, 0-based, wide."""
+    hq, numbers = tmp_path / "hq", [4, 1, 6, 3]  # of CelebA, 1-based
+    for folder in ("CelebA-HQ-img", "CelebAMask-HQ-mask-anno/0"):
+        (hq / folder).mkdir(parents=True)
+    for row in range(4):
+        (hq / "CelebA-HQ-img" / f"{row}.jpg").write_bytes(png(row))
+        (hq / "CelebAMask-HQ-mask-anno/0" / f"{row:05d}_hair.png").write_bytes(png(9))
+    who = tmp_path / "identity_CelebA.txt"
+    who.write_text("".join(f"{i:06d}.jpg {100 + i % 3}\n" for i in range(1, 8)))
+    said = {"kind": "faces", "labels": who}
+    with pytest.raises(UserError, match=r"none of its 7 images.*CelebA-HQ is numbered anew: its CelebA-HQ-to-CelebA-mapping\.txt belongs"):
+        sources.add("hq", hq, **said)
+    mapping = hq / "CelebA-HQ-to-CelebA-mapping.txt"
+    mapping.write_text("idx\torig_idx\torig_file\n" + "".join(f"{row}\t{n - 1}\t{n:06d}.jpg\n" for row, n in enumerate(numbers)))
+    entry = sources.add("hq", hq, **said)
+    assert entry.read.startswith("4 images of 2 identities (2 to 2 each), labels of identity_CelebA.txt, images by CelebA-HQ-to-CelebA")
+    source = sources.open_set(entry)
+    assert [(source.where(row)[-5:], source.names[source.label[row]]) for row in range(4)] == [
+        (f"{row}.jpg", str(100 + number % 3)) for row, number in enumerate(numbers)
+    ]
+    with pytest.raises(UserError, match="tells images of CelebA, not who is on them"):
+        sources.add("hq", hq, kind="faces", labels=mapping)
+    (hq / "00002.jpg").write_bytes(png(7))
+    with pytest.raises(UserError, match=r"00002\.jpg and CelebA-HQ-img/2\.jpg are both number 2"):
+        sources.add("hq", hq, **said)
+    (hq / "00002.jpg").unlink()
+    before = entry.digest
+    mapping.write_text(mapping.read_text().replace("000006.jpg", "000005.jpg"))
+    assert sources.add("hq", hq, **said).digest != before  # who is on an image is part of the set
+    mapping.write_text("idx orig_idx\n0 4\n")
+    with pytest.raises(UserError, match="line 2: '0 4' is not `idx orig_idx orig_file`"):
+        sources.add("hq", hq, **said)
+    (own := tmp_path / "own.txt").write_text("".join(f"{row}.jpg {row % 2}\n" for row in range(4)))
+    assert read_source(hq, reading={"labels": str(own)}).label.tolist() == [0, 1, 0, 1]  # in the new numbers
+    plain = files(tmp_path / "celeba", *(f"{i:06d}.jpg" for i in range(1, 8)))
+    mapping.rename(plain / mapping.name)
+    (plain / mapping.name).write_text("idx orig_idx orig_file\n0 1 000002.jpg\n1 2 000003.jpg\n")
+    found = read_source(plain, reading={"labels": str(who)})  # CelebA itself, with that list in it
+    assert [found.names[label] for label in found.label] == [str(100 + i % 3) for i in range(1, 8)]
+
+
 # ---- WebDataset ----
 
 
@@ -271,6 +313,9 @@ def test_other_tars(tmp_path: Path) -> None:
     folders = read_source(tar(tmp_path / "b.tar", {f"./p{i % 2}/{i}.png": png(i) for i in range(4)}))
     assert folders.names == ["p0", "p1"] and folders.label.tolist() == [0, 0, 1, 1]
     assert [folders.encoded(row) for row in range(4)] == [png(i) for i in (0, 2, 1, 3)]
+    half = {f"{i}.{end}": data for i in range(4) for end, data in (("png", png(i)), ("json", b'{"identity": "\\ud800%d"}' % (i % 2)))}
+    export_faces(import_faces(tar(tmp_path / "d.tar", half), tmp_path / "half", 8), "parquet", tmp_path / "again")  # halves of letters
+    assert read_source(tmp_path / "d.tar").names == ["\\ud8000", "\\ud8001"]
     for files, message in (
         ({"0.png": png(0), "0.jpg": png(0), "0.cls": b"1"}, "two images"),
         ({"0.png": png(0), "0.json": b"{"}, r"0\.json: cannot be read"),

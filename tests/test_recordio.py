@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from synthbench.data.faces import import_faces, read_source
+from synthbench.data.readers import source_digest, source_files
 from synthbench.data.recordio import MAGIC_BYTES, RecordWriter, frame, pack, read_index, read_record, split_header, write_rec
 from synthbench.types import UserError
 
@@ -170,3 +171,72 @@ def test_import(tmp_path: Path) -> None:
     bad = write(tmp_path / "bad", [(i, pack(i, i, image(i)[: 90 if i == 2 else None])) for i in range(3)])
     with pytest.raises(UserError, match=r"bad\.rec, key 2 \(byte \d+\): the image cannot be decoded"):
         import_faces(bad, tmp_path / "out2", 8)
+
+
+def chunk(folder: Path, name: str, labels: list[int], first: int) -> Path:
+    """A part as im2rec --chunks writes it: keys go on from part to part, labels are those of the whole list, nothing lists people."""
+    folder.mkdir(exist_ok=True)
+    return write(folder / name, [(key, pack(float(label), key, image(key))) for key, label in enumerate(labels, first)])
+
+
+def test_parts_are_one_set(tmp_path: Path) -> None:
+    """Twelve parts, so that the order of their names is not that of their numbers; one without .idx."""
+    labels = [5, 2, 2, 5, 7, 2] * 4
+    for part in range(12):
+        chunk(tmp_path / "set", f"train_{part}", labels[2 * part : 2 * part + 2], 2 * part)
+    (tmp_path / "set" / "train_3.idx").unlink()
+    write(tmp_path / "set" / "val_0", [(0, pack(99.0, 0, image(0)))])  # another set, left alone as beside train.rec
+    source = read_source(tmp_path / "set")
+    assert [source.names[label] for label in source.label] == [str(label) for label in labels] and source.names == ["2", "5", "7"]
+    assert [source.encoded(row) for row in range(24)] == [image(row) for row in range(24)]
+    assert source.read == ("12 parts, train_0.rec to train_11.rec",) and not source.doubts
+    assert source.where(23).startswith(f"{tmp_path / 'set' / 'train_11.rec'}, key 23")
+    alone = read_source(tmp_path / "set" / "train_1.rec")
+    assert alone.label.tolist() == [0, 1] and alone.doubts == (
+        "train_1.rec may be one of 12 parts that lie there; their folder is read as all of them",
+    )
+    assert len(import_faces(tmp_path / "set", tmp_path / "out", 8)) == 24
+
+
+def test_a_change_in_any_part_is_another_set(tmp_path: Path) -> None:
+    for part in range(2):
+        chunk(tmp_path / "set", f"train_{part}", [1, 2], 2 * part)
+    assert {file.name for file in source_files(tmp_path / "set")} == {f"train_{part}.{end}" for part in range(2) for end in ("rec", "idx")}
+    before = source_digest(tmp_path / "set")
+    chunk(tmp_path / "set", "train_1", [1, 3], 2)
+    assert source_digest(tmp_path / "set") != before
+
+
+def test_parts_that_are_no_set_are_refused(tmp_path: Path) -> None:
+    for name in ("casia", "casia_1", "glint_0"):
+        chunk(tmp_path / "several", name, [1, 2], 0)
+    with pytest.raises(UserError, match=r"3 \.rec files of several sets \(casia\.rec, casia_1\.rec, glint_0\.rec\); name the one to use"):
+        read_source(tmp_path / "several")
+    for part in (0, 1, 3):
+        chunk(tmp_path / "gap", f"train_{part}", [1, 2], 0)
+    with pytest.raises(UserError, match="none has number 2; name the one"):
+        read_source(tmp_path / "gap")
+    for name in ("train_0", "train_00"):
+        chunk(tmp_path / "twice", name, [1, 2], 0)
+    with pytest.raises(UserError, match="two have one number"):
+        read_source(tmp_path / "twice")
+    chunk(tmp_path / "cut", "train_0", [1, 2], 0)
+    rec = chunk(tmp_path / "cut", "train_1", [1, 2], 2)
+    rec.write_bytes(rec.read_bytes()[:-8])
+    with pytest.raises(UserError, match=r"train_1\.rec: cut short"):
+        read_source(tmp_path / "cut")
+
+
+def test_whole_sets_side_by_side_are_one_only_where_they_share_no_label(tmp_path: Path) -> None:
+    """InsightFace's own sets number their people from 0 each: whether 1 of both is one person nothing tells."""
+    first, alike = insightface(tmp_path / "a", [0, 0, 1]), insightface(tmp_path / "b", [1, 1, 2])
+    later = [(key, pack(float(label), key, image(key))) for key, label in enumerate([7, 8, 8], 1)]
+    apart = write(tmp_path / "c", [(0, pack((4, 6), 0, b"")), *later])
+    for folder, second in (("alike", alike), ("apart", apart)):
+        (tmp_path / folder).mkdir()
+        for part, rec in enumerate((first, second)):
+            for end in (".rec", ".idx"):
+                (tmp_path / folder / f"set{part}{end}").write_bytes(rec.with_suffix(end).read_bytes())
+    with pytest.raises(UserError, match=r"2 \.rec files are each a whole set.*label 1 is in several.*generator `union`"):
+        read_source(tmp_path / "alike")
+    assert read_source(tmp_path / "apart").names == ["0", "1", "7", "8"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import multiprocessing
 import os
 import signal
 import time
@@ -15,6 +14,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
+from fresh import started
 from PIL import Image
 
 from synthbench import store
@@ -76,20 +76,23 @@ def test_afresh_leaves_nothing_of_what_was_there(tmp_path: Path) -> None:
     assert torch.equal(open_faces(tmp_path / "a").images(slice(None)), batch(3, 1).images)
 
 
-def _write_for_ever(folder: Path) -> None:
-    writer = ShardWriter(folder, rows_per_shard=10)
-    for first in range(0, 10_000_000, 5):
-        writer.write(batch(first, 5))
+WRITE_FOR_EVER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_shards import ShardWriter, batch
+writer = ShardWriter(Path(sys.argv[1]), rows_per_shard=10)
+for first in range(0, 10_000_000, 5):
+    writer.write(batch(first, 5))
+"""
 
 
 def test_kill_leaves_whole_shards(tmp_path: Path) -> None:
-    process = multiprocessing.get_context("fork").Process(target=_write_for_ever, args=(tmp_path,))
-    process.start()
-    while process.is_alive() and not (tmp_path / "part-00003.parquet").exists():
-        time.sleep(0.005)
-    process.kill()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    with started(WRITE_FOR_EVER, tmp_path, Path(__file__).parent) as process:
+        while process.poll() is None and not (tmp_path / "part-00003.parquet").exists():
+            time.sleep(0.005)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
     writer = ShardWriter(tmp_path, rows_per_shard=10)
     assert writer.done >= 30 and writer.done % 10 == 0
     with pytest.raises(UserError, match="never finished"):

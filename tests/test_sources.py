@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import multiprocessing
 import os
 import pickle
 import shutil
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fresh import READY, at_once
 from PIL import Image
 
 from synthbench.cli import app
@@ -209,18 +209,18 @@ def test_what_cannot_be_used_is_not_registered(tmp_path: Path, faces: Path) -> N
     assert sources.names_registered() == []
 
 
-def _add(number: int, path: str) -> None:
-    sources.add(f"set{number}", path, kind="faces")
+ADD = f"""
+import sys
+from synthbench.data import faces, sources
+{READY}
+for number in range(4):
+    sources.add(f"set{{sys.argv[1]}}{{number}}", sys.argv[2], kind="faces")
+"""
 
 
 def test_many_at_once(faces: Path) -> None:
-    fork = multiprocessing.get_context("fork")
-    workers = [fork.Process(target=_add, args=(i, str(faces))) for i in range(6)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert sources.names_registered() == [f"set{i}" for i in range(6)]
+    at_once(ADD, [[i, faces] for i in range(3)])
+    assert sources.names_registered() == [f"set{i}{number}" for i in range(3) for number in range(4)]
 
 
 @pytest.mark.parametrize("text", ["{", "", "[]", "null", '{"lfw": 3}', '{"lfw": {"name": "lfw"}}'])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import multiprocessing
 import os
 import platform
 import signal
@@ -15,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+from fresh import READY, at_once, ready, started
 
 from synthbench import store
 from synthbench.results import lookup
@@ -245,38 +245,47 @@ def test_forget_sets_back_to_run(stage: Stage, tmp_path: Path) -> None:
     Store(tmp_path).forget(stage)  # twice is fine
 
 
+FORGET = f"""
+import sys
+from pathlib import Path
+from synthbench.store import Store
+{READY}
+Store(Path(sys.argv[1])).forget(Store(Path(sys.argv[1])).stage("train", sys.argv[2]))
+"""
+
+
 def test_forget_waits_for_the_builder(stage: Stage, tmp_path: Path) -> None:
     """Else the builder would publish a manifest into a folder that is not there any more."""
     stage.folder.mkdir(parents=True)
-    forget = multiprocessing.get_context("fork").Process(target=Store(tmp_path).forget, args=(stage,))
-    with stage.building():
-        forget.start()
-        time.sleep(0.2)
-        assert stage.folder.exists()
-    forget.join(20)
-    assert forget.exitcode == 0 and stage.state == "run"
+    with ready(started(FORGET, tmp_path, stage.key)) as forget:
+        with stage.building():
+            assert forget.stdin
+            forget.stdin.write("\n")
+            forget.stdin.flush()
+            time.sleep(0.2)
+            assert stage.folder.exists()
+        assert forget.wait(20) == 0 and stage.state == "run"
 
 
 # --------------------------------------------------------------------------------------------------------------- locks
 
 
-def _slow_build(root: Path, began: multiprocessing.Queue) -> None:
-    with Store(root).stage("train", "k").building() as facts:
-        began.put("built" if facts is not None else "waited")
-        if facts is not None:
-            time.sleep(0.3)
-            (root / "stages" / "train" / "k" / "file").write_text(str(os.getpid()))
+SLOW_BUILD = f"""
+import os, sys, time
+from pathlib import Path
+from synthbench.store import Store
+{READY}
+stage = Store(Path(sys.argv[1])).stage("train", "k")
+with stage.building() as facts:
+    print("built" if facts is not None else "waited")
+    if facts is not None:
+        time.sleep(0.3)
+        (stage.folder / "file").write_text(str(os.getpid()))
+"""
 
 
 def test_of_two_processes_one_builds_and_one_waits(tmp_path: Path) -> None:
-    began: multiprocessing.Queue = multiprocessing.get_context("fork").Queue()
-    both = [multiprocessing.get_context("fork").Process(target=_slow_build, args=(tmp_path, began)) for _ in range(2)]
-    for process in both:
-        process.start()
-    found = sorted(began.get(timeout=20) for _ in both)
-    for process in both:
-        process.join(20)
-    assert found == ["built", "waited"]
+    assert sorted(at_once(SLOW_BUILD, [[tmp_path]] * 2)) == ["built\n", "waited\n"]
     assert Store(tmp_path).stage("train", "k").state == "cached"
 
 
@@ -339,6 +348,29 @@ def test_what_torch_calls_an_error_of_its_own_is_a_full_disk(tmp_path: Path, mon
     with store.writing(path) as temporary:
         temporary.write_text("after")
     assert list(tmp_path.iterdir()) == [path] and path.read_text() == "after"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names here")
+def test_a_pipe_or_a_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    """Found through the command line: `-o /dev/full`, by one who may, made a file of the device."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(UserError, match=f"{name} is a device, a pipe or a socket"):
+            write_json(tmp_path / name, {})
+    assert (tmp_path / "pipe").is_fifo() and (tmp_path / "link").is_symlink() and len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_a_killed_writer_left_in_a_stage_is_in_no_manifest(stage: Stage) -> None:
+    """Found by kill -9: safetensors writes to a temporary file of its own, as large as the weights, and each kill left one more."""
+    (stage.folder / "inner").mkdir(parents=True)
+    for left in (".tmpUfGB3j", "weights.12-0123abcd.tmp", "inner/.tmp0aZ9_b"):
+        (stage.folder / left).write_text("half")
+    (stage.folder / ".tmp_of_a_builder").write_text("its own")
+    build(stage)
+    manifest = stage.manifest()
+    assert manifest and set(manifest["files"]) == {".tmp_of_a_builder", "inner/weights"}
+    assert sorted(path.name for path in stage.folder.rglob("*") if path.is_file()) == [".tmp_of_a_builder", "manifest.json", "weights"]
 
 
 def test_leftovers_of_killed_writers_go_and_those_of_live_ones_stay(tmp_path: Path, stage: Stage) -> None:

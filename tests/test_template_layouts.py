@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -208,3 +210,16 @@ def test_a_registered_set_tells_what_was_understood(archive, tmp_path, monkeypat
     assert sources.find("mine", "templates").digest == entry.digest
     with pytest.raises(UserError, match="is registered as templates"):
         sources.find("mine", "pairs")
+
+
+def test_a_matlab_file_that_unpacks_to_much_is_refused(tiny):
+    """As packed as can be, and of more images than it may name: 800 MB took minutes and 6 GB."""
+    savemat(tiny / "probe_img_ID_pairs.mat", {"probe_set": np.zeros(2**26, np.uint8)}, do_compression=True)
+    assert (tiny / "probe_img_ID_pairs.mat").stat().st_size < 2**17
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match="it unpacks to more than 33,554,432 bytes"):
+            list_templates(tiny)
+        assert tracemalloc.get_traced_memory()[1] < 2**27
+    finally:
+        tracemalloc.stop()

@@ -433,7 +433,7 @@ def test_vectors_have_mean_and_covariance_of_the_identities(faces, encoder, trai
     torch.testing.assert_close(mean, means.mean(0), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(spread.T @ spread, torch.cov(means.T), atol=1e-3, rtol=1e-3)
     unlabelled = FaceSet.from_arrays(faces.images(slice(9)), np.full(9, -1))
-    assert len(inquiries.mean_codes("real", context(tmp_path, unlabelled, encoder))) == 9
+    assert len(inquiries.mean_codes(Enroll(), context(tmp_path, unlabelled, encoder))) == 9
     lonely = FaceSet.from_arrays(faces.images(slice(4)), np.zeros(4))
     with pytest.raises(UserError, match="has 1 identities"):
         vec2face.distribution(Enroll(), network, context(tmp_path, lonely, encoder))

@@ -143,7 +143,7 @@ def data_inspect(path: Path, out: Path | None, as_json: bool) -> None:
         click.echo(json.dumps(inspection.as_json(found)))
     else:
         for line in inspection.lines(found):
-            click.echo(line)
+            click.echo(console.printable(line))
     if out:
         inspection.sheet(source, out)
         console.note(f"some images: {out}")
@@ -161,7 +161,7 @@ def data_show(name: str, as_json: bool) -> None:
         click.echo(json.dumps(facts))
         return
     for key, value in facts.items():
-        click.echo(f"{key:<11} {value}")
+        click.echo(console.printable(f"{key:<11} {value}"))
 
 
 @data_group.command("remove")
@@ -193,7 +193,7 @@ def data_verify(name: str | None, decode: bool) -> None:
             console.note(f"{item}: {len(found):,} of {entry.images:,} images are damaged")
             damaged += found
     for line in damaged:
-        click.echo(line)
+        click.echo(console.printable(line))
     if damaged:
         raise UserError(f"{len(damaged):,} images cannot be decoded; replace them or take them out, and register the set again")
 

@@ -178,7 +178,7 @@ def align(
             count = len(found)
         else:
             points, count = landmarks(row, image), 1
-        return row, None if points is None else warp(image, similarity(points)), count
+        return row, None if points is None or not _apart(points) else warp(image, similarity(points)), count
 
     rows = np.arange(len(source))
     with appearing(out) as folder:
@@ -197,6 +197,11 @@ def align(
         if not told.written:
             raise UserError(f"{source.path}: no face was found in any of {len(source):,} images")
     return told
+
+
+def _apart(points: np.ndarray) -> bool:
+    """Whether five points (5, 2) may be those of a face in a picture: of one place there is no scale."""
+    return bool(np.abs(points).max() < pixels.MAX_SIDE**2 and np.ptp(points, axis=0).max() > 0.5)  # a pixel
 
 
 def _name(source: Source, row: int) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from synthbench.data import walk
+from synthbench.data import arrowpages, walk
 from synthbench.store import is_name, read_json
 from synthbench.types import UserError
 
@@ -53,6 +53,7 @@ class ArrowFile:
             file.seek(max(0, path.stat().st_size - len(END)))
             if not self._table and file.read() != END:
                 raise pa.ArrowInvalid("it ends before its end mark")
+        arrowpages.require_modest(path)
         self.schema_arrow = self._reader().schema
         self.sizes = [batch.num_rows for batch in self._every(self._reader([0]))]
         self._cursor: tuple[str, int, Any] = ("", 0, None)  # column, number of the batch that comes next, reader of a stream

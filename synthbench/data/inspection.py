@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from synthbench import console
-from synthbench.data import looking, pixels
+from synthbench.data import looking, pixels, walk
 from synthbench.data.labelled import Source
 from synthbench.store import writing
 from synthbench.types import UserError
@@ -186,11 +186,12 @@ def sheet(source: Source, out: Path) -> None:
         every = np.unique(np.linspace(0, len(source) - 1, min(people * most, len(source))).astype(int))
         rows = {str(number): part for number, part in enumerate(np.array_split(every, max(1, len(every) // most)))}
     body = "".join(f"<tr><th>{escape(name)}</th>{''.join(_cells(source, some))}</tr>" for name, some in rows.items())
-    title = escape(f"{source.path.name}: {len(source):,} images")
+    title = escape(f"{walk.readable(source.path.name)}: {len(source):,} images")
     style = "body{font:14px sans-serif;margin:1rem}th{text-align:left;padding-right:1em}img{width:112px;image-rendering:pixelated}"
     with writing(out) as temporary:
         temporary.write_text(
-            f'<!doctype html><meta charset="utf-8"><title>{title}</title><style>{style}</style><h1>{title}</h1><table>{body}</table>'
+            f'<!doctype html><meta charset="utf-8"><title>{title}</title><style>{style}</style><h1>{title}</h1><table>{body}</table>',
+            "utf-8",
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from synthbench.data import pixels
+from synthbench.data import pixels, walk
 from synthbench.types import UserError
 
 SPLITS = ("train", "test", "val", "validation", "training", "testing", "valid", "dev", "eval")
@@ -106,4 +106,4 @@ def in_split_folder(path: Path, files: Sequence[str], wish: str | None) -> tuple
 def by_name(labels: Sequence[Any] | np.ndarray) -> tuple[np.ndarray, list[str]]:
     """Dense labels and names, in the order of the labels: numbers as numbers, text as text."""
     values, dense = np.unique(np.asarray(labels), return_inverse=True)
-    return dense.astype(np.int64), [str(value) for value in values]
+    return dense.astype(np.int64), [walk.readable(str(value)) for value in values]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from synthbench.store import parse_json
 from synthbench.types import UserError
 
 Line = tuple[int, list[str]]  # number of the line, fields
+CELEBA_HQ = "CelebA-HQ-to-CelebA-mapping.txt"  # comes with CelebA-HQ, whose images are numbered anew: idx, orig_idx, orig_file
 
 
 def read_text(path: Path) -> str:
@@ -102,18 +104,25 @@ def read_labels(
 
     A line names an image as the folder does, or by the end of its name where only one image has it. Raises UserError with the line.
     """
+    if path.name == CELEBA_HQ:
+        raise UserError(
+            f"{path} tells images of CelebA, not who is on them; give CelebA's --labels identity_CelebA.txt, and put it in {images}"
+        )
     lines, read, doubts = table_of(path, wish)
     if wish and not read:
         raise UserError(f"{path}: it has no headings to choose column {wish!r} by")
+    told = [(number, *_cut(fields, f"{path}, line {number}")) for number, fields in lines]
     at = {plain(name): row for row, name in enumerate(files)}
     ends: dict[str, int] = {}
     for name, row in at.items():
         end = name.rpartition("/")[2]
         ends[end] = -1 if end in ends else row  # -1: of several
+    if (images / CELEBA_HQ).is_file() and not any(image.rpartition("/")[2] in ends for _, image, _ in told):
+        at = ends = _in_celeba(images / CELEBA_HQ, files)
+        read = [*read, f"images by {CELEBA_HQ}"]
     label: dict[int, str] = {}
     absent: list[str] = []
-    for number, fields in lines:
-        image, who = _cut(fields, f"{path}, line {number}")
+    for number, image, who in told:
         found = at.get(image, ends.get(image.rpartition("/")[2]))
         if found == -1:
             raise UserError(f"{path}, line {number}: several images are called {image.rpartition('/')[2]}; give their folders too")
@@ -122,7 +131,8 @@ def read_labels(
         elif label.setdefault(found, who) != who:
             raise UserError(f"{path}, line {number}: {image} is {who} here and {label[found]} before")
     if not label:
-        raise UserError(f"{path}: none of its {len(lines):,} images, such as {absent[0]}, is in {images}, which has {files[0]}")
+        hint = f". CelebA-HQ is numbered anew: its {CELEBA_HQ} belongs into the folder" if re.fullmatch(r"\d{6}\.jpg", absent[0]) else ""
+        raise UserError(f"{path}: none of its {len(lines):,} images, such as {absent[0]}, is in {images}, which has {files[0]}{hint}")
     rows = np.array(sorted(label), np.int64)
     dense, names = by_name(_values([label[row] for row in rows.tolist()]))
     if absent:
@@ -130,6 +140,28 @@ def read_labels(
     if len(rows) < len(files):
         doubts.append(f"{len(files) - len(rows):,} images are not in {path.name} and are left out")
     return rows, dense, names, read, doubts
+
+
+def _in_celeba(path: Path, files: Sequence[str]) -> dict[str, int]:
+    """Name in CelebA -> row of `files`, by the list `path` of CelebA-HQ's numbers. What has no number (masks) or another one is left out.
+
+    Raises UserError for lines of another kind, and for two files of one number.
+    """
+    original: dict[int, str] = {}
+    for number, fields in lines_of(path):
+        if fields[:1] == ["idx"]:
+            continue
+        if len(fields) != 3 or not re.fullmatch("[0-9]{1,9}", fields[0]) or not is_image(fields[2]):
+            raise UserError(f"{path}, line {number}: {' '.join(fields)[:80]!r} is not `idx orig_idx orig_file`")
+        original[int(fields[0])] = plain(fields[2])
+    found: dict[str, int] = {}
+    for row, name in enumerate(files):
+        stem = name.rpartition("/")[2].rpartition(".")[0]
+        if not re.fullmatch("[0-9]{1,9}", stem) or int(stem) not in original:
+            continue
+        if found.setdefault(original[int(stem)], row) != row:
+            raise UserError(f"{path.parent}: {files[found[original[int(stem)]]]} and {name} are both number {int(stem)}; take one away")
+    return found
 
 
 def _cut(fields: Sequence[str], where: str) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from synthbench.data import columns, parquetpages
+from synthbench.data import columns, parquetpages, walk
 from synthbench.data.arrow import ArrowFile, arrow_files
 from synthbench.data.labelled import Source, by_name, in_split
 from synthbench.data.pixels import Damaged
@@ -18,7 +18,6 @@ from synthbench.store import parse_json
 from synthbench.types import UserError
 
 IMAGES = ("image", "img", "jpg", "png", "images")
-MOST = 50  # times its size that a file may hold: encoded images hardly shrink, and a row takes a byte at least
 BATCH = 128  # rows of encoded images held at a time
 
 
@@ -69,7 +68,7 @@ def read_parquet(path: Path, reading: Mapping[str, str] | None = None, kind: str
         return Source(path, kind, np.full(len(labels), -1), [], stored.encoded, stored.where, stored.ordered, tuple(read))
     dense, names = by_name(labels[kept])
     if classes := _class_names(opened, files, column):
-        names = [classes[int(name)] if name.isdecimal() and int(name) < len(classes) else name for name in names]
+        names = [walk.readable(classes[int(name)]) if name.isdecimal() and int(name) < len(classes) else name for name in names]
     return Source(
         path,
         kind,
@@ -99,7 +98,7 @@ def _open(path: Path) -> Any:
 
     try:
         file = ArrowFile(path) if path.suffix == ".arrow" else pq.ParquetFile(path)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise UserError(f"{path}: not a whole {_form(path)} file ({error})") from None
     names = file.schema_arrow.names
     if twice := [name for name in names if names.count(name) > 1]:
@@ -112,23 +111,18 @@ def _open(path: Path) -> Any:
 def _refuse_bomb(path: Path, about: Any) -> None:
     size = path.stat().st_size
     unpacked = sum(about.row_group(group).total_byte_size for group in range(about.num_row_groups))
-    if not 0 <= about.num_rows <= MOST * size or not 0 <= unpacked <= _most(path):
+    if not 0 <= about.num_rows <= parquetpages.MOST * size or not 0 <= unpacked <= parquetpages.most(path):
         raise UserError(
             f"{path}: {size:,} bytes that say they hold {about.num_rows:,} rows and {unpacked:,} bytes; images hardly shrink, so that "
             "this is no set of images, or a damaged one"
         )
 
 
-def _most(path: Path) -> int:
-    """Bytes that a Parquet file may unpack to."""
-    return MOST * path.stat().st_size + 2**24
-
-
 def _refuse_pages(path: Path, file: Any, names: Sequence[str], group: int | None = None) -> None:
     """Raises UserError where the pages of a row group, or of any, claim more than the file may hold; an Arrow file has none."""
     if not isinstance(file, ArrowFile):
         for number in range(file.num_row_groups) if group is None else [group]:
-            parquetpages.require_modest(path, file.metadata.row_group(number), names, _most(path))
+            parquetpages.require_modest(path, file.metadata.row_group(number), names, parquetpages.most(path))
 
 
 def _form(path: Path) -> str:

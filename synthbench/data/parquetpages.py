@@ -12,6 +12,12 @@ from synthbench.types import UserError
 USUAL, LONGEST = 2**10, 2**24  # bytes of a page's header: the most that pyarrow reads is the latter
 EMPTY = 1000  # pages without a value, of which an honest file has one or two
 DEEPEST = 20  # structs in one another; a header has three
+MOST = 50  # times its size that a file may hold: encoded images hardly shrink, and a row takes a byte at least
+
+
+def most(path: Path) -> int:
+    """Bytes that a file of images may unpack to."""
+    return MOST * path.stat().st_size + 2**24
 
 
 def require_modest(path: Path, group: Any, names: Sequence[str], most: int) -> None:

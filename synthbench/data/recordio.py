@@ -11,6 +11,7 @@ import re
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -76,13 +77,50 @@ def read_index(path: Path) -> dict[int, int]:
     return found
 
 
+class _Part(NamedTuple):
+    """The images of one .rec, by ascending key."""
+
+    rec: Path
+    data: mmap.mmap
+    keys: np.ndarray
+    at: np.ndarray  # bytes
+    label: np.ndarray  # float64
+    listed: bool  # InsightFace's record of people is there
+
+
 def read_rec(path: Path) -> Source:
-    """The images of a .rec, or of the one .rec in a folder, InsightFace layout or plain, with its .idx or without.
+    """The images of a .rec, or of those in a folder (`_recs`), InsightFace layout or plain, each with its .idx or without.
 
     When every label is the same (DCFace's release stores 0 for all), identities come from a list beside it, if there is one.
     Raises UserError naming the file and the byte for a file that is cut short or damaged.
     """
-    rec = _the_rec(path)
+    recs = _recs(path)
+    parts = [_part(rec) for rec in recs]
+    part = np.repeat(np.arange(len(parts)), [len(each.keys) for each in parts])
+    keys, at, label = (np.concatenate([getattr(each, name) for each in parts]) for name in ("keys", "at", "label"))
+
+    def encoded(row: int) -> bytes:
+        found = parts[part[row]]
+        return split_header(read_record(found.data, int(at[row]), found.rec)[0], where(row))[1]
+
+    def where(row: int) -> str:
+        return f"{parts[part[row]].rec}, key {keys[row]} (byte {at[row]})"
+
+    if len(keys) > 1 and (label == label[0]).all() and not parts[1:]:
+        label, names = _label_list(recs[0], keys, float(label[0]))
+    else:
+        if (odd := np.flatnonzero((label != np.floor(label)) | (label < 0) | (label >= EXACT))).size:
+            said = f"{parts[part[odd[0]]].rec}, key {keys[odd[0]]}"
+            raise UserError(f"{said}: label {label[odd[0]]} is not a whole number from 0 to {EXACT - 1}")
+        _require_one_set(path, parts)
+        label, names = by_name(label.astype(np.int64))
+    read = (f"{len(recs)} parts, {recs[0].name} to {recs[-1].name}",) if recs[1:] else ()
+    others = len(_grouped(path.parent).get(_cut(path)[0], ())) if path.is_file() and _cut(path)[1] else 1
+    doubts = (f"{path.name} may be one of {others} parts that lie there; their folder is read as all of them",) if others > 1 else ()
+    return Source(path, "rec", label, names, encoded, where, read=read, doubts=doubts)
+
+
+def _part(rec: Path) -> _Part:
     if rec.stat().st_size == 0:
         raise UserError(f"{rec}: the file is empty")
     try:
@@ -97,50 +135,74 @@ def read_rec(path: Path) -> Source:
     keys = np.fromiter(offsets, np.int64, len(offsets))
     at = np.fromiter(offsets.values(), np.int64, len(offsets))
     label, empty = _labels(data, at, rec)
-    if idx.is_file() and 0 in offsets:
-        head, rest = split_header(read_record(data, offsets[0], rec)[0], f"{rec}, key 0")
-        if len(head) == 2 and not rest and np.isfinite(head[0]):  # InsightFace: key 0 says [images + 1, images + 1 + identities]
-            images = int(head[0]) - 1
-            have = int(((keys >= 1) & (keys <= images) & ~empty).sum())
-            if images < EXACT and have != images:
-                raise UserError(f"{rec}: key 0 promises {images} images, the .idx lists {have}. One of the two files is cut short")
+    head, rest = split_header(read_record(data, offsets[0], rec)[0], f"{rec}, key 0") if 0 in offsets else (np.zeros(0), b"")
+    listed = len(head) == 2 and not rest and bool(np.isfinite(head[0]))  # InsightFace: key 0 says [images + 1, images + 1 + identities]
+    if listed and idx.is_file():
+        images = int(head[0]) - 1
+        have = int(((keys >= 1) & (keys <= images) & ~empty).sum())
+        if images < EXACT and have != images:
+            raise UserError(f"{rec}: key 0 promises {images} images, the .idx lists {have}. One of the two files is cut short")
     # key 0 and the records of identities carry labels but no image; without .idx nothing else tells them apart
     use = np.flatnonzero(~empty)
     use = use[np.argsort(keys[use], kind="stable")]
-    keys, at, label = keys[use], at[use], label[use]
-    names = None
-    if len(keys) > 1 and (label == label[0]).all():
-        label, names = _label_list(rec, keys, float(label[0]))
-    else:
-        if (label != np.floor(label)).any() or (label < 0).any() or (label >= EXACT).any():
-            odd = int(np.flatnonzero((label != np.floor(label)) | (label < 0) | (label >= EXACT))[0])
-            raise UserError(f"{rec}, key {keys[odd]}: label {label[odd]} is not a whole number from 0 to {EXACT - 1}")
-        label, names = by_name(label.astype(np.int64))
-
-    def encoded(row: int) -> bytes:
-        return split_header(read_record(data, int(at[row]), rec)[0], where(row))[1]
-
-    def where(row: int) -> str:
-        return f"{rec}, key {keys[row]} (byte {at[row]})"
-
-    return Source(path, "rec", label, names, encoded, where)
+    return _Part(rec, data, keys[use], at[use], label[use], listed)
 
 
-def _the_rec(path: Path) -> Path:
+def _cut(rec: Path) -> tuple[str, str]:
+    """`train` and `3` of train_3.rec, as mxnet's im2rec calls the parts of a set; no number for another name."""
+    found = re.fullmatch(r"(.*?)[_.-]?([0-9]{1,6})", rec.stem)
+    return (found[1], found[2]) if found else (rec.stem, "")
+
+
+def _grouped(folder: Path) -> dict[str, list[Path]]:
+    """What the .rec of a folder are called -> the parts of it, by their numbers; one without a number is alone."""
+    found: dict[str, list[Path]] = {}
+    for rec in sorted((file for file in folder.glob("*.rec") if file.is_file()), key=lambda file: int(_cut(file)[1] or 0)):
+        found.setdefault(_cut(rec)[0] if _cut(rec)[1] else rec.name, []).append(rec)
+    return found
+
+
+def _recs(path: Path) -> list[Path]:
+    """The .rec to read: one, or all parts of a set. Raises UserError for a folder of several sets, none called train, or without a part."""
     if path.is_file():
-        return path
-    found = sorted(file for file in path.glob("*.rec") if file.is_file())
-    preferred = [rec for rec in found if rec.stem == "train"]
-    if len(found) != 1 and not preferred:
-        raise UserError(f"{path}: {len(found)} .rec files; name the one to use" if found else f"{path}: no .rec file")
-    return (preferred or found)[0]
+        return [path]
+    found = _grouped(path)
+    if (path / "train.rec").is_file():
+        return [path / "train.rec"]
+    chosen = next(iter(found.values()), []) if len(found) < 2 else found.get("train", [])
+    if not chosen:
+        names = ", ".join(sorted(rec.name for recs in found.values() for rec in recs)[:4])
+        several = f"{sum(map(len, found.values()))} .rec files of several sets ({names}); name the one to use, or register each by itself"
+        raise UserError(f"{path}: {several if found else 'no .rec file'}")
+    numbers = [int(_cut(rec)[1] or 0) for rec in chosen]
+    first = min(numbers[0], 1)
+    if len(chosen) > 1 and numbers != list(range(first, first + len(chosen))):
+        lost = next((number for number in range(first, numbers[-1]) if number not in numbers), None)
+        wrong = "two have one number" if lost is None else f"none has number {lost}"
+        raise UserError(
+            f"{path}: the parts of a set are numbered, and of {', '.join(rec.name for rec in chosen[:6])} {wrong}; name the one to use"
+        )
+    return chosen
+
+
+def _require_one_set(path: Path, parts: Sequence[_Part]) -> None:
+    """Raises UserError for parts each of which lists its own people, of whom some have the same number: they may be others."""
+    listed = [np.unique(part.label) for part in parts if part.listed]
+    people, count = np.unique(np.concatenate(listed), return_counts=True) if len(listed) > 1 else (np.zeros(0), np.zeros(0))
+    if (count > 1).any():
+        raise UserError(
+            f"{path}: its {len(parts)} .rec files are each a whole set (key 0 lists its people), and label {people[count > 1][0]:g} is in "
+            "several: nothing tells whether that is one person. Register each by itself; generator `union` joins sets"
+        )
 
 
 def rec_files(path: Path) -> list[Path]:
-    """What decides the images and identities of a .rec: itself, its .idx, the lists that may hold its labels."""
-    rec = _the_rec(path)
-    beside = [rec.with_suffix(".idx"), *(rec.with_name(name) for name in _lists(rec))]
-    return sorted([rec, *(file for file in beside if file.is_file())])
+    """What decides the images and identities of a .rec: itself, its .idx, the lists that may hold its labels; of all parts."""
+    found: set[Path] = set()
+    for rec in _recs(path):
+        beside = [rec.with_suffix(".idx"), *(rec.with_name(name) for name in _lists(rec))]
+        found |= {rec, *(file for file in beside if file.is_file())}
+    return sorted(found)
 
 
 def _lists(rec: Path) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from synthbench.data import columns, pixels
+from synthbench.data import columns, pixels, walk
 from synthbench.data.labelled import Source, by_name, in_split
 from synthbench.types import UserError
 
@@ -131,5 +131,5 @@ def _labels(rows: list[dict[str, Any]], wish: str | None, where: str) -> tuple[s
     label, names = by_name(values[column])
     if called := dict(zip(values[column], values.get("name", []))):
         together = len(set(zip(values[column], values["name"]))) == len(called) == len(set(called.values()))
-        names = [str(called[value]) for value in sorted(called)] if together else names
+        names = [walk.readable(str(called[value])) for value in sorted(called)] if together else names
     return column, label, names, [*doubts, *soft]

@@ -8,6 +8,8 @@ names beside; then the lists are looked for next to them.
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,8 @@ from synthbench.types import UserError
 
 PARTS = ("Probe", "Gallery_Match", "Gallery_Distractor")
 LISTS = {"Probe": ("probe_img_ID_pairs.mat", "probe"), "Gallery_Match": ("gallery_match_img_ID_pairs.mat", "gallery")}
-MOST = 2**21  # bytes of a list; the largest has a tenth of that, and what is packed in it may be a thousand times larger
+MOST, UNPACKED = 2**21, 2**25  # bytes of a list; the largest has a tenth of that, packed
+PACKED = 15  # kind of an element of a MATLAB file (version 5) that is packed by zlib
 
 
 def is_tinyface(folder: Path) -> bool:
@@ -66,6 +69,7 @@ def _list(folder: Path, part: str) -> tuple[list[str], np.ndarray]:
     path, word = _place(folder, part), LISTS[part][1]
     data = walk.content(path, MOST)
     try:
+        _refuse_bomb(data)
         table = loadmat(io.BytesIO(data), variable_names=[f"{word}_set", f"{word}_ids"])
         names = [str(np.asarray(name).reshape(-1)[0]) for name in table[f"{word}_set"].reshape(-1)]
         ids = np.asarray(table[f"{word}_ids"]).reshape(-1).astype(np.int64, casting="unsafe")
@@ -74,3 +78,13 @@ def _list(folder: Path, part: str) -> tuple[list[str], np.ndarray]:
     if len(names) != len(ids) or not names or (ids < 0).any():
         raise UserError(f"{path}: {len(names)} images and {len(ids)} identities; there must be as many, and no identity below 0")
     return [name.replace("\\", "/").rpartition("/")[2] for name in names], ids
+
+
+def _refuse_bomb(data: bytes) -> None:
+    """Raises ValueError where an element of a MATLAB file, (kind, bytes) behind a header of 128, unpacks to more than UNPACKED bytes."""
+    at, order = 128, "<" if data[126:128] == b"IM" else ">"
+    while at + 8 <= len(data):
+        kind, size = struct.unpack_from(f"{order}II", data, at)
+        if kind == PACKED and len(zlib.decompressobj().decompress(data[at + 8 : at + 8 + size], UNPACKED + 1)) > UNPACKED:
+            raise ValueError(f"it unpacks to more than {UNPACKED:,} bytes")
+        at += 8 + size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,5 +68,6 @@ def files(folder: Path) -> list[str]:
 
 
 def readable(name: str) -> str:
-    """A name as text: bytes that are no UTF-8, which Linux allows in names of files, as \\\\xe9."""
+    """A name as text: bytes that are no UTF-8, which Linux allows in names, as \\\\xe9, and halves of letters, which JSON allows."""
+    name = re.sub("[\ud800-\udc7f\udd00-\udfff]", lambda found: repr(found[0])[1:-1], name)
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

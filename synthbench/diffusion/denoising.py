@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from synthbench.types import UserError
 class Train(loop.Optimization):
     """How noise is added and what is learnt of it."""
 
-    late = ("held_out",)
+    late: ClassVar[tuple[str, ...]] = ("held_out",)
     schedule: process.Schedule = "linear"
     snr_scale: float = Field(1.0, gt=0, description="factor on the schedule's signal-to-noise ratio (simple diffusion: (64 / pixels)^2)")
     prediction: process.Prediction = "epsilon"

@@ -64,7 +64,7 @@ class Train(loop.Optimization, loop.Unlabelled):
     ema_limit: float = Field(0.0, ge=0, lt=1, description="highest decay of the weight average; 0: none, as in the paper")
 
 
-class Enroll(Settings):
+class Enroll(inquiries.FromSource):
     """Where identities come from."""
 
     late = ("attrop_terms",)
@@ -344,7 +344,7 @@ def distribution(settings: Enroll, network: fmae.FeatureMAE, context: Context) -
     dim = context.encoder.dim
     if settings.distribution == "gaussian":
         return torch.zeros(dim), torch.eye(dim) * network.scale.cpu() * SPREAD
-    codes = inquiries.mean_codes(settings.source, context)
+    codes = inquiries.mean_codes(settings, context)
     if len(codes) < 2:
         raise UserError(f"enroll.source {settings.source!r} has {len(codes)} identities; the spread of features needs at least 2")
     _, lengths, directions = torch.linalg.svd(codes - (mean := codes.mean(0)), full_matrices=False)  # PCA with all components

@@ -16,14 +16,17 @@ from torch import Tensor
 
 from synthbench import console
 from synthbench.config import Settings
+from synthbench.data import damage
 from synthbench.data import faces as data
 from synthbench.data.catalogue import Entry
 from synthbench.data.labelled import Source as LabelledSet
+from synthbench.data.pixels import Damaged
 from synthbench.data.shards import ShardWriter
 from synthbench.device import send
 from synthbench.identities import sampling, unconditional
 from synthbench.models.encoder import CODES, read_tensors
 from synthbench.plugin import C, Context, Generator, Traits
+from synthbench.protocol import OWN
 from synthbench.store import remove, write_json, writing
 from synthbench.types import FaceBatch, Slot, UserError, Volume
 
@@ -32,7 +35,23 @@ PAINTED = "painted"  # scratch of a stage: candidates that cost many passes of a
 ENDLESS = ("world", "unconditional")  # sources with a next candidate for ever
 
 
-class Inquiries(Settings):
+class FromSource(Settings):
+    """The `enroll` part of a config, as far as it tells whose faces are taken or imitated."""
+
+    late = ("skip_damaged",)
+    source: str = "real"
+    skip_damaged: bool = Field(
+        False, description="leave out images of the source that cannot be decoded; else the first of them ends the run"
+    )
+
+    @model_validator(mode="after")
+    def _of_a_source(self) -> FromSource:
+        if self.skip_damaged and self.source in OWN:
+            raise ValueError(f"skip_damaged is for a registered source or a path, and source is {self.source}")
+        return self
+
+
+class Inquiries(FromSource):
     """The `enroll` part of a generator's config."""
 
     source: str = Field(
@@ -204,22 +223,22 @@ def candidates(settings: Inquiries, context: Context, most: int) -> tuple[int, I
             return len(faces), _blocks(len(faces), faces.images, lambda row: f"image {row}")
         rows = np.unique(faces.identity, return_index=True)[1]  # the first image of each identity
         return len(rows), _blocks(len(rows), lambda some: faces.images(rows[some]), lambda row: faces.names[row])
-    source = read(settings.source)
-    rows = np.unique(source.label, return_index=True)[1] if source.names else np.arange(len(source))  # without labels every image
+    source, whole = read(settings, context)
+    rows = whole[np.unique(source.label[whole], return_index=True)[1]] if source.names else whole  # without labels every image
 
     def shown(some: np.ndarray) -> Tensor:
-        return data.read_pixels(source, rows[some], context.resolution)
+        return _pixels(source, rows[some], context)
 
     return len(rows), _blocks(len(rows), shown, lambda row: source.names[source.label[rows[row]]] if source.names else f"image {row}")
 
 
-def mean_codes(source: str, context: Context) -> Tensor:
-    """(N, dim): the mean raw embedding of each identity of the `source`, `real` or another; of each face when faces have no labels."""
+def mean_codes(settings: FromSource, context: Context) -> Tensor:
+    """(N, dim): the mean raw embedding of each identity of the source, `real` or another; of each face when faces have no labels."""
     label = context.faces.identity
     show: Callable[[np.ndarray], Tensor] = context.faces.images
-    if source != "real":
-        other = read(source)
-        label, show = other.label, lambda rows: data.read_pixels(other, rows, context.resolution)
+    if settings.source != "real":
+        other, whole = read(settings, context)
+        label, show = other.label[whole], lambda rows: _pixels(other, whole[rows], context)
     identity = torch.arange(len(label)) if label.max() < 0 else torch.from_numpy(np.unique(label, return_inverse=True)[1])
     total = torch.zeros(int(identity.max()) + 1, context.encoder.dim)
     with torch.inference_mode():
@@ -242,14 +261,30 @@ def locate(source: str) -> Entry | Path:
     return Path(source) if is_path(source) else sources.find(source, "faces")
 
 
-def read(source: str) -> LabelledSet:
-    """The faces of `source`; what may have been meant otherwise is told."""
+def read(settings: FromSource, context: Context) -> tuple[LabelledSet, np.ndarray]:
+    """(The faces of the source, their rows, without damaged ones where that is chosen); what may have been meant otherwise is told.
+
+    Raises UserError where no image is left.
+    """
     from synthbench.data import sources
 
-    found = sources.open_set(locate(source))
+    found = sources.open_set(locate(settings.source))
     for doubt in found.doubts:
-        console.warn(f"{source}: {doubt}")
-    return found
+        console.warn(f"{settings.source}: {doubt}")
+    rows = np.arange(len(found))
+    if settings.skip_damaged:
+        rows = damage.without(found, rows, context.out, context.progress)
+        if not len(rows):
+            raise UserError(f"enroll.source {settings.source!r}: every image is damaged")
+    return found, rows
+
+
+def _pixels(source: LabelledSet, rows: np.ndarray, context: Context) -> Tensor:
+    """The images of `rows` as (B, 3, R, R) uint8."""
+    try:
+        return data.read_pixels(source, rows, context.resolution)
+    except Damaged as error:
+        raise UserError(f"{error}; or have what is damaged left out, --set enroll.skip_damaged=true") from None
 
 
 def digests(settings: Inquiries) -> dict[str, str]:

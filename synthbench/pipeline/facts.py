@@ -53,9 +53,10 @@ def made_of(job: Job) -> dict[str, Any]:
 
 
 def left_out(job: Job) -> dict[str, Any]:
-    """What `skip_damaged` left out of the real set and of the run's own, by stage; empty where nobody chose that."""
-    steps = [job.real, job.generator_steps(0)[-1]]
-    return {step.stage.name: told for step in steps if (told := damage.told(step.stage.folder))}
+    """What `skip_damaged` left out of the real set, of those learnt from, and in the run's own stages; empty where nobody chose that."""
+    steps = {step.stage.name: step for step in [job.real, *job.generator_steps(0)] if step.stage.name != "train-faces"}
+    steps |= {f"train-faces {name}": step for name, step in job.learnt.items() if step is not job.real}
+    return {name: told for name, step in steps.items() if (told := damage.told(step.stage.folder))}
 
 
 def cleaned(job: Job) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from synthbench.types import UserError
 if TYPE_CHECKING:
     from synthbench.data.faces import FaceSet
     from synthbench.plugin import Generator
+    from synthbench.training.loop import Unlabelled
 
 REAL = "real"
 
@@ -35,15 +36,26 @@ def refuse_labels(name: str, kind: type[Generator[Any]], layers: Sequence[Layer]
 def steps(generator: Generator[Any], protocol: Protocol, store: Store, real: Step) -> dict[str, Step]:
     """The sets of faces that the train stage learns from, by their names in `train.faces`; none for a generator that does not train.
 
-    Raises UserError for a set that is named twice under two names, DataMissing for one that is not registered.
+    Raises UserError for a set that is named twice under two names, and where images are to be left out of none; DataMissing for one that
+    is not registered.
     """
     if not generator.traits.trains:
         return {}
-    return named(_names(generator), "train", protocol, store, real)
+    train = _unlabelled(generator)
+    if train and train.skip_damaged and train.faces == (REAL,):
+        raise UserError(
+            "train.skip_damaged is for other sets that train.faces names; of the real set the protocol says it, beside `source`"
+        )
+    return named(train.faces, "train", protocol, store, real, train.skip_damaged) if train else {REAL: real}
 
 
-def named(names: Iterable[str], what: str, protocol: Protocol, store: Store, real: Step) -> dict[str, Step]:
-    """The sets of faces called `names` at the protocol's resolution, for the stage `what`; `real` is the protocol's real set."""
+def named(
+    names: Iterable[str], what: str, protocol: Protocol, store: Store, real: Step, skip_damaged: bool | None = None
+) -> dict[str, Step]:
+    """The sets of faces called `names` at the protocol's resolution, for the stage `what`; `real` is the protocol's real set.
+
+    skip_damaged: of the others, as for `import_step`.
+    """
     found: dict[str, Step] = {}
     digests = {sources.find(protocol.real.source, "faces").digest: REAL} if isinstance(protocol.real, SourceFaces) else {}
     for name in names:
@@ -54,15 +66,15 @@ def named(names: Iterable[str], what: str, protocol: Protocol, store: Store, rea
         if (same := digests.setdefault(source.digest, name)) != name:
             is_real = "is the protocol's real set, with the people that it leaves out" if same == REAL else f"has the same files as {same}"
             raise UserError(f"{what}.faces: {name} {is_real}; name {same} instead")
-        found[name] = import_step(store, protocol.resolution, f"{what}-faces", source, labelled=False)
+        found[name] = import_step(store, protocol.resolution, f"{what}-faces", source, labelled=False, skip_damaged=skip_damaged)
     return found
 
 
-def _names(generator: Generator[Any]) -> tuple[str, ...]:
+def _unlabelled(generator: Generator[Any]) -> Unlabelled | None:
     from synthbench.training.loop import Unlabelled
 
     train = getattr(generator.config, "train", None)
-    return train.faces if isinstance(train, Unlabelled) else (REAL,)
+    return train if isinstance(train, Unlabelled) else None
 
 
 def follows_encoder(generator: Generator[Any]) -> bool:

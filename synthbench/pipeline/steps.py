@@ -130,7 +130,11 @@ def import_step(
         parts["skip_damaged"] = True
     key = content_key(parts)
     work = f"{source.title}, {source.images:,} faces, {resolution} px"
-    build_ = functools.partial(_import_faces, source, left_out, resolution, labelled, skip_damaged)
+    wish = (
+        "--set train.skip_damaged=true" if name == "train-faces" else f"`skip_damaged: true` beside `source: {source.name}` in the protocol"
+    )
+    choice = f"; or have it left out, {wish}" if skip_damaged is False else ""
+    build_ = functools.partial(_import_faces, source, left_out, resolution, labelled, bool(skip_damaged), choice)
     return _faces(store.stage(name, key), work, build_, f"import faces {resolution}", source.images, resolution)
 
 
@@ -186,7 +190,8 @@ def _import_faces(
     exclude: list[str],
     resolution: int,
     labelled: bool,
-    skip_damaged: bool | None,
+    skip_damaged: bool,
+    choice: str,
     folder: Path,
     progress: Progress,
 ) -> None:
@@ -196,15 +201,12 @@ def _import_faces(
     try:
         with sources.unchanged(source):
             how = source.options if source.kind == "faces" else None  # the images of a pair list are a set too
-            how_made = {"exclude": exclude, "labelled": labelled, "skip_damaged": bool(skip_damaged)}
+            how_made = {"exclude": exclude, "labelled": labelled, "skip_damaged": skip_damaged}
             import_faces(source.path, folder, resolution, progress=progress, reading=how, **how_made)  # type: ignore[arg-type]
     except sources.Overwritten:
         shutil.rmtree(folder)  # its first faces may be of other files than its last
         raise
     except Damaged as error:
-        choice = (
-            f"; or have it left out, `skip_damaged: true` beside `source: {source.name}` in the protocol" if skip_damaged is False else ""
-        )
         raise UserError(f"{error}{choice}. All that are damaged: `synthbench data verify {source.name} --decode`") from None
 
 

@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -50,7 +50,7 @@ Losses = dict[str, Tensor]  # "loss" and its parts: scalars, each a line of the 
 class Optimization(Settings):
     """The part of a generator's `train` settings that says how its network is optimized."""
 
-    late = ("optimizer",)
+    late: ClassVar[tuple[str, ...]] = ("optimizer",)
     epochs: float = Field(10, gt=0)
     steps: int = Field(0, ge=0, description="0: epochs x images / batch_size")
     batch_size: int = Field(160, ge=1)
@@ -68,10 +68,11 @@ class Optimization(Settings):
 class Unlabelled(Settings):
     """The part of the `train` settings of a generator that needs no labels, and so may learn from any photographs."""
 
-    late = ("faces",)
+    late: ClassVar[tuple[str, ...]] = ("faces", "skip_damaged")
     faces: tuple[str, ...] = Field(
         ("real",), min_length=1, description="sets learnt from: real, the protocol's real set, and registered sets of faces"
     )
+    skip_damaged: bool = Field(False, description="leave out images of those that cannot be decoded; else the first of them ends the run")
 
     @field_validator("faces")
     @classmethod

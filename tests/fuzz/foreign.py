@@ -574,7 +574,7 @@ READERS = {
     "landmarks": Reader(make_landmarks, one_of("marks.txt", texts), read_landmarks),
     "yaml": Reader(make_yaml, one_of("*.yaml", texts), read_yaml),
     "onnx": Reader(make_onnx, harm_onnx, read_network),
-    "onnx, spawned": Reader(make_onnx, harm_onnx, read_spawned, cost=40.0),
+    "onnx, spawned": Reader(make_onnx, harm_onnx, read_spawned, work=20, cost=40.0),  # it imports torch and onnxruntime anew
     "torch": Reader(make_torch, harm_torch, read_network),
     "safetensors": Reader(make_safetensors, one_of("*.safetensors", by_turns(formats.safetensors)), read_network, cost=2.0),
     "encoder": Reader(make_encoder, harm_encoder, read_network),
