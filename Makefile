@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PACKAGE := .[test,onnx,lmdb,arc2face,dashboard,ray]
 
-run: THEN = the demo runs: about eight minutes on two cores. Stop it at any time, the same command continues
+run: THEN = the demo runs: six to nine minutes on two cores. Stop it at any time, the same command continues
 test: THEN = the tests run
 check: THEN = lint and types are checked
 
