@@ -31,7 +31,8 @@ SIDE, DIM = 32, 16
 STEPS, TOTAL = (0, 1, 998), 1000  # late ones too: a critic may join
 GPU = torch.device("meta")
 RECIPES = [name for name in config_names("recipes") if name != "digiface"]  # which compresses images, on the CPU
-SHIPPED = [name for name in config_names("generators") if cards.card("generator", name)["traits"]["trains"]]
+OWN = [name for name in config_names("generators") if registry.plugin_name(name) == name]  # a preset's steps are its generator's
+SHIPPED = [name for name in OWN if cards.card("generator", name)["traits"]["trains"]]
 
 
 class Waited(AssertionError):
