@@ -225,10 +225,11 @@ def test_a_gap_is_below_above_or_not_told():
     assert verdict.against({"value": 1.0, "low": None, "high": None}, "real") == "1.0 points below real"
 
 
-def compared(p: float, flip: bool) -> str:
+def compared(p: float, flip: bool, elsewhere: float = 0.0) -> str:
     rows = [
-        {"run": run, "label": run, "generator": run, "cells": {"verification/avg/accuracy": {"value": value}}}
-        for run, value in (("real", 90.0), ("a", 80.0), ("b", 77.0))
+        {"run": run, "label": run, "generator": run, "volume": volume, "cells": {"verification/avg/accuracy": {"value": value}}}
+        for run, value, volume in (("real", 90.0, "all"), ("a", 80.0, "4x5"), ("b", 77.0, "4x5"), ("teacher", elsewhere, ""))
+        if value
     ]
     pair = (
         {"a": "b", "b": "a", "points": -3.0, "low": -5.0, "high": -1.0}
@@ -250,6 +251,7 @@ def test_a_generator_is_best_only_where_the_test_says_so(flip):
     assert compared(0.01, flip).endswith("; a is 10.0 points below real (95 % interval 8.0 to 12.0).")
     assert compared(0.2, flip).startswith("The data cannot tell a (80.0 %) from b (77.0 %): +3.0 points")
     assert "p < 0.001 after Holm" in compared(0.0001, flip)
+    assert compared(0.2, flip, elsewhere=85.0) == compared(0.2, flip)  # a network trained elsewhere competes with no generator
 
 
 def test_roc_points_by_counting():

@@ -68,6 +68,7 @@ def comparison_verdict(comparison: Mapping[str, Any]) -> str:
     found = [row for row in comparison["rows"] if row["cells"].get(AVERAGE)]
     base = next((row for row in found if row["run"] == comparison.get("baseline")), None)
     rows = [row for row in found if row is not base] if base and base["generator"] == "real" else found
+    rows = [row for row in rows if row.get("volume") != ""] or rows  # networks trained elsewhere, of no volume, compete with no generator
     rows = sorted(rows, key=lambda row: -row["cells"][AVERAGE]["value"])
     if not rows:
         return "No row has an average accuracy."
