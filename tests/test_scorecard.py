@@ -56,6 +56,13 @@ def test_numbers_have_their_interval_and_the_real_set_beside():
     assert found["AVG %: untrained network to real set"] == ("60.0 to 88.0", "")
 
 
+def test_a_set_without_photographs_has_none_whatever_was_measured():
+    (line,) = [line for line in scorecard(result(), "") if line["measure"].startswith("photographs")]
+    assert line["value"] == "0 (its generator has none)"
+    (line,) = [line for line in scorecard(result(), "all") if line["measure"].startswith("photographs")]
+    assert line["value"].startswith("not measured")
+
+
 def test_what_the_benchmark_can_tell_is_that_of_a_test_of_two_such_sets():
     """Two errors of 0.5 points: found with probability 0.8 at level 0.05 is (1.96 + 0.84) sqrt(2) 0.5 points, of a span of 28."""
     share = (norm.ppf(0.975) + norm.ppf(0.8)) * 2**0.5 * 0.5 / 28

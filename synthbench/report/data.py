@@ -117,6 +117,11 @@ class Run:
         """Whether no picture shows a real person."""
         return lookup.rendered(self.store, self.result)
 
+    @functools.cached_property
+    def pictured(self) -> str:
+        """Which images of the set are photographs of real people; "" for none."""
+        return lookup.photographs(self.store, self.result)
+
     @property
     def benchmarks(self) -> list[str]:
         """Names of the verification sets, in the protocol's order."""

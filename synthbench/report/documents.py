@@ -47,7 +47,7 @@ def run_document(run: Run, photographs: bool = False) -> Document:
 
     sections = [
         section("results", "Results", results),
-        section("requirements", "Seven requirements", lambda: parts.requirements({run.label: scorecard(result)})),
+        section("requirements", "Seven requirements", lambda: parts.requirements({run.label: scorecard(result, run.pictured)})),
         section("images", "Images", lambda: parts.images(run, photographs)),
         section("similarity", "Similarity", lambda: parts.similarity(run)),
         section("separation", "Identities", separation),

@@ -139,7 +139,7 @@ def side_by_side(
             "parts": item.result.get("parts", {}),
             "traits": {} if foreign(item.result) else item.result.get("traits", {}) | {"real_photographs": pictured[item.run]},
             "cost": cost(stores[item.run], item.result),
-            "scorecard": scorecard.scorecard(item.result),
+            "scorecard": scorecard.scorecard(item.result, pictured[item.run]),
         }
         for item, rank in zip(entries, ranks(entries, found))
     ]

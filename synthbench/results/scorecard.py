@@ -34,19 +34,23 @@ MEASURES = (  # requirement, measure, metric, digits, factor
 )
 
 
-def scorecard(result: Result) -> list[dict[str, str]]:
-    """The lines of a run, plain; empty for a network that was trained elsewhere, which has no set."""
-    return [] if "weights" in result else [asdict(line) for line in _lines(result)]
+def scorecard(result: Result, photographs: str = "unknown") -> list[dict[str, str]]:
+    """The lines of a run, plain; empty for a network that was trained elsewhere, which has no set.
+
+    photographs: which of its images are photographs of real people, see `lookup.photographs`; "" for none.
+    """
+    return [] if "weights" in result else [asdict(line) for line in _lines(result, photographs)]
 
 
-def _lines(result: Result) -> Iterator[Line]:
+def _lines(result: Result, photographs: str) -> Iterator[Line]:
     real = result.get("baseline") or {}
     yield _leakage(result)
     for requirement, measure, metric, digits, factor in MEASURES:
         yield Line(requirement, measure, _told(result, metric, digits, factor), _of_real(real, metric, digits, factor))
     yield Line("scale", "identities x images", str(result.get("size", result["volume"])), str(real.get("size", "")))
     requirement = "ethical sourcing"
-    yield Line(requirement, "photographs of real people in the set, %", _told(result, "leakage/real_photographs", 1, 100.0), "")
+    share = _told(result, "leakage/real_photographs", 1, 100.0) if photographs else "0 (its generator has none)"
+    yield Line(requirement, "photographs of real people in the set, %", share, "")
     yield Line(requirement, "learnt from", learnt_from(result), "")
     yield Line(requirement, "networks it needs", result["traits"].get("pretrained") or "none", "")
     yield from _bias(result, real)
