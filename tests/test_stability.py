@@ -101,6 +101,11 @@ def test_what_cannot_be_asked_is_refused(here):
             variants.requests(compare.Request(three, here / "runs", "4x3", "tiny.yaml"), "judge", ("world-judge", judge))
 
 
+def test_judges_whose_names_differ_behind_a_dot_have_protocols_of_their_own():
+    stems = [variants._stem(name) for name in ("arcface.v1", "arcface.v2", "demo_encoder:7", "my/own.yaml:3", "own.yml", "a b+c")]
+    assert stems == ["arcface.v1", "arcface.v2", "demo_encoder-7", "own-3", "own", "a_b_c"]
+
+
 def test_the_command_compares_under_both_and_says_how_far_they_agree(here):
     from click.testing import CliRunner
 
