@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 from pathlib import Path
 
@@ -174,6 +175,15 @@ def test_an_arrow_file_that_holds_far_more_than_its_size(tmp_path: Path, stream:
     with pytest.raises(UserError, match=r"bytes that say they hold 268,4.*images hardly shrink"):
         read_source(tmp_path / "set")
     assert pa.total_allocated_bytes() - before < 2**20
+
+
+def test_a_table_that_names_one_message_for_ever_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many places as bytes, each of a message with as many buffers, would be looked at for hours."""
+    path = packed(tmp_path / "set" / "a.arrow", pa.table({"image": [png(0), png(1)], "label": [0, 1]}), False, "zstd")
+    places = list(arrowpages._in_table(path.read_bytes()))
+    monkeypatch.setattr(arrowpages, "_in_table", lambda data: itertools.repeat(places[-1]))
+    with pytest.raises(UserError, match=r"not a whole Arrow file.*lie in one another"):
+        read_source(tmp_path / "set")
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -114,8 +114,8 @@ def test_how_many_images_are_sampled_at_a_time_on_a_gpu(monkeypatch, tmp_path):
     asked.generator = SimpleNamespace(traits=SimpleNamespace(uses_encoder=False))
 
     @click.command()
-    @options.DEVICE
-    def show(device: str) -> None:
+    @options.BATCH
+    def show() -> None:
         print(job.Job.context(asked, tmp_path, 0, lambda done, total: None, {}).batch_size)
 
     assert [CliRunner().invoke(show, given).output for given in ([], ["--batch", "200"], [])] == ["64\n", "200\n", "64\n"]

@@ -260,9 +260,14 @@ def test_celeba_hq(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="tells images of CelebA, not who is on them"):
         sources.add("hq", hq, kind="faces", labels=mapping)
     (hq / "00002.jpg").write_bytes(png(7))
-    with pytest.raises(UserError, match=r"00002\.jpg and CelebA-HQ-img/2\.jpg are both number 2"):
+    with pytest.raises(UserError, match=r"00002\.jpg and CelebA-HQ-img/2\.jpg are both CelebA's 000006\.jpg"):
         sources.add("hq", hq, **said)
     (hq / "00002.jpg").unlink()
+    twice = mapping.read_text()
+    mapping.write_text(twice.replace("000004.jpg", "000006.jpg"))
+    with pytest.raises(UserError, match=r"img/0\.jpg and CelebA-HQ-img/2\.jpg are both CelebA's 000006\.jpg"):
+        sources.add("hq", hq, **said)
+    mapping.write_text(twice)
     before = entry.digest
     mapping.write_text(mapping.read_text().replace("000006.jpg", "000005.jpg"))
     assert sources.add("hq", hq, **said).digest != before  # who is on an image is part of the set

@@ -240,3 +240,8 @@ def test_whole_sets_side_by_side_are_one_only_where_they_share_no_label(tmp_path
     with pytest.raises(UserError, match=r"2 \.rec files are each a whole set.*label 1 is in several.*generator `union`"):
         read_source(tmp_path / "alike")
     assert read_source(tmp_path / "apart").names == ["0", "1", "7", "8"]
+    for part in range(2):
+        far = [(0, pack((2, 3), 0, b"")), (1, pack(1234567.0, 1, image(1)))]
+        write(tmp_path / "apart" / f"set{part}", far)
+    with pytest.raises(UserError, match="label 1234567 is in several"):
+        read_source(tmp_path / "apart")

@@ -64,6 +64,8 @@ def test_judges_agree_as_far_as_their_scores_and_errors_do():
     value = np.arange(6.0)
     sure, vague = np.stack([value, none + 0.1]), np.stack([value, none + 100])
     assert stability.accord(sure, sure, random)["low"] == 1
+    unknown = stability.accord(sure, np.stack([value[::-1], [*none[1:], np.nan]]), random)
+    assert unknown == {"tau": -1, "low": None, "high": None, "same_judge": None}  # and not an interval of no width
     lost = stability.accord(vague, vague, random, 4000)
     assert lost["tau"] == 1 and lost["low"] < -0.5 and lost["high"] > 0.5 and abs(lost["same_judge"]) < 0.05
 
@@ -99,6 +101,11 @@ def test_what_cannot_be_asked_is_refused(here):
     for judge, said in (("adaface_ir101", "or RECIPE:SEED, a network that is trained"), ("recipe.yam:3", "unknown recipe|no file")):
         with pytest.raises(UserError, match=said):
             variants.requests(compare.Request(three, here / "runs", "4x3", "tiny.yaml"), "judge", ("world-judge", judge))
+
+
+def test_judges_whose_names_differ_behind_a_dot_have_protocols_of_their_own():
+    stems = [variants._stem(name) for name in ("arcface.v1", "arcface.v2", "demo_encoder:7", "my/own.yaml:3", "own.yml", "a b+c")]
+    assert stems == ["arcface.v1", "arcface.v2", "demo_encoder-7", "own-3", "own", "a_b_c"]
 
 
 def test_the_command_compares_under_both_and_says_how_far_they_agree(here):
@@ -140,7 +147,9 @@ def test_the_command_asks_two_judges(here):
     for made, scores in zip((first, second), told["stability"]["scores"][title].values()):
         assert scores == pytest.approx([row["cells"][metric]["value"] for row in made["rows"][1:]])
     assert first["rows"][1]["cells"][metric]["value"] != second["rows"][1]["cells"][metric]["value"]
-    assert all(-1 <= found["low"] <= found["high"] <= 1 for found in told["stability"]["agreement"])
+    agreement = {found["score"]: found for found in told["stability"]["agreement"]}
+    assert -1 <= agreement[title]["low"] <= agreement[title]["high"] <= 1
+    assert agreement["d'"]["low"] is None  # of four people it has no error
     shown = CliRunner().invoke(cli, command, catch_exceptions=False).stdout
     assert "intra-class sim. by each judge" in shown and "the same judge" in shown
     with pytest.raises(UserError, match="one question at a time"):

@@ -78,7 +78,7 @@ _COMPILE = click.option(
     callback=_spoken(system.COMPILE),
     help="Compile networks where it pays, on CUDA.  [default: auto]",
 )
-_BATCH = click.option(
+BATCH = click.option(  # of commands that generate
     "--batch",
     type=click.IntRange(min=1),
     metavar="N",
@@ -150,8 +150,8 @@ def spread(devices: int | None, device: str, jobs: int = 1, on: str = "here", re
 
 
 def DEVICE(command: Any) -> Any:
-    """--device, and --compile and --batch, which depend on it."""
-    return _DEVICE(_COMPILE(_BATCH(command)))
+    """--device, and --compile, which depends on it."""
+    return _DEVICE(_COMPILE(command))
 
 
 def _be_quiet(context: click.Context, parameter: click.Parameter, value: bool) -> None:

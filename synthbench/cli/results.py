@@ -11,6 +11,7 @@ import click
 
 from synthbench.cli import complete
 from synthbench.cli.options import (
+    BATCH,
     CLUSTER,
     DEVICE,
     DEVICES,
@@ -44,6 +45,7 @@ from synthbench.types import UserError
 @click.option("--judges", metavar="A,B,...", help="The same of judges: WEIGHTS, or RECIPE:SEED, trained on the real set.")
 @click.option("--force-incomparable", is_flag=True, help="Print runs that were measured differently apart, instead of refusing.")
 @DEVICE
+@BATCH
 @DEVICES
 @ON
 @CLUSTER
@@ -154,6 +156,7 @@ def _print(comparison: dict[str, Any], form: str) -> None:
 )
 @click.option("--name", help="Name of the sweep.  [default: from its design]")
 @DEVICE
+@BATCH
 @DEVICES
 @ON
 @CLUSTER
@@ -284,6 +287,7 @@ def study_command(
 @click.option("--protocol", help="Name or .yaml file, instead of that of the scale.")
 @click.option("--seeds", type=int, default=1, show_default=True, help="Independent repetitions of every row.")
 @DEVICE
+@BATCH
 @DEVICES
 @ON
 @CLUSTER

@@ -11,6 +11,7 @@ import click
 from synthbench import console
 from synthbench.cli import complete
 from synthbench.cli.options import (
+    BATCH,
     CLUSTER,
     DEVICE,
     DEVICES,
@@ -41,6 +42,7 @@ from synthbench.types import UserError
     "--force", multiple=True, metavar="STAGE", shell_complete=complete.stages, help="Do this stage again even if it is cached; repeatable."
 )
 @DEVICE
+@BATCH
 @DEVICES
 @ON
 @CLUSTER

@@ -36,7 +36,12 @@ def require_modest(path: Path) -> None:
 def claimed(data: Data) -> int:
     """Bytes that the packed buffers of all record batches and dictionaries claim. Raises ValueError, struct.error, IndexError."""
     places = _in_table(data) if data[:6] == b"ARROW1" else _in_stream(data)
-    return sum(_unpacked(data, at) for at in places)
+    total = 0
+    for number, claim in enumerate(claim for at in places for claim in _claims(data, at)):
+        if 16 * number > len(data):  # each buffer is described by bytes of its own: of others there is no end
+            raise ValueError("messages that lie in one another")
+        total += claim
+    return total
 
 
 def _in_stream(data: Data) -> Iterator[int]:
@@ -70,29 +75,28 @@ def _message(data: Data, at: int) -> tuple[int, int]:
     return (_follow(data, start) if size else start), start + size
 
 
-def _unpacked(data: Data, at: int) -> int:
+def _claims(data: Data, at: int) -> Iterator[int]:
+    """What each packed buffer of the message at byte `at` claims; nothing of a message without such."""
     root, body = _message(data, at)
     kind, header = _field(data, root, 1), _field(data, root, 2)
     if not (kind and header and data[kind] in (BATCH, DICTIONARY)):
-        return 0
+        return
     batch = _follow(data, header)
     if data[kind] == DICTIONARY:
         inner = _field(data, batch, 1)
         batch = _follow(data, inner) if inner else 0
     buffers = _field(data, batch, 2) if batch else 0
     if not (buffers and _field(data, batch, 3)):  # not packed
-        return 0
+        return
     first = _follow(data, buffers)
     (count,) = struct.unpack_from("<I", data, first)
     if first + 4 + 16 * count > body:
         raise ValueError("more buffers than a message has room for")
-    total = 0
     for number in range(count):
         offset, length = struct.unpack_from("<qq", data, first + 4 + 16 * number)
         if length >= 8:
             (claim,) = struct.unpack_from("<q", data, body + offset)
-            total += claim if claim >= 0 else length - 8  # -1: as it is
-    return total
+            yield claim if claim >= 0 else length - 8  # -1: as it is
 
 
 def _follow(data: Data, at: int) -> int:

@@ -145,7 +145,7 @@ def read_labels(
 def _in_celeba(path: Path, files: Sequence[str]) -> dict[str, int]:
     """Name in CelebA -> row of `files`, by the list `path` of CelebA-HQ's numbers. What has no number (masks) or another one is left out.
 
-    Raises UserError for lines of another kind, and for two files of one number.
+    Raises UserError for lines of another kind, and for two files that are one image.
     """
     original: dict[int, str] = {}
     for number, fields in lines_of(path):
@@ -159,8 +159,9 @@ def _in_celeba(path: Path, files: Sequence[str]) -> dict[str, int]:
         stem = name.rpartition("/")[2].rpartition(".")[0]
         if not re.fullmatch("[0-9]{1,9}", stem) or int(stem) not in original:
             continue
-        if found.setdefault(original[int(stem)], row) != row:
-            raise UserError(f"{path.parent}: {files[found[original[int(stem)]]]} and {name} are both number {int(stem)}; take one away")
+        of = original[int(stem)]
+        if found.setdefault(of, row) != row:
+            raise UserError(f"{path.parent}: {files[found[of]]} and {name} are both CelebA's {of}; take one away")
     return found
 
 

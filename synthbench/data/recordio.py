@@ -191,8 +191,8 @@ def _require_one_set(path: Path, parts: Sequence[_Part]) -> None:
     people, count = np.unique(np.concatenate(listed), return_counts=True) if len(listed) > 1 else (np.zeros(0), np.zeros(0))
     if (count > 1).any():
         raise UserError(
-            f"{path}: its {len(parts)} .rec files are each a whole set (key 0 lists its people), and label {people[count > 1][0]:g} is in "
-            "several: nothing tells whether that is one person. Register each by itself; generator `union` joins sets"
+            f"{path}: its {len(parts)} .rec files are each a whole set (key 0 lists its people), and label {people[count > 1][0]:.0f} is "
+            "in several: nothing tells whether that is one person. Register each by itself; generator `union` joins sets"
         )
 
 

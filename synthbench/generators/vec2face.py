@@ -382,7 +382,7 @@ def optimized(vectors: Tensor, block: int, network: fmae.FeatureMAE, config: Con
 
 def attrop_loss(away: Tensor, poor: Tensor, terms: str) -> Tensor:
     """What AttrOP lowers, (n,), of 1 - cosine and of the quality lacking, in units of MagFace's; see Enroll.attrop_terms."""
-    return 100 * away + poor if terms == "weighted" else torch.where(away > AWAY, away, 0 * away) + poor / 30
+    return 100 * away + poor if terms == "weighted" else away * (away > AWAY) + poor / 30
 
 
 def write_inquiries(vectors: Tensor, network: fmae.FeatureMAE, config: Config, context: Context) -> None:

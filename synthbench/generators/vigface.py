@@ -299,8 +299,8 @@ class VIGFace(Generator[Config]):
         recognizer = load_encoder(folder / "recognizer", context.device)
         denoiser = ViT(settings.vit, context.resolution, recognizer.dim)
         frozen(denoiser, folder / "diffusion" / "weights.safetensors", context.device)
-        bounds = hypersphere.Bounds(codes, folder / "recognizer" / "prototypes.safetensors", sample.perturb)
-        lowest = sample.perturb if sample.directions == "flow" else bounds
+        prototypes = folder / "recognizer" / "prototypes.safetensors"
+        lowest = sample.perturb if sample.directions == "flow" else hypersphere.Bounds(codes, prototypes, sample.perturb)
         turned = flow.turning(sample.directions, lowest, recognizer, context)
 
         def make(some: list[Slot]) -> tuple[Tensor, dict[str, Tensor]]:

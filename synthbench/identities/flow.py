@@ -61,9 +61,9 @@ def turning(directions: hypersphere.Directions, lowest: float | hypersphere.Boun
 class Flow(nn.Module):
     """Directions at unit vectors (B, dim): estimates where the path ends that a direction is on.
 
-    The paths are x_t = (1 - t) x_0 + t x_1 from a random direction to that of another image, both of length sqrt(dim), and their speed at x
-    is (x_1 - x) / (1 - t): optimal transport in arXiv 2210.02747, Eq. 21, with sigma_min = 0. The network estimates x_1 and not the speed,
-    so that directions in which no image lies need no room in it.
+    The paths are x_t = (1 - t) x_0 + t x_1 from a random direction to that of another image, both of length sqrt(dim), and the velocity at
+    x is (x_1 - x) / (1 - t): optimal transport in arXiv 2210.02747, Eq. 21, with sigma_min = 0. The network estimates x_1 and not that, so
+    that directions in which no image lies need no room in it.
     cosines: a buffer (QUANTILES,), of pairs, from the lowest to the highest.
     """
 
@@ -89,19 +89,19 @@ class Flow(nn.Module):
         x = start(noise, unit)
         for step in range(STEPS):
             t, half = torch.full_like(cosine, step / STEPS), 0.5 / STEPS
-            middle = x + half * self._speed(x, t, unit, cosine)
-            x = x + 2 * half * self._speed(middle, t + half, unit, cosine)
+            middle = x + half * self._velocity(x, t, unit, cosine)
+            x = x + 2 * half * self._velocity(middle, t + half, unit, cosine)
         return F.normalize(x, dim=1)
 
-    def _speed(self, x: Tensor, t: Tensor, unit: Tensor, cosine: Tensor) -> Tensor:
+    def _velocity(self, x: Tensor, t: Tensor, unit: Tensor, cosine: Tensor) -> Tensor:
         return (self(x, t, unit, cosine) - x) / (1 - t[:, None])
 
     @torch.inference_mode()
     def turned(self, codes: Tensor, draws: Sequence[torch.Generator], lowest: float) -> Tensor:
         """Codes (B, dim) of any length, each turned to where another image of the person may lie; its length stays. Float32, on the CPU.
 
-        The cosine is drawn from those of the pairs that have `lowest` at least; it is `lowest` where none has. In double precision, so that
-        what is told depends on the slot and not on its neighbours in a product of matrices.
+        The cosine is drawn from those of the pairs that have `lowest` at least; it is `lowest` where none has. In double precision:
+        the last bits of a product of matrices depend on the neighbours of a slot, and are rounded away.
         """
         first, last = int(torch.searchsorted(self.cosines, lowest).clamp(max=QUANTILES - 1)), QUANTILES - 1
         quantile = first + (last - first) * torch.stack([torch.rand((), generator=draw) for draw in draws]).double()

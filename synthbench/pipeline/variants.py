@@ -25,7 +25,7 @@ SHIPPED = get_args(ShippedNetwork.model_fields["shipped"].annotation)
 
 
 def compare_under(what: What, asked: Mapping[str, compare.Request]) -> tuple[list[compare.Comparison], dict[str, Any]]:
-    """A comparison for each of `requests`, and what `results.stability` says of them, kept as <runs>/stability/<name>.json."""
+    """A comparison for each of `asked`, and what `results.stability` says of them, kept as <runs>/stability/<name>.json."""
     store = Store(next(iter(asked.values())).runs.absolute())
     made, results = {}, {}
     for name, request in asked.items():
@@ -107,6 +107,6 @@ def _located(text: str) -> str:
 
 def _stem(name: str) -> str:
     """A recipe or a judge in the name of a file."""
-    path, colon, seed = name.rpartition(":")
-    stem = f"{Path(path).stem}-{seed}" if colon and seed.isdecimal() else Path(name).stem
-    return re.sub(r"[^A-Za-z0-9._-]", "_", stem)
+    recipe, colon, seed = name.rpartition(":")
+    plain, number = (recipe, f"-{seed}") if colon and seed.isdecimal() else (name, "")
+    return re.sub(r"[^A-Za-z0-9._-]", "_", re.sub(r"\.ya?ml$", "", Path(plain).name) + number)

@@ -109,22 +109,28 @@ def judged(store: Store, results: Mapping[str, Sequence[Result]], comparisons: M
 
 
 def _known(item: Entry, metric: str) -> tuple[float, float] | None:
-    """A score, mean over seeds, and its error; 0 where none is known."""
+    """A score, mean over seeds, and its error; nan where none is known."""
     if not (seeds := item.seeds(metric)):
         return None
     found = inference.estimate(seeds, item.stderr(metric))
-    return found.value, found.error.stderr if found.error else 0.0
+    return found.value, found.error.stderr if found.error else np.nan
 
 
-def accord(a: np.ndarray, b: np.ndarray, random: np.random.Generator, draws: int = DRAWS) -> dict[str, float]:
-    """tau of scores and errors (2, G) by two judges with its interval, and the tau of each with itself that noise leaves, a mean."""
+def accord(a: np.ndarray, b: np.ndarray, random: np.random.Generator, draws: int = DRAWS) -> dict[str, float | None]:
+    """tau of scores and errors (2, G) by two judges with its interval, and the tau of each with itself that noise leaves, a mean.
+
+    Without interval and the latter where an error is not known, nan.
+    """
+    value = float(tau(a[0], b[0]))
+    if np.isnan([a[1], b[1]]).any():
+        return {"tau": value, "low": None, "high": None, "same_judge": None}
 
     def again(scores: np.ndarray) -> np.ndarray:
         return random.normal(scores[0], scores[1], (draws, scores.shape[1]))
 
     low, high = np.quantile(tau(again(a), again(b)), [0.5 - inference.LEVEL / 2, 0.5 + inference.LEVEL / 2])
     itself = [tau(again(scores), again(scores)).mean() for scores in (a, b)]
-    return {"tau": float(tau(a[0], b[0])), "low": float(low), "high": float(high), "same_judge": float(np.mean(itself))}
+    return {"tau": value, "low": float(low), "high": float(high), "same_judge": float(np.mean(itself))}
 
 
 def compared(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:

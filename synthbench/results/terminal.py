@@ -140,12 +140,12 @@ def show_judges(told: Mapping[str, Any]) -> None:
     header = ["score", "judges", "generators", "Kendall's tau", "interval", "the same judge"]
     lines = []
     for found in told["agreement"]:
-        numbers = [f"{found['tau']:.2f}", f"{found['low']:.2f} to {found['high']:.2f}", f"{found['same_judge']:.2f}"]
-        lines.append([found["score"], f"{found['a']}, {found['b']}", str(found["generators"]), *numbers])
+        noise = ["-", "-"] if found["low"] is None else [f"{found['low']:.2f} to {found['high']:.2f}", f"{found['same_judge']:.2f}"]
+        lines.append([found["score"], f"{found['a']}, {found['b']}", str(found["generators"]), f"{found['tau']:.2f}", *noise])
     console.table("is the ranking stable?", header, lines)
     console.note(
-        "tau: 1 the same order, 0 chance; interval (95 %): scores drawn by their errors, each by itself; the same judge: the tau that a "
-        "judge then has with itself, so that noise alone leaves no more. Judges change no accuracy"
+        "tau: 1 the same order, 0 chance; interval (95 %): scores drawn by their errors, each by itself (-: one has none); the same judge: "
+        "the tau that a judge then has with itself, so that noise alone leaves no more. Judges change no accuracy"
     )
 
 
