@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from synthbench.cli import complete
-from synthbench.cli.options import DEVICE, FOLDER, JSON, RUNS
+from synthbench.cli.options import FOLDER, JSON, RUNS, SCORING
 
 
 @click.command("bundle", short_help="A run or comparison as one file that others can check.")
@@ -29,7 +29,7 @@ def bundle_command(name: str, out: Path | None, weights: bool, runs: Path) -> No
 
 @click.command("verify", short_help="Check what a bundle says.")
 @click.argument("file", type=FOLDER)
-@DEVICE
+@SCORING
 @JSON
 def verify_command(file: Path, device: str, as_json: bool) -> None:
     """Make the scores in FILE, written by `synthbench bundle`, again from its distances, and say what could not be checked.
@@ -54,7 +54,7 @@ def verify_command(file: Path, device: str, as_json: bool) -> None:
 @click.command("leaderboard", short_help="A page of bundles that agree.")
 @click.argument("files", nargs=-1, required=True, type=FOLDER, metavar="FILE...")
 @click.option("-o", "--out", type=FOLDER, default=Path("site"), show_default=True, help="Folder to write; must not exist.")
-@DEVICE
+@SCORING
 def leaderboard_command(files: tuple[Path, ...], out: Path, device: str) -> None:
     """Verify bundles, and write those that agree as pages: rows that were measured alike in one table, a page for each row.
 

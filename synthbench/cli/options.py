@@ -151,7 +151,12 @@ def spread(devices: int | None, device: str, jobs: int = 1, on: str = "here", re
 
 def DEVICE(command: Any) -> Any:
     """--device, and --compile and --batch, which depend on it."""
-    return _DEVICE(_COMPILE(_BATCH(command)))
+    return SCORING(_BATCH(command))
+
+
+def SCORING(command: Any) -> Any:
+    """DEVICE of commands that sample no image: without --batch."""
+    return _DEVICE(_COMPILE(command))
 
 
 def _be_quiet(context: click.Context, parameter: click.Parameter, value: bool) -> None:

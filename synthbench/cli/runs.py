@@ -22,6 +22,7 @@ from synthbench.cli.options import (
     ON,
     PROTOCOL,
     RUNS,
+    SCORING,
     SETTINGS,
     VOLUME,
     planned_on,
@@ -104,7 +105,7 @@ def run_command(as_json: bool, dry_run: bool, no_tracking: bool, devices: int | 
     help="Range of pixels that the networks were trained with; auto: what their kind usually takes.",
 )
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting of the evaluator verification; repeatable.")
-@DEVICE
+@SCORING
 @RUNS
 @JSON
 def evaluate_command(as_json: bool, benchmarks: str | None, **options: Any) -> None:
