@@ -98,6 +98,11 @@ def counted(count: int, word: str) -> str:
     return f"{count:,} {word}{'s' * (count != 1)}"
 
 
+def between(low: int, high: int) -> str:
+    """`4 to 1,200`, and `4` where both are the same."""
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
 def size(count: float) -> str:
     """Bytes as `12 MB`."""
     for unit in ("B", "kB", "MB", "GB"):

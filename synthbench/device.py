@@ -14,6 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from synthbench import console
 from synthbench.system import BATCH, COMPILE, cores, launched
 from synthbench.types import UserError
 
@@ -60,7 +61,7 @@ def pick_device(wish: str = "auto") -> tuple[torch.device, str]:
             )
         deterministic()
         return device, f"{device}, {torch.cuda.get_device_name(device)} ({why}){others}"
-    return device, f"cpu, {torch.get_num_threads()} threads ({why}){others}" if kind == "cpu" else f"{wish} ({why})"
+    return device, f"cpu, {console.counted(torch.get_num_threads(), 'thread')} ({why}){others}" if kind == "cpu" else f"{wish} ({why})"
 
 
 def shared_out(wish: str, number: int) -> str:

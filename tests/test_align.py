@@ -119,6 +119,9 @@ def test_bad_landmarks_are_named_with_their_line(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("ann/1.jpg 1 2 3 4 5 6 7 8 9 10\nann/2.jpg 1 2 3 4 5 6 7 8 9 10\nbo/1.jpg 1 2 3\n")
     with pytest.raises(UserError, match=r"list.txt:3: 'bo/1.jpg 1 2 3' is not a name and ten numbers"):
         align.from_file(tmp_path / "list.txt", source)
+    (tmp_path / "list.txt").write_text("hello\n")
+    with pytest.raises(UserError, match=r"list.txt has no line of a name and ten numbers: none of the images, such as ann/1.jpg"):
+        align.from_file(tmp_path / "list.txt", source)
     (tmp_path / "list.txt").write_text("somebody.jpg 1 2 3 4 5 6 7 8 9 10\n")
     with pytest.raises(UserError, match=r"names somebody.jpg, ..., and none of the images, such as ann/1.jpg"):
         align.from_file(tmp_path / "list.txt", source)

@@ -120,6 +120,7 @@ def test_how_many_images_are_sampled_at_a_time_on_a_gpu(monkeypatch, tmp_path):
 
     assert [CliRunner().invoke(show, given).output for given in ([], ["--batch", "200"], [])] == ["64\n", "200\n", "64\n"]
     assert "Invalid value" in CliRunner().invoke(show, ["--batch", "0"]).output
+    assert "No such option" in CliRunner().invoke(click.command(options.DEVICE(lambda device: None)), ["--batch", "2"]).output
     monkeypatch.setenv(BATCH, "many")
     with pytest.raises(UserError, match="SYNTHBENCH_BATCH is 'many'"):
         device.sampling_batch()

@@ -66,6 +66,19 @@ def test_every_fault_is_named(clean: Path) -> None:
         assert said in text
 
 
+def test_one_and_many_are_told_apart(clean: Path) -> None:
+    first = inspection.lines(inspection.inspect(read_source(clean)))[0]
+    few, half, most = inspection.inspect(read_source(clean)).each
+    assert (few < most) == (f"({few} to {most} each, half of them have {half} or fewer)" in first)
+    for name in ("a/0.png", "b/0.png"):
+        put(clean.parent / "even", name, face(len(name)))
+    assert "2 images of 2 people (1 each)" in inspection.lines(inspection.inspect(read_source(clean.parent / "even")))[0]
+    (clean.parent / "even/a/0.png").write_bytes(b"none")
+    assert any(
+        "LOOK: 1 image cannot be decoded" in line for line in inspection.lines(inspection.inspect(read_source(clean.parent / "even")))
+    )
+
+
 def test_all_damaged_images_of_a_registered_set_are_listed_at_once(
     clean: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

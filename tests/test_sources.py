@@ -163,7 +163,7 @@ def test_weights(tmp_path: Path) -> None:
     path.write_bytes(b"")
     with pytest.raises(UserError, match="empty"):
         sources.add("mine", path, kind="weights", colour="rgb")
-    for name, content in (("text.ckpt", b"hello"), ("text.safetensors", b"hello"), ("text.pth", b"hello")):
+    for name, content in (("text.ckpt", b"hello"), ("word.ckpt", b"no"), ("text.safetensors", b"hello"), ("text.pth", b"hello")):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=f"{name} is"):
             sources.add("mine", tmp_path / name, kind="weights", colour="rgb")

@@ -195,7 +195,7 @@ def data_verify(name: str | None, decode: bool) -> None:
     for line in damaged:
         click.echo(console.printable(line))
     if damaged:
-        raise UserError(f"{len(damaged):,} images cannot be decoded; replace them or take them out, and register the set again")
+        raise UserError(f"{console.counted(len(damaged), 'image')} cannot be decoded; replace or remove what is damaged, register again")
 
 
 @data_group.command("convert")
@@ -258,8 +258,10 @@ def data_align(images: Path, detector: Path | None, landmarks: Path | None, face
     from synthbench.data import align
     from synthbench.data.readers import read_source
 
-    if (detector is None) == (landmarks is None):
+    if detector is None and landmarks is None:
         raise UserError("say where the landmarks come from: --detector YUNET.onnx, or --landmarks FILE")
+    if detector is not None and landmarks is not None:
+        raise UserError("landmarks come from --detector or from --landmarks; leave one of the two out")
     source = read_source(images)
     found = align.detector(detector) if detector else align.from_file(landmarks, source)  # type: ignore[arg-type]
     with console.progress("align") as progress:

@@ -83,7 +83,8 @@ def from_file(path: Path, source: Source) -> Landmarks:
     short = {end: known[end] for end, count in ends.items() if count == 1 and end in known}  # of several it would be anybody's
     found = {row: known.get(name, short.get(name.rpartition("/")[2])) for row, name in enumerate(names)}
     if not any(points is not None for points in found.values()):
-        raise UserError(f"{path} names {next(iter(known), 'nothing')}, ..., and none of the images, such as {names[0]}")
+        named = f"names {next(iter(known))}, ..., and" if known else "has no line of a name and ten numbers:"
+        raise UserError(f"{path} {named} none of the images, such as {names[0]}")
     return lambda row, image: found[row]
 
 

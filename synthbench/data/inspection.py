@@ -134,8 +134,9 @@ class Pictures:
 def lines(found: Found) -> list[str]:
     """What was found, for people: facts first, then what is to be looked after."""
     low, middle, high = found.each
+    half = f", half of them have {middle:,} or fewer" if low < high else ""
     labels = (
-        f"{found.images:,} images of {found.people:,} people ({low:,} to {high:,} each, half of them have {middle:,} or fewer)"
+        f"{console.counted(found.images, 'image')} of {found.people:,} people ({console.between(low, high)} each{half})"
         if found.people
         else f"{found.images:,} images without labels that tell people apart"
     )
@@ -160,7 +161,7 @@ def lines(found: Found) -> list[str]:
     if found.across:
         said.append(f"LOOK: {found.across:,} of them are filed under two people")
     if found.damaged:
-        said.append(f"LOOK: {len(found.damaged):,} images cannot be decoded: {'; '.join(found.damaged[:SHOWN])}")
+        said.append(f"LOOK: {console.counted(len(found.damaged), 'image')} cannot be decoded: {'; '.join(found.damaged[:SHOWN])}")
     return said
 
 

@@ -29,7 +29,9 @@ HINTS: dict[tuple[str, ...], str] = {  # what to do with files of other kinds
     (".npz", ".npy", ".h5", ".hdf5", ".mat", ".pkl", ".pickle", ".pt", ".tfrecord", ".tfrecords", ".beton"): (
         "pixels or records of another library, whose layout a file does not tell; write the images as files, a folder for each person"
     ),
-    (".csv", ".tsv", ".txt", ".lst", ".json", ".jsonl"): "a list, and no images; give their folder or zip, and the list as --labels FILE",
+    (".csv", ".tsv", ".txt", ".lst", ".json", ".jsonl"): (
+        "a list, and no images; give their folder or zip (`synthbench data add` takes the list besides, as --labels FILE)"
+    ),
 }
 TAKES: dict[str, tuple[str, ...]] = dict.fromkeys(
     ("folder", "zip"), ("labels", "split", "column", "unlabelled")

@@ -111,12 +111,18 @@ def attempt(path: Path, encoder: bool = True, colour: str | None = None, input: 
         read_tensors(path) if path.suffix == ".safetensors" else read_pickle(path)
 
 
+def _begins_as_pickle(path: Path) -> bool:
+    """Is it a zip, or a pickle of protocol 2 or later, as torch writes them? Of other bytes the unpickler refuses any at random."""
+    with path.open("rb") as file:
+        return file.read(2).startswith((b"PK", b"\x80"))
+
+
 def read_pickle(path: Path) -> dict[str, Tensor]:
     """The state dict in a torch file, read without running anything that is in it."""
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged and for refused files
-        if "weights_only" in str(error) or "Unsupported" in str(error):
+        if _begins_as_pickle(path) and ("weights_only" in str(error) or "Unsupported" in str(error)):
             raise UserError(
                 f"{path} holds Python objects besides tensors, and loading those can run any code. If you trust where it comes from, "
                 f"write its tensors alone, once: python -c \"import torch; s = torch.load('{path}', 'cpu', weights_only=False); "

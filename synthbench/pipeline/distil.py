@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from synthbench import console
 from synthbench.data import sources
 from synthbench.pipeline import cost, learning
 from synthbench.pipeline.steps import Step, faces_step, followed, public_network
@@ -55,7 +56,8 @@ def steps(name: str, network: DistilledNetwork, protocol: Protocol, store: Store
         (folder / TEACHER).unlink()
         return facts
 
-    work = f"learns {network.teacher} from {learning.told(shown)}, recipe {recipe.name}, {recipe.epochs} epochs, seed {network.seed}"
+    epochs = console.counted(recipe.epochs, "epoch")
+    work = f"learns {network.teacher} from {learning.told(shown)}, recipe {recipe.name}, {epochs}, seed {network.seed}"
     counted = functools.partial(work_of, network.teacher, recipe, protocol.resolution, sum(step.images for step in shown.values()))
     key = content_key({"stage": "distilled", **parts, **sets, "version": 1})
     label = f"recipe {recipe.name} {protocol.resolution} {device.type}"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from synthbench import console
 from synthbench.data import sources
 from synthbench.pipeline import benchmark_sets, checks, cost, distil
 from synthbench.pipeline.steps import Step, faces_step, followed, public_network
@@ -92,7 +93,7 @@ class Fixed:
                 checks.separation(name, load_encoder(folder).to(self.device), shown)
             return facts
 
-        work = f"{whose}recipe {recipe.name}, {recipe.epochs} epochs, seed {seed}"
+        work = f"{whose}recipe {recipe.name}, {console.counted(recipe.epochs, 'epoch')}, seed {seed}"
         r = self.protocol.resolution
         counted = functools.partial(cost.recognizing, recipe, r, faces.images)
         label = f"recipe {recipe.name} {r} {self.device.type}"
