@@ -44,13 +44,16 @@ def compare_under(what: What, asked: Mapping[str, compare.Request]) -> tuple[lis
 def requests(request: compare.Request, what: What, names: Sequence[str]) -> dict[str, compare.Request]:
     """By recipe or judge the same comparison, under the protocol with that one.
 
-    Raises UserError for rows that are runs, which have theirs already, and for fewer than two names or three generators.
+    Raises UserError for names that mean nothing, for rows that are runs, which have theirs already, and for fewer than two names or three
+    generators.
     """
     example = {"recipe": "cemiface,adaface", "judge": "world-judge,demo_encoder:7"}[what]
     if len(set(names)) < 2:
         raise UserError(f"--{what}s asks whether the ranking is the {what}'s; give two or more, such as --{what}s {example}")
     if len(set(map(_stem, names))) < len(names):
         raise UserError(f"--{what}s {','.join(names)}: two have one name, and would be one protocol; rename a file")
+    for name in names:
+        _recipe(name) if what == "recipe" else _judge(name)
     rows = compare.wanted(request, Store(request.runs.absolute()))
     if there := [str(row["run"]) for row in rows if isinstance(row, dict)]:
         raise UserError(f"{there[0]} is a run, which has its {what} already; with --{what}s rows are generators")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from synthbench import __version__
-from synthbench.report import facts, figures, pairs, parts, verdict
+from synthbench.report import elsewhere, facts, figures, pairs, parts, verdict
 from synthbench.report.blocks import Block, Document, Figure, Fold, Grid, Image, Images, Results, Text
 from synthbench.report.data import ACCURACY, AVERAGE, Run, cell, finished, open_runs, plain, run_table, sweep_table
 from synthbench.report.parts import attempt, interval, section
@@ -29,11 +29,7 @@ def run_document(run: Run, photographs: bool = False) -> Document:
     def results() -> Iterator[Block]:
         yield Results(table)
         yield from parts.accuracy(table)
-        both = [result["baseline"], result] if result["baseline"] else [result]
-        labelled = {str(row["label"]): item for row, item in zip(table["rows"], both)}
-        yield from parts.groups(labelled)
-        yield from parts.people(labelled)
-        yield from parts.templates(labelled)
+        yield from elsewhere.apart(run, table)
         base = {table["rows"][0]["label"]: run.pairs(baseline=True)} if result["generator"] != "real" else {}
         yield from parts.roc({run.label: run.pairs(), **base})
 
@@ -47,6 +43,7 @@ def run_document(run: Run, photographs: bool = False) -> Document:
 
     sections = [
         section("results", "Results", results),
+        section("elsewhere", "Under other protocols", lambda: elsewhere.elsewhere(run)),
         section("requirements", "Seven requirements", lambda: parts.requirements({run.label: scorecard(result, run.pictured)})),
         section("images", "Images", lambda: parts.images(run, photographs)),
         section("similarity", "Similarity", lambda: parts.similarity(run)),

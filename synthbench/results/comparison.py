@@ -120,9 +120,10 @@ def side_by_side(
     columns = _columns(benchmarks, apart, further.people(item.result for item in entries))
     cells = {item.run: {column.metric: cell(stores[item.run], item, column.metric, benchmarks) for column in columns} for item in entries}
     pictured = {item.run: lookup.photographs(stores[item.run], item.result) for item in entries}
+    counted = any(cells[item.run][PHOTOGRAPHS] for item in entries)
     for item in entries:
-        if not pictured[item.run] and (shown := cells[item.run].get(PHOTOGRAPHS)):  # the real set of the embedded world is rendered
-            shown |= dict.fromkeys(("value", "low", "high"), 0.0) | {"sampling_stderr": None}
+        if counted and not pictured[item.run]:  # its generator has none; the real set of the embedded world is rendered
+            cells[item.run][PHOTOGRAPHS] = _as_cell(inference.estimate([0.0], None)) | {"low": 0.0, "high": 0.0}
     columns = [column for column in columns if any(cells[item.run][column.metric] for item in entries)]
     for column in columns:
         _mark(column, entries, cells, found)
