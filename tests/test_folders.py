@@ -129,7 +129,7 @@ def test_what_is_no_set_says_what_to_do(tmp_path: Path) -> None:
         ("x.tar.gz", "compressed; unpack it"),
         ("x.7z", "compressed; unpack it"),
         ("x.npz", "write the images as files, a folder for each person"),
-        ("x.csv", "the list as --labels FILE"),
+        ("x.csv", "takes the list besides, as --labels FILE"),
         ("x.bin", "a .bin holds pairs"),
         ("x.what", "not a data set known here"),
     ):

@@ -88,7 +88,7 @@ class Batch(tuple):
 def test_the_setting_is_in_no_key_at_its_default():
     """As keys were before it came; but it is among the settings that are shown and kept with a run."""
     assert "optimizer" not in Config().for_key()["train"] and Config().model_dump()["train"]["optimizer"] == "adamw"
-    late = {"optimizer": "adamw", "faces": ["real"], "held_out": 0}
+    late = {"optimizer": "adamw", "faces": ["real"], "skip_damaged": False, "held_out": 0}
     assert {**Config().for_key()["train"], **late} == Config().model_dump(mode="json")["train"]
     other = Config.model_validate({"train": {"optimizer": "muon"}})
     assert other.for_key()["train"] == {**Config().for_key()["train"], "optimizer": "muon"}

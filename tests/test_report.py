@@ -21,7 +21,7 @@ from synthbench.types import UserError
 
 KINDS = {"run": "cemiface-6x6-demo-a", "comparison": "a-and-b", "sweep": "m-sweep"}
 SECTIONS = {
-    "run": "results requirements images similarity separation pairs closest training cost provenance configuration scores",
+    "run": "results elsewhere requirements images similarity separation pairs closest training cost provenance configuration scores",
     "comparison": "results differences images recognition identities similarity pairs cost provenance configuration",
     "sweep": "results images cost provenance configuration",
 }
