@@ -21,13 +21,7 @@ from synthbench.types import Slot, UserError
 
 DIM, WIDEST, IMAGES = 6, 0.8, 12  # every image of a person p is cos(angle) p + sin(angle) e_0, with an angle of up to WIDEST either way
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def people(count: int, seed: int) -> torch.Tensor:
